@@ -1,0 +1,11 @@
+//! Herald: durable webhook subscriptions and delivery on PostgreSQL.
+//!
+//! Imports run downward only: `cli → app → {surfaces, operator, engine} → hub → store → domain`.
+
+pub mod cli;
+pub mod domain;
+pub mod engine;
+pub mod hub;
+pub mod operator;
+pub mod store;
+pub mod surfaces;
