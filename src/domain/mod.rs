@@ -1,1 +1,18 @@
-//! The nouns of Herald and the decisions about them. Nothing in here knows HTTP servers, SQL, async or JSON shapes.
+//! The nouns of Herald and the decisions about them. Nothing in here knows HTTP servers, SQL, async or JSON shapes; time and chance
+//! come in as arguments.
+
+pub mod attempt;
+pub mod caller;
+pub mod credentials;
+pub mod delivery;
+pub mod dialect;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod redirect_session;
+pub mod retry;
+pub mod subscription;
+pub mod surface;
+pub mod version;
+
+pub use error::{Error, Noun, Violation, Violations};

@@ -1,1 +1,64 @@
-//! (see ARCHITECTURE.md)
+//! All SQL. One module per table; every function takes a connection, begins no transaction and decides nothing. Long statements live in
+//! `queries/<table>/<verb>.sql`.
+
+pub mod api_keys;
+pub mod attempts;
+pub mod callbacks;
+pub mod customers;
+pub mod deliveries;
+pub mod events;
+pub mod idempotency;
+pub mod partners;
+pub mod partitions;
+pub mod queue;
+pub mod redirect_ids;
+pub mod redirect_sessions;
+pub mod subscriptions;
+pub mod targets;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+
+use crate::domain::Error;
+
+/// Brings the schema up to date and makes the partitions of the days ahead. Safe to call from several nodes at once.
+pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
+    sqlx::migrate!().run(pool).await?;
+    let mut connection = pool.acquire().await?;
+    partitions::make_ahead(&mut connection).await?;
+    Ok(())
+}
+
+/// The database's time, the only one that decides anything.
+pub async fn now(db: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
+    Ok(sqlx::query_scalar("select herald_now()").fetch_one(db).await?)
+}
+
+/// A database that is away, busy or restarting is a passing trouble; anything else is ours.
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let passing = match &error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| is_passing(&code)),
+            _ => false,
+        };
+        if passing { Error::unavailable(error) } else { Error::internal(error) }
+    }
+}
+
+/// Connection trouble (08), not enough resources (53), operator intervention such as a restart (57P), and what a lost race for locks
+/// looks like (40).
+fn is_passing(sqlstate: &str) -> bool {
+    ["08", "40", "53", "57P", "55P03"].iter().any(|class| sqlstate.starts_with(class))
+}
+
+/// The name of the constraint that refused a row, if that is what went wrong.
+pub(crate) fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|database| database.constraint())
+}
+
+/// A stored word that the code does not know: the schema's CHECKs and the code have drifted apart.
+pub(crate) fn unknown_word(column: &str, word: &str) -> Error {
+    Error::internal(format!("the database holds an unknown {column}: {word}"))
+}

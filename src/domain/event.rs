@@ -1,0 +1,26 @@
+//! Something that happened.
+
+use chrono::{DateTime, Utc};
+
+use super::id::{EventId, PartnerId};
+
+/// An event about to be stored. `payload` is the event's data as it will be sent: bytes, never parsed again.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub id: EventId,
+    pub partner: PartnerId,
+    pub kind: String,
+    pub source: String,
+    pub payload: Vec<u8>,
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// A stored event, as much of it as a delivery needs.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: EventId,
+    pub kind: String,
+    pub source: String,
+    pub payload: Vec<u8>,
+    pub occurred_at: DateTime<Utc>,
+}

@@ -1,0 +1,75 @@
+//! Partners' API keys: what finds one and what proves it, never the key.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::Error;
+use crate::domain::id::{ApiKeyId, PartnerId};
+
+/// A key that is neither revoked nor expired.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ApiKeyRow {
+    pub id: Uuid,
+    pub partner_id: Uuid,
+    pub hash: Vec<u8>,
+    pub scopes: Vec<String>,
+}
+
+pub struct NewApiKey<'a> {
+    pub id: ApiKeyId,
+    pub partner: PartnerId,
+    pub prefix: &'a str,
+    pub hash: &'a [u8],
+    pub scopes: &'a [String],
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+pub async fn insert(db: &mut PgConnection, key: NewApiKey<'_>) -> Result<DateTime<Utc>, Error> {
+    let created_at = sqlx::query_scalar(
+        "insert into api_keys (id, partner_id, prefix, hash, scopes, expires_at) values ($1, $2, $3, $4, $5, $6) returning created_at",
+    )
+    .bind(key.id.0)
+    .bind(key.partner.0)
+    .bind(key.prefix)
+    .bind(key.hash)
+    .bind(key.scopes)
+    .bind(key.expires_at)
+    .fetch_one(db)
+    .await?;
+    Ok(created_at)
+}
+
+/// The usable keys with this prefix. Prefixes are random, so there is rarely more than one.
+pub async fn find_usable(db: &mut PgConnection, prefix: &str) -> Result<Vec<ApiKeyRow>, Error> {
+    let rows = sqlx::query_as(
+        "select id, partner_id, hash, scopes from api_keys
+         where prefix = $1 and revoked_at is null and (expires_at is null or expires_at > herald_now())",
+    )
+    .bind(prefix)
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
+}
+
+/// Revokes one key; false when the partner has no such usable key.
+pub async fn revoke(db: &mut PgConnection, partner: PartnerId, id: ApiKeyId) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update api_keys set revoked_at = herald_now() where partner_id = $1 and id = $2 and revoked_at is null",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Revokes every key with this prefix but one: the development key is replaced when its text changes.
+pub async fn revoke_others(db: &mut PgConnection, prefix: &str, keep: &[u8]) -> Result<(), Error> {
+    sqlx::query("update api_keys set revoked_at = herald_now() where prefix = $1 and hash <> $2 and revoked_at is null")
+        .bind(prefix)
+        .bind(keep)
+        .execute(db)
+        .await?;
+    Ok(())
+}

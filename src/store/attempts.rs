@@ -1,0 +1,80 @@
+//! The history: what came of each attempt.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::unknown_word;
+use crate::domain::Error;
+use crate::domain::attempt::{Attempt, Outcome};
+use crate::domain::id::{AttemptId, DeliveryId, PartnerId, SubscriptionId};
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    outcome: String,
+    status: Option<i16>,
+    started_at: DateTime<Utc>,
+    latency_ms: i32,
+    response: Option<Vec<u8>>,
+    detail: Option<String>,
+    late: bool,
+}
+
+impl TryFrom<Row> for Attempt {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: AttemptId(row.id),
+            outcome: Outcome::parse(&row.outcome).ok_or_else(|| unknown_word("outcome", &row.outcome))?,
+            status: row.status.and_then(|status| u16::try_from(status).ok()),
+            started_at: row.started_at,
+            latency_ms: row.latency_ms,
+            response: row.response,
+            detail: row.detail,
+            late: row.late,
+        })
+    }
+}
+
+/// A delivery's attempts, in the order in which they were made.
+pub async fn list(db: &mut PgConnection, partner: PartnerId, delivery: DeliveryId) -> Result<Vec<Attempt>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "select id, outcome, status, started_at, latency_ms, response, detail, late from attempts
+         where partner_id = $1 and delivery_id = $2 order by id",
+    )
+    .bind(partner.0)
+    .bind(delivery.0)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Attempt::try_from).collect()
+}
+
+/// How a subscription's callback has been doing, judged by its latest attempts.
+#[derive(Debug, Clone, Default, sqlx::FromRow)]
+pub struct Health {
+    pub last_success_at: Option<DateTime<Utc>>,
+    pub last_failure_at: Option<DateTime<Utc>>,
+    /// Failures since the last success, at most 100.
+    pub consecutive_failures: i64,
+}
+
+pub async fn health(db: &mut PgConnection, partner: PartnerId, subscription: SubscriptionId) -> Result<Health, Error> {
+    let health = sqlx::query_as(
+        "with latest as (
+             select id, outcome = 'delivered' as success, started_at from attempts
+             where subscription_id = $2 and partner_id = $1 and outcome not in ('cancelled', 'expired', 'crashed')
+             order by id desc limit 100)
+         select max(started_at) filter (where success) as last_success_at,
+                max(started_at) filter (where not success) as last_failure_at,
+                count(*) filter (where not success and id > coalesce((select max(id::text) from latest where success)::uuid,
+                    '00000000-0000-0000-0000-000000000000')) as consecutive_failures
+         from latest",
+    )
+    .bind(partner.0)
+    .bind(subscription.0)
+    .fetch_one(db)
+    .await?;
+    Ok(health)
+}

@@ -1,0 +1,71 @@
+//! First answers by the request id that asked for them.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::Error;
+use crate::domain::id::PartnerId;
+
+#[derive(Debug, sqlx::FromRow)]
+pub struct FirstAnswer {
+    pub fingerprint: Vec<u8>,
+    pub status: i16,
+    /// Sealed by the key ring.
+    pub answer: Vec<u8>,
+}
+
+/// The status of a claim whose answer is not known yet; it never outlives its transaction.
+const CLAIMED: i16 = 100;
+
+/// Claims a request id within the present transaction. Waits while another transaction holds the claim; false when it has
+/// an answer that is less than a day old.
+pub async fn claim(db: &mut PgConnection, partner: PartnerId, id: Uuid, fingerprint: &[u8]) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "insert into idempotency (partner_id, request_id, fingerprint, status, answer) values ($1, $2, $3, $4, '')
+         on conflict (partner_id, request_id) do update
+             set fingerprint = excluded.fingerprint, status = excluded.status, answer = '', created_at = herald_now()
+             where idempotency.created_at < herald_now() - interval '24 hours'",
+    )
+    .bind(partner.0)
+    .bind(id)
+    .bind(fingerprint)
+    .bind(CLAIMED)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub async fn find(db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result<Option<FirstAnswer>, Error> {
+    let row = sqlx::query_as(
+        "select fingerprint, status, answer from idempotency where partner_id = $1 and request_id = $2",
+    )
+    .bind(partner.0)
+    .bind(id)
+    .fetch_optional(db)
+    .await?;
+    Ok(row)
+}
+
+/// Puts the answer beside its claim; the same transaction made both.
+pub async fn answer(db: &mut PgConnection, partner: PartnerId, id: Uuid, status: i16, answer: &[u8]) -> Result<(), Error> {
+    sqlx::query("update idempotency set status = $3, answer = $4 where partner_id = $1 and request_id = $2")
+        .bind(partner.0)
+        .bind(id)
+        .bind(status)
+        .bind(answer)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Forgets up to `limit` answers that are a day old; returns how many.
+pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
+    let done = sqlx::query(
+        "delete from idempotency where ctid = any (array(
+             select ctid from idempotency where created_at < herald_now() - interval '24 hours' limit $1))",
+    )
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,43 @@
+-- A page of a partner's deliveries, newest first: those still in the queue and those whose last final attempt ended them.
+-- Every filter is optional: $3 state, $4 subscription (inside), $5 event type, $6 one event, $7 one delivery.
+with live as (
+    select q.delivery_id, q.event_id, q.subscription_id, e.type as event_type,
+           case when q.due_at = 'infinity' then 'held' else 'pending' end as state,
+           case when q.due_at < 'infinity' then q.due_at end as due_at, null::timestamptz as ended_at
+    from queue q join events e on e.id = q.event_id
+    where q.partner_id = $1 and q.delivery_id < $2 and q.delivery_id >= $9
+      and ($3::text is null or $3 = case when q.due_at = 'infinity' then 'held' else 'pending' end)
+      and ($4::uuid is null or q.subscription_id = $4)
+      and ($5::text is null or e.type = $5)
+      and ($6::uuid is null or q.event_id = $6)
+      and ($7::uuid is null or q.delivery_id = $7)
+    order by q.delivery_id desc
+    limit $8
+),
+ended as (
+    select a.delivery_id, a.event_id, a.subscription_id, a.event_type, a.final_state as state, null::timestamptz as due_at,
+           a.started_at + make_interval(secs => a.latency_ms / 1000.0) as ended_at
+    from attempts a
+    where a.partner_id = $1 and a.delivery_id < $2 and a.delivery_id >= $9 and a.final_state is not null
+      and ($3::text is null or a.final_state = $3)
+      and ($4::uuid is null or a.subscription_id = $4)
+      and ($5::text is null or a.event_type = $5)
+      and ($6::uuid is null or a.event_id = $6)
+      and ($7::uuid is null or a.delivery_id = $7)
+      and not exists (select from queue q where q.partner_id = a.partner_id and q.delivery_id = a.delivery_id)
+      and not exists (select from attempts later where later.partner_id = a.partner_id and later.delivery_id = a.delivery_id
+                      and later.id > a.id and later.final_state is not null)
+    order by a.delivery_id desc
+    limit $8
+),
+page as (
+    select * from live union all select * from ended order by delivery_id desc limit $8
+)
+select p.delivery_id, p.event_id, p.subscription_id, p.event_type, p.state, p.due_at, p.ended_at,
+       s.surface, s.external_key, c.url,
+       (select count(*) from attempts a where a.partner_id = $1 and a.delivery_id = p.delivery_id
+          and a.outcome not in ('cancelled', 'expired', 'crashed')) as attempts
+from page p
+join subscriptions s on s.id = p.subscription_id
+join callbacks c on c.id = s.callback_id
+order by p.delivery_id desc

@@ -1,0 +1,227 @@
+//! Subscriptions and their event types.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{unknown_word, violated_constraint};
+use crate::domain::id::{CallbackId, PartnerId, SubscriptionId};
+use crate::domain::subscription::{Subscription, SubscriptionState};
+use crate::domain::surface::Surface;
+use crate::domain::version::Version;
+use crate::domain::{Error, Noun};
+
+/// The unique index whose refusal means DuplicateEntity.
+const EXCLUSIVE: &str = "subscription_event_types_exclusive";
+
+const COLUMNS: &str = "s.id, s.partner_id, s.surface, s.external_key, s.callback_id, c.url, s.state, s.state_reason, s.version,
+    s.created_at, s.updated_at,
+    array(select event_type from subscription_event_types t where t.subscription_id = s.id order by event_type) as event_types";
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    partner_id: Uuid,
+    surface: String,
+    external_key: String,
+    callback_id: Uuid,
+    url: String,
+    state: String,
+    state_reason: Option<String>,
+    version: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    event_types: Vec<String>,
+}
+
+impl TryFrom<Row> for Subscription {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: SubscriptionId(row.id),
+            partner: PartnerId(row.partner_id),
+            surface: Surface::parse(&row.surface).ok_or_else(|| unknown_word("surface", &row.surface))?,
+            external_key: row.external_key,
+            callback: CallbackId(row.callback_id),
+            callback_url: row.url,
+            event_types: row.event_types,
+            state: SubscriptionState::parse(&row.state).ok_or_else(|| unknown_word("subscription state", &row.state))?,
+            state_reason: row.state_reason,
+            version: Version(row.version),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// The partner's living subscription of this external key.
+pub async fn find(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    surface: Surface,
+    external_key: &str,
+) -> Result<Option<Subscription>, Error> {
+    let row: Option<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS} from subscriptions s join callbacks c on c.id = s.callback_id
+         where s.partner_id = $1 and s.surface = $2 and s.external_key = $3 and s.state <> 'deleted'"
+    )))
+    .bind(partner.0)
+    .bind(surface.as_str())
+    .bind(external_key)
+    .fetch_optional(db)
+    .await?;
+    row.map(Subscription::try_from).transpose()
+}
+
+/// Up to `limit` living subscriptions after a cursor, oldest first.
+pub async fn list(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    surface: Surface,
+    after: Option<SubscriptionId>,
+    limit: i64,
+) -> Result<Vec<Subscription>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS} from subscriptions s join callbacks c on c.id = s.callback_id
+         where s.partner_id = $1 and s.surface = $2 and s.state <> 'deleted' and s.id > $3
+         order by s.id limit $4"
+    )))
+    .bind(partner.0)
+    .bind(surface.as_str())
+    .bind(after.map_or(Uuid::nil(), |id| id.0))
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Subscription::try_from).collect()
+}
+
+pub struct NewSubscription<'a> {
+    pub id: SubscriptionId,
+    pub partner: PartnerId,
+    pub surface: Surface,
+    pub external_key: &'a str,
+    pub callback: CallbackId,
+}
+
+/// Errors: `VersionMismatch` when another request made the same one first.
+pub async fn insert(db: &mut PgConnection, new: NewSubscription<'_>) -> Result<(), Error> {
+    let done = sqlx::query(
+        "insert into subscriptions (id, partner_id, surface, external_key, callback_id) values ($1, $2, $3, $4, $5)
+         on conflict (partner_id, surface, external_key) where state <> 'deleted' do nothing",
+    )
+    .bind(new.id.0)
+    .bind(new.partner.0)
+    .bind(new.surface.as_str())
+    .bind(new.external_key)
+    .bind(new.callback.0)
+    .execute(db)
+    .await?;
+    if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Subscription)) }
+}
+
+/// Puts the event types of a subscription in the place of those it had. `exclusive_in` names the room in which each may be taken once.
+/// Errors: `Duplicate` when one is taken by another subscription.
+pub async fn replace_event_types(
+    db: &mut PgConnection,
+    subscription: (PartnerId, SubscriptionId, Surface),
+    event_types: &[String],
+    exclusive_in: Option<&[u8]>,
+) -> Result<(), Error> {
+    let (partner, id, surface) = subscription;
+    sqlx::query("delete from subscription_event_types where subscription_id = $1").bind(id.0).execute(&mut *db).await?;
+    let inserted = sqlx::query(
+        "insert into subscription_event_types (partner_id, subscription_id, surface, event_type, exclusive_in)
+         select $1, $2, $3, event_type, $5 from unnest($4::text[]) as event_type order by event_type",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .bind(surface.as_str())
+    .bind(event_types)
+    .bind(exclusive_in)
+    .execute(db)
+    .await;
+    match inserted {
+        Ok(_) => Ok(()),
+        Err(error) if violated_constraint(&error) == Some(EXCLUSIVE) => Err(Error::Duplicate(Noun::Subscription)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Counts a change, and moves to the state that it leads to, if nobody changed the row since it was read as `read`.
+/// Errors: `VersionMismatch` when somebody did.
+pub async fn touch(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: SubscriptionId,
+    read: Version,
+    state: SubscriptionState,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    let done = sqlx::query(
+        "update subscriptions set version = version + 1, state = $4, state_reason = $5, updated_at = herald_now()
+         where partner_id = $1 and id = $2 and version = $3 and state <> 'deleted'",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .bind(read.0)
+    .bind(state.as_str())
+    .bind(reason)
+    .execute(db)
+    .await?;
+    if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Subscription)) }
+}
+
+/// Disables a subscription because its callback said it is gone. Only an active one: its owner's pause or deletion stands.
+pub async fn disable(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId, reason: &str) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update subscriptions set version = version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
+         where partner_id = $1 and id = $2 and state = 'active'",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .bind(reason)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// A partner's own delivery policy for a subscription; `None` is the server's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct PolicyRow {
+    pub retry_delays_ms: Option<Vec<i64>>,
+    pub timeout_ms: Option<i32>,
+    pub rate_per_s: Option<i32>,
+}
+
+pub async fn find_policy(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId) -> Result<PolicyRow, Error> {
+    let row = sqlx::query_as(
+        "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions where partner_id = $1 and id = $2",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .fetch_one(db)
+    .await?;
+    Ok(row)
+}
+
+pub async fn update_policy(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: SubscriptionId,
+    policy: &PolicyRow,
+) -> Result<(), Error> {
+    sqlx::query(
+        "update subscriptions set retry_delays_ms = $3, timeout_ms = $4, rate_per_s = $5, version = version + 1,
+             updated_at = herald_now()
+         where partner_id = $1 and id = $2 and state <> 'deleted'",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .bind(&policy.retry_delays_ms)
+    .bind(policy.timeout_ms)
+    .bind(policy.rate_per_s)
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! What the engine needs to know to send to a subscription: the only query that reads sealed secrets back.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::Error;
+use crate::domain::id::SubscriptionId;
+
+#[derive(sqlx::FromRow)]
+pub struct TargetRow {
+    pub subscription_id: Uuid,
+    pub partner_id: Uuid,
+    pub callback_id: Uuid,
+    pub surface: String,
+    pub state: String,
+    pub url: String,
+    pub credentials: Option<Vec<u8>>,
+    pub signing_key: Option<Vec<u8>>,
+    pub previous_signing_key: Option<Vec<u8>>,
+    pub previous_signing_key_until: Option<DateTime<Utc>>,
+    pub retry_delays_ms: Option<Vec<i64>>,
+    pub timeout_ms: Option<i32>,
+}
+
+/// The present state of these subscriptions, deleted ones included. A previous signing key that is no longer valid is not shown.
+pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<TargetRow>, Error> {
+    let rows = sqlx::query_as(
+        "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, c.url, c.credentials, c.signing_key,
+                case when c.previous_signing_key_until > herald_now() then c.previous_signing_key end as previous_signing_key,
+                c.previous_signing_key_until, s.retry_delays_ms, s.timeout_ms
+         from subscriptions s join callbacks c on c.id = s.callback_id
+         where s.id = any ($1)",
+    )
+    .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
+}
