@@ -3,6 +3,7 @@
 //! Imports run downward only: `cli → app → {surfaces, operator, engine} → hub → store → domain`.
 
 pub mod cli;
+pub mod clock;
 pub mod domain;
 pub mod engine;
 pub mod hub;

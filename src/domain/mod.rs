@@ -9,10 +9,15 @@ pub mod dialect;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod key_ring;
+pub mod partner_key;
 pub mod redirect_session;
 pub mod retry;
+pub mod secret;
+pub mod signature;
 pub mod subscription;
 pub mod surface;
+pub mod time;
 pub mod version;
 
 pub use error::{Error, Noun, Violation, Violations};

@@ -1,0 +1,29 @@
+//! How a moment is written for the outside world.
+//!
+//! Knows no clock: the moment is always given.
+
+use chrono::{DateTime, Utc};
+
+/// `YYYY-MM-DDThh:mm:ssZ`: the form that every surface uses unless it publishes another. Fractions of a second are cut
+/// off, not rounded, so that no answer shows a moment that has not come yet.
+pub fn wire_time(moment: DateTime<Utc>) -> String {
+    moment.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_seconds_in_utc() {
+        for (millis, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_548_935_999_000, "2019-01-31T11:59:59Z"),
+            (1_548_935_999_999, "2019-01-31T11:59:59Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+        ] {
+            let moment = DateTime::from_timestamp_millis(millis).unwrap();
+            assert_eq!(wire_time(moment), expected);
+        }
+    }
+}
