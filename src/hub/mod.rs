@@ -1,1 +1,65 @@
-//! (see ARCHITECTURE.md)
+//! The use cases that take more than one step, and the only place that begins transactions for requests. Knows no HTTP: a surface hands in
+//! a checked command and a way to render the result, and gets an [`Answer`] back that is committed together with what it says.
+
+pub mod deliveries;
+pub mod handoff;
+pub mod ingest;
+pub mod once;
+pub mod partners;
+pub mod probe;
+pub mod sessions;
+pub mod subscriptions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres};
+
+use crate::domain::Error;
+use crate::domain::key_ring::KeyRing;
+
+pub use handoff::{Handed, Handoff};
+pub use once::{Answer, Once};
+
+/// What the use cases need to know that a request does not say.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a redirect session stays active.
+    pub session_ttl: Duration,
+    /// The limits within which a partner may set the policy of a subscription.
+    pub policy_limits: deliveries::PolicyLimits,
+}
+
+/// The use cases, with what they stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub {
+    pool: PgPool,
+    keys: KeyRing,
+    settings: Arc<Settings>,
+    handoff: Handoff,
+    ingest: ingest::Ingest,
+    requests: once::InFlight,
+    known_keys: Arc<partners::KnownKeys>,
+}
+
+impl Hub {
+    /// Starts the ingest writer on the present runtime; it ends when the last clone of the hub is gone.
+    pub fn new(pool: PgPool, keys: KeyRing, settings: Settings, handoff: Handoff, lease: ingest::LeaseTerms) -> Self {
+        let ingest = ingest::Ingest::start(pool.clone(), keys.clone(), handoff.clone(), lease);
+        Self {
+            pool,
+            keys,
+            settings: Arc::new(settings),
+            handoff,
+            ingest,
+            requests: once::InFlight::default(),
+            known_keys: Arc::default(),
+        }
+    }
+
+    /// A connection for a request that only reads. Errors: `Unavailable` when there is none to be had in time.
+    pub async fn connection(&self) -> Result<PoolConnection<Postgres>, Error> {
+        Ok(self.pool.acquire().await?)
+    }
+}

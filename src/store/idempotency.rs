@@ -69,3 +69,13 @@ pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     .await?;
     Ok(done.rows_affected())
 }
+
+/// Gives a claimed request id back: its answer is not one to be given again.
+pub async fn release(db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result<(), Error> {
+    sqlx::query("delete from idempotency where partner_id = $1 and request_id = $2")
+        .bind(partner.0)
+        .bind(id)
+        .execute(db)
+        .await?;
+    Ok(())
+}

@@ -194,6 +194,18 @@ pub struct PolicyRow {
     pub rate_per_s: Option<i32>,
 }
 
+/// Reads a policy for changing it within the present transaction.
+pub async fn lock_policy(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId) -> Result<PolicyRow, Error> {
+    let row = sqlx::query_as(
+        "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions where partner_id = $1 and id = $2 for update",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .fetch_one(db)
+    .await?;
+    Ok(row)
+}
+
 pub async fn find_policy(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId) -> Result<PolicyRow, Error> {
     let row = sqlx::query_as(
         "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions where partner_id = $1 and id = $2",

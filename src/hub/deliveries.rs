@@ -1,0 +1,148 @@
+//! What a partner may do about deliveries: send again, set the policy, roll the signing key.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::Hub;
+use super::subscriptions::signing_key_identity;
+use crate::domain::caller::Caller;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::id::DeliveryId;
+use crate::domain::secret::Secret;
+use crate::domain::signature::SigningKey;
+use crate::domain::subscription::Subscription;
+use crate::domain::surface::Surface;
+use crate::domain::{Error, Noun, Violations};
+use crate::store::deliveries::DeliveryView;
+use crate::store::subscriptions::PolicyRow;
+use crate::store::{callbacks, deliveries, queue, subscriptions};
+
+/// What the operator lets partners set.
+#[derive(Debug, Clone)]
+pub struct PolicyLimits {
+    pub timeout_max: Duration,
+    pub retries_max: usize,
+    pub retry_delay_max: Duration,
+    pub rate_per_s_max: u32,
+}
+
+/// A partner's wish for the policy of a subscription. `None` leaves a member as it is, `Some(None)` returns it to the default.
+#[derive(Debug, Default)]
+pub struct PolicyChange {
+    pub retry_delays: Option<Option<Vec<Duration>>>,
+    pub timeout: Option<Option<Duration>>,
+    pub rate_per_s: Option<Option<u32>>,
+}
+
+/// A fresh signing key, shown this once.
+pub struct NewSigningKey {
+    pub text: Secret,
+    pub previous_valid_until: Option<DateTime<Utc>>,
+}
+
+impl Hub {
+    /// A living subscription of the caller by what its surface publishes. Errors: `NotFound`.
+    pub async fn find_published(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Subscription, Error> {
+        let mut connection = self.connection().await?;
+        let found = subscriptions::find(&mut connection, caller.partner, surface, key).await?;
+        found.ok_or(Error::NotFound(Noun::Subscription))
+    }
+
+    /// Makes a pending delivery due, or queues a finished one again under its own id with a fresh budget.
+    /// Errors: `NotFound`; `Transition` when it is held, or when its subscription is deleted.
+    pub async fn redeliver(&self, caller: &Caller, id: DeliveryId) -> Result<DeliveryView, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let view = deliveries::find(&mut transaction, caller.partner, id).await?;
+        let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
+        match view.state {
+            DeliveryState::Pending => {
+                // False when it is being sent at this very moment, which is as due as it gets.
+                queue::hasten(&mut transaction, caller.partner, id).await?;
+            }
+            DeliveryState::Held => return Err(not_redeliverable("held")),
+            DeliveryState::Delivered | DeliveryState::Dead | DeliveryState::Cancelled | DeliveryState::Expired => {
+                let (event, subscription) = (view.event, view.subscription);
+                if crate::store::events::find(&mut transaction, caller.partner, event).await?.is_none() {
+                    return Err(not_redeliverable("expired"));
+                }
+                if !queue::insert_again(&mut transaction, caller.partner, id, event, subscription).await? {
+                    return Err(not_redeliverable(view.state.as_str()));
+                }
+            }
+        }
+        let view = deliveries::find(&mut transaction, caller.partner, id).await?;
+        let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
+        transaction.commit().await?;
+        self.handoff.ring();
+        Ok(view)
+    }
+
+    /// Sets the policy of a subscription within the operator's limits. Errors: `NotFound`, `Invalid`.
+    pub async fn set_policy(&self, caller: &Caller, surface: Surface, key: &str, change: PolicyChange) -> Result<(), Error> {
+        check_policy(&change, &self.settings.policy_limits)?;
+        let mut transaction = self.pool.begin().await?;
+        let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
+        let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
+        let mut policy = subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
+        apply(&mut policy, change);
+        subscriptions::update_policy(&mut transaction, caller.partner, subscription.id, &policy).await?;
+        transaction.commit().await?;
+        self.handoff.changed();
+        Ok(())
+    }
+
+    /// Rolls the signing key of a subscription's callback; the old one stays valid for a day beside it. Errors: `NotFound`.
+    pub async fn roll_signing_key(&self, caller: &Caller, surface: Surface, key: &str) -> Result<NewSigningKey, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
+        let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
+        let fresh = SigningKey::generate();
+        let sealed = self.keys.seal(&signing_key_identity(subscription.callback), fresh.expose());
+        let until = callbacks::rotate_signing_key(&mut transaction, caller.partner, subscription.callback, &sealed).await?;
+        transaction.commit().await?;
+        self.handoff.changed();
+        Ok(NewSigningKey { text: fresh.text(), previous_valid_until: until })
+    }
+}
+
+fn not_redeliverable(from: &'static str) -> Error {
+    Error::Transition { noun: Noun::Delivery, from, to: "pending" }
+}
+
+fn check_policy(change: &PolicyChange, limits: &PolicyLimits) -> Result<(), Error> {
+    let mut violations = Violations::default();
+    if let Some(Some(delays)) = &change.retry_delays {
+        if delays.len() > limits.retries_max {
+            violations.add("retryDelaysS", format!("must have at most {} entries", limits.retries_max));
+        }
+        if delays.iter().any(|delay| delay.is_zero() || *delay > limits.retry_delay_max) {
+            violations.add("retryDelaysS", format!("each must be from 1 to {}", limits.retry_delay_max.as_secs()));
+        }
+    }
+    if let Some(Some(timeout)) = change.timeout
+        && (timeout < Duration::from_millis(100) || timeout > limits.timeout_max)
+    {
+        violations.add("timeoutMs", format!("must be from 100 to {}", limits.timeout_max.as_millis()));
+    }
+    if let Some(Some(rate)) = change.rate_per_s
+        && !(1..=limits.rate_per_s_max).contains(&rate)
+    {
+        violations.add("ratePerS", format!("must be from 1 to {}", limits.rate_per_s_max));
+    }
+    if violations.is_empty() { Ok(()) } else { Err(violations.into()) }
+}
+
+/// The limits were checked: every number fits its column.
+fn apply(policy: &mut PolicyRow, change: PolicyChange) {
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    if let Some(delays) = change.retry_delays {
+        policy.retry_delays_ms = delays.map(|delays| delays.into_iter().map(ms).collect());
+    }
+    if let Some(timeout) = change.timeout {
+        policy.timeout_ms = timeout.map(|timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
+    }
+    if let Some(rate) = change.rate_per_s {
+        policy.rate_per_s = rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX));
+    }
+}

@@ -1,0 +1,148 @@
+//! Partners, their keys and their customers.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::Hub;
+use crate::domain::caller::Caller;
+use crate::domain::id::{ApiKeyId, CustomerId, PartnerId};
+use crate::domain::partner_key::{KeyHash, PartnerKey, Scopes};
+use crate::domain::secret::Secret;
+use crate::domain::{Error, Noun};
+use crate::store;
+use crate::store::api_keys::{ApiKeyRow, NewApiKey};
+
+/// How long a key that was looked up is believed: a revocation is known everywhere after this.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// Keys remembered at most; the whole memory is dropped when it is full, which costs one look-up each.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// Keys that were found lately, by prefix. Only what finds and proves a key is in here, as in the database.
+#[derive(Default)]
+pub(super) struct KnownKeys(Mutex<HashMap<String, (Instant, Vec<ApiKeyRow>)>>);
+
+impl KnownKeys {
+    fn find(&self, prefix: &str) -> Option<Vec<ApiKeyRow>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(prefix).filter(|(read_at, _)| read_at.elapsed() < BELIEVED_FOR).map(|(_, rows)| rows.clone())
+    }
+
+    fn remember(&self, prefix: String, read_at: Instant, rows: Vec<ApiKeyRow>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_MAX {
+            known.clear();
+        }
+        known.insert(prefix, (read_at, rows));
+    }
+}
+
+/// A key that was just made. Its text is nowhere else and cannot be had again.
+pub struct NewKey {
+    pub id: ApiKeyId,
+    pub prefix: String,
+    pub text: Secret,
+    pub created_at: DateTime<Utc>,
+}
+
+impl Hub {
+    /// Who presents this key. Errors: `Unauthorized` when it opens nothing.
+    pub async fn authenticate(&self, text: &str) -> Result<Caller, Error> {
+        let key = PartnerKey::parse(text).map_err(|_| Error::Unauthorized)?;
+        let rows = match self.known_keys.find(&key.prefix) {
+            Some(rows) => rows,
+            None => {
+                let read_at = Instant::now();
+                let rows = store::api_keys::find_usable(&mut *self.connection().await?, &key.prefix).await?;
+                // An unknown prefix is not remembered: a flood of guesses shall not push the real keys out.
+                if !rows.is_empty() {
+                    self.known_keys.remember(key.prefix.clone(), read_at, rows.clone());
+                }
+                rows
+            }
+        };
+        let proven = |row: &&ApiKeyRow| {
+            <[u8; 32]>::try_from(row.hash.as_slice()).is_ok_and(|hash| KeyHash::from_bytes(hash).matches(&key.hash))
+        };
+        let row = rows.iter().find(proven).ok_or(Error::Unauthorized)?;
+        let scopes = Scopes::parse(&row.scopes.join(",")).map_err(Error::internal)?;
+        Ok(Caller { partner: PartnerId(row.partner_id), key: ApiKeyId(row.id), scopes })
+    }
+
+    pub async fn create_partner(&self, name: &str) -> Result<(PartnerId, DateTime<Utc>), Error> {
+        let id = PartnerId::new();
+        let created_at = store::partners::insert(&mut *self.connection().await?, id, name).await?;
+        Ok((id, created_at))
+    }
+
+    /// Makes a key for a partner. Errors: `NotFound` when there is no such partner.
+    pub async fn create_key(
+        &self,
+        partner: PartnerId,
+        scopes: Scopes,
+        expires_at: Option<DateTime<Utc>>,
+    ) -> Result<NewKey, Error> {
+        let mut transaction = self.pool.begin().await?;
+        if !store::partners::exists(&mut transaction, partner).await? {
+            return Err(Error::NotFound(Noun::Partner));
+        }
+        let (key, text) = PartnerKey::generate();
+        let id = ApiKeyId::new();
+        let created_at = insert_key(&mut transaction, partner, id, &key, scopes, expires_at).await?;
+        transaction.commit().await?;
+        Ok(NewKey { id, prefix: key.prefix, text, created_at })
+    }
+
+    /// Revokes a key. Errors: `NotFound` when the partner has no such usable key.
+    pub async fn revoke_key(&self, partner: PartnerId, key: ApiKeyId) -> Result<(), Error> {
+        let revoked = store::api_keys::revoke(&mut *self.connection().await?, partner, key).await?;
+        if revoked { Ok(()) } else { Err(Error::NotFound(Noun::Key)) }
+    }
+
+    /// Makes a customer. Errors: `NotFound` when there is no such partner, `Duplicate` when the id is taken.
+    pub async fn create_customer(&self, partner: PartnerId, id: CustomerId) -> Result<DateTime<Utc>, Error> {
+        let mut transaction = self.pool.begin().await?;
+        if !store::partners::exists(&mut transaction, partner).await? {
+            return Err(Error::NotFound(Noun::Partner));
+        }
+        let created_at = store::customers::insert(&mut transaction, partner, id).await?;
+        transaction.commit().await?;
+        Ok(created_at)
+    }
+
+    /// Sees to it that the development partner exists and that this key, and no other one of its kind, opens it.
+    pub async fn ensure_development_partner(&self, key: &PartnerKey) -> Result<PartnerId, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let rows = store::api_keys::find_usable(&mut transaction, &key.prefix).await?;
+        if let Some(row) = rows.iter().find(|row| row.hash == key.hash.as_bytes()) {
+            return Ok(PartnerId(row.partner_id));
+        }
+        let partner = match rows.first() {
+            Some(row) => PartnerId(row.partner_id),
+            None => {
+                let partner = PartnerId::new();
+                store::partners::insert(&mut transaction, partner, "development").await?;
+                partner
+            }
+        };
+        insert_key(&mut transaction, partner, ApiKeyId::new(), key, Scopes::all(), None).await?;
+        store::api_keys::revoke_others(&mut transaction, &key.prefix, key.hash.as_bytes()).await?;
+        transaction.commit().await?;
+        Ok(partner)
+    }
+}
+
+async fn insert_key(
+    db: &mut sqlx::PgConnection,
+    partner: PartnerId,
+    id: ApiKeyId,
+    key: &PartnerKey,
+    scopes: Scopes,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<DateTime<Utc>, Error> {
+    let scopes: Vec<String> = scopes.to_string().split(',').map(str::to_owned).collect();
+    let new = NewApiKey { id, partner, prefix: &key.prefix, hash: key.hash.as_bytes(), scopes: &scopes, expires_at };
+    store::api_keys::insert(db, new).await
+}

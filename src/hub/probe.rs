@@ -1,0 +1,75 @@
+//! Test events: a real event for one subscription, sent once through the same path and guard as any other, and waited for.
+
+use std::time::{Duration, Instant};
+
+
+use super::Hub;
+use crate::domain::attempt::Attempt;
+use crate::domain::caller::Caller;
+use crate::domain::event::NewEvent;
+use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
+use crate::domain::surface::Surface;
+use crate::domain::Error;
+use crate::store::{self, attempts, events, partitions};
+
+/// The type of a test event, on every surface.
+pub const TEST_EVENT_TYPE: &str = "HeraldTest";
+const SOURCE: &str = "/herald";
+const PAYLOAD: &[u8] = br#"{"test":true}"#;
+/// How often the history is asked for the attempt.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Beyond the longest attempt: time to be claimed and recorded.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What came of a test event.
+pub struct Tested {
+    pub delivery: DeliveryId,
+    pub attempt: Attempt,
+}
+
+impl Hub {
+    /// Sends a test event to a subscription, whatever its state, and waits for its one attempt.
+    /// Errors: `NotFound`; `Unavailable` when the attempt was not made in time (it may still be).
+    pub async fn test(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Tested, Error> {
+        let subscription = self.find_published(caller, surface, key).await?;
+        let delivery = self.queue_probe(caller, subscription.id).await?;
+        self.handoff.ring();
+        let give_up = Instant::now() + self.settings.policy_limits.timeout_max + PATIENCE;
+        while Instant::now() < give_up {
+            // The connection goes back between looks: an attempt may take as long as its receiver likes.
+            let made = attempts::list(&mut *self.connection().await?, caller.partner, delivery).await?;
+            if let Some(attempt) = made.into_iter().next_back() {
+                return Ok(Tested { delivery, attempt });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Err(Error::unavailable("the test event is queued and was not attempted in time"))
+    }
+
+    async fn queue_probe(&self, caller: &Caller, subscription: SubscriptionId) -> Result<DeliveryId, Error> {
+        let mut connection = self.connection().await?;
+        let event = NewEvent {
+            id: EventId::new(),
+            partner: caller.partner,
+            kind: TEST_EVENT_TYPE.to_owned(),
+            source: SOURCE.to_owned(),
+            payload: PAYLOAD.to_vec(),
+            occurred_at: store::now(&mut connection).await?,
+        };
+        let delivery = DeliveryId(beside(event.id));
+        match events::insert_probe(&mut connection, &event, delivery, subscription).await {
+            Err(error) if partitions::is_missing(&error) => {
+                partitions::make_ahead(&mut connection).await?;
+                events::insert_probe(&mut connection, &event, delivery, subscription).await?;
+            }
+            inserted => inserted?,
+        }
+        Ok(delivery)
+    }
+}
+
+/// A version 7 uuid of the event's millisecond, as every delivery has.
+fn beside(event: EventId) -> uuid::Uuid {
+    let random = uuid::Uuid::now_v7().as_u128() & ((1 << 80) - 1);
+    uuid::Uuid::from_u128((event.0.as_u128() >> 80 << 80) | random)
+}

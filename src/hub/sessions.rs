@@ -1,0 +1,161 @@
+//! Redirect sessions: made, read, completed. Cancelling goes through [`super::ingest`], because it commits an event.
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::TimeDelta;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::Hub;
+use super::once::{Answer, Once, Opening};
+use crate::domain::caller::Caller;
+use crate::domain::id::{CustomerId, PartnerId};
+use crate::domain::key_ring::KeyRing;
+use crate::domain::redirect_session::{RedirectSession, SessionKind, SessionState};
+use crate::domain::secret::Secret;
+use crate::domain::version::{IfMatch, Version};
+use crate::domain::{Error, Noun};
+use crate::store;
+use crate::store::redirect_ids::{self, ClaimKind};
+use crate::store::redirect_sessions::{self, Found};
+
+/// A session as a partner asks for it. `content` is normalised, so that the same request always gives the same bytes.
+#[derive(Debug)]
+pub struct Open {
+    pub id: Uuid,
+    pub kind: SessionKind,
+    pub customer: Option<CustomerId>,
+    pub content: Vec<u8>,
+    pub condition: IfMatch,
+}
+
+/// A session with the token that lets its customer in.
+#[derive(Debug)]
+pub struct Opened {
+    pub session: RedirectSession,
+    pub token: Secret,
+}
+
+impl Hub {
+    /// Opens a session, or finds it open already with the same content.
+    /// Errors: `NotFound(Customer)`, `NotYours`, `VersionMismatch`, `Duplicate` (the id has other content).
+    pub async fn open_session(
+        &self,
+        caller: &Caller,
+        once: Option<Once>,
+        command: Result<Open, Error>,
+        render: impl FnOnce(Result<Opened, Error>) -> Answer,
+    ) -> Result<Answer, Error> {
+        let mut turn = match self.open(caller.partner, once).await? {
+            Opening::Answered(answer) => return Ok(answer),
+            Opening::Fresh(turn) => turn,
+        };
+        let ttl = TimeDelta::from_std(self.settings.session_ttl).map_err(Error::internal)?;
+        let result = match command {
+            Ok(command) => open(turn.db(), &self.keys, caller.partner, ttl, command).await,
+            Err(error) => Err(error),
+        };
+        turn.close(result, render).await
+    }
+
+    /// A session of the caller as it stands now. Errors: `NotFound` of the session or of its erased customer.
+    pub async fn find_session(&self, caller: &Caller, id: Uuid) -> Result<Opened, Error> {
+        let mut connection = self.connection().await?;
+        let found = redirect_sessions::find(&mut connection, caller.partner, id).await?;
+        let found = found.ok_or(Error::NotFound(Noun::Session))?;
+        if found.customer_erased {
+            return Err(Error::NotFound(Noun::Customer));
+        }
+        let now = store::now(&mut connection).await?;
+        opened(&self.keys, found.session.at(now))
+    }
+
+    /// Completes anyone's session, for the operator. Errors: `NotFound`, `Transition`.
+    pub async fn complete_session(&self, id: Uuid) -> Result<RedirectSession, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let owner = redirect_ids::owner(&mut transaction, ClaimKind::Session, id).await?;
+        let owner = owner.ok_or(Error::NotFound(Noun::Session))?;
+        let found = redirect_sessions::lock(&mut transaction, &[(owner, id)]).await?.pop();
+        let Found { session, .. } = found.ok_or(Error::NotFound(Noun::Session))?;
+        let now = store::now(&mut transaction).await?;
+        let completed = session.end(SessionState::Completed, &IfMatch::Absent, now)?;
+        expect_written(redirect_sessions::end(&mut transaction, std::slice::from_ref(&completed)).await?, 1)?;
+        transaction.commit().await?;
+        Ok(completed)
+    }
+}
+
+async fn open(
+    db: &mut PgConnection,
+    keys: &KeyRing,
+    partner: PartnerId,
+    ttl: TimeDelta,
+    command: Open,
+) -> Result<Opened, Error> {
+    if let Some(customer) = command.customer
+        && !store::customers::exists(db, partner, customer).await?
+    {
+        return Err(Error::NotFound(Noun::Customer));
+    }
+    if redirect_ids::claim(db, ClaimKind::Session, command.id, partner).await? != partner {
+        return Err(Error::NotYours(Noun::Session));
+    }
+    let current = redirect_sessions::find(db, partner, command.id).await?;
+    let now = store::now(db).await?;
+    let standing = current.as_ref().map(|found| found.session.clone().at(now));
+    if !command.condition.allows(standing.as_ref().map(|session| session.version)) {
+        return Err(Error::VersionMismatch(Noun::Session));
+    }
+    let digest = content_digest(&command.content);
+    match (current, standing) {
+        (Some(found), Some(session)) if found.content_digest == digest => opened(keys, session),
+        (Some(_), _) => Err(Error::Duplicate(Noun::Session)),
+        (None, _) => {
+            let session = RedirectSession {
+                id: command.id,
+                partner,
+                state: SessionState::Active,
+                kind: command.kind,
+                customer: command.customer,
+                content: command.content,
+                token: keys.seal(&token_identity(partner, command.id), new_token().as_bytes()),
+                version: Version(1),
+                created_at: now,
+                updated_at: now,
+                expires_at: now + ttl,
+            };
+            redirect_sessions::insert(db, &session, &digest).await?;
+            opened(keys, session)
+        }
+    }
+}
+
+fn opened(keys: &KeyRing, session: RedirectSession) -> Result<Opened, Error> {
+    let token = keys.open(&token_identity(session.partner, session.id), &session.token).map_err(Error::internal)?;
+    Ok(Opened { session, token })
+}
+
+fn content_digest(content: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content).as_ref().to_vec()
+}
+
+/// 256 random bits in letters that any URL carries unquoted.
+fn new_token() -> String {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).expect("the operating system gives random bytes");
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn token_identity(partner: PartnerId, session: Uuid) -> String {
+    format!("redirect_sessions/{partner}/{session}/token")
+}
+
+/// A guarded update of a row that is locked must find it as it was read; anything else is a fault of ours.
+pub(super) fn expect_written(written: u64, expected: usize) -> Result<(), Error> {
+    if usize::try_from(written).is_ok_and(|written| written == expected) {
+        Ok(())
+    } else {
+        Err(Error::internal(format!("a guarded update wrote {written} of {expected} locked rows")))
+    }
+}
