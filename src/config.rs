@@ -29,7 +29,7 @@ use read::{Reader, list, nat64_prefix, network, present, switch};
 const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
 const RETRY_DELAY_S_MAX: u64 = 7 * 86_400;
 const RETRIES_MAX: usize = 50;
-/// What is left of a container's usual grace period is too short to stop the private PostgreSQL in, beyond this.
+/// SIGTERM ends the server within this, whatever is set.
 const STOP_TIMEOUT_MS_MAX: u64 = 20_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

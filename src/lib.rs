@@ -11,3 +11,4 @@ pub mod hub;
 pub mod operator;
 pub mod store;
 pub mod surfaces;
+pub mod telemetry;
