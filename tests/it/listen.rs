@@ -100,9 +100,17 @@ async fn a_right_callback_is_shown_whole_and_without_its_secrets() {
     assert_eq!(listener.post(&headers, body).await, 204);
     assert!(listener.end().await.success());
     let shown = listener.rest().await;
-    let expected = "  webhook-id  msg_1 (attempt 1)\n  type        RedirectSessionCancelled\n  x-api-key   ok\n  \
-                    signature   ok\n  {\n    \"type\": \"RedirectSessionCancelled\",\n    \"data\": {\n      \
-                    \"amount\": 1.0\n    }\n  }\n";
+    let expected = r#"  webhook-id  msg_1 (attempt 1)
+  type        RedirectSessionCancelled
+  x-api-key   ok
+  signature   ok
+    {
+      "type": "RedirectSessionCancelled",
+      "data": {
+        "amount": 1.0
+      }
+    }
+"#;
     assert!(shown.contains("Z POST /callback → 204\n"), "{shown}");
     assert!(shown.contains(expected), "{shown}");
     assert!(!shown.contains(API_KEY) && !shown.contains(key_text) && !shown.contains(&signature), "{shown}");
@@ -202,7 +210,7 @@ async fn what_a_sender_wrote_cannot_drive_the_terminal() {
     for (_, _, escaped) in bodies {
         assert!(shown.contains(escaped), "{escaped} in {shown}");
     }
-    assert!(!shown.contains("\nfake line"), "{shown}");
+    assert!(shown.contains("\n    fake line") && !shown.contains("\nfake line"), "{shown}");
 }
 
 #[tokio::test]

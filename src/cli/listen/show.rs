@@ -58,14 +58,15 @@ fn text(callback: &Callback, attempt: Option<u64>, answer: StatusCode) -> String
         Err(_) => callback.body.escape_ascii().to_string(),
     };
     format!(
-        "\n{} {} {} → {}\n  webhook-id  {id}\n  type        {types}\n  x-api-key   {}\n  signature   {}\n  {}",
+        "\n{} {} {} → {}\n  webhook-id  {id}\n  type        {types}\n  x-api-key   {}\n  signature   {}\n    {}",
         wire_time(callback.at),
         printable::line(callback.method.as_str()),
         printable::line(&callback.path),
         answer.as_u16(),
         verdict(&callback.api_key, "WRONG"),
         verdict(&callback.signature, "INVALID"),
-        body.replace('\n', "\n  "),
+        // Deeper than our own lines, so that no line of a body can pass for a verdict.
+        body.replace('\n', "\n    "),
     )
 }
 
