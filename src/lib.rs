@@ -4,9 +4,11 @@
 
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod hub;
 pub mod operator;
 pub mod store;
 pub mod surfaces;
+pub mod telemetry;

@@ -114,7 +114,7 @@ impl KeyRing {
     pub fn generate() -> (KeyRing, Secret) {
         let root = random::<KEY_BYTES>();
         let id = "k1";
-        let encoded = Zeroizing::new(STANDARD.encode(&*root));
+        let encoded = Zeroizing::new(STANDARD.encode(*root));
         let text = Secret::new(format!("{id}:{}", *encoded));
         (KeyRing { keys: Arc::new([RingKey::new(id, &root)]) }, text)
     }

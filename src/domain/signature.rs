@@ -254,7 +254,7 @@ mod tests {
     fn a_chosen_secret_signs_by_its_utf8() {
         let chosen = SigningKey::from_utf8_secret("c2VjcmV0");
         let same = SigningKey(Secret::new(b"c2VjcmV0".to_vec()));
-        assert_eq!(sign(&[chosen.clone()], "id", 1, b"body"), sign(&[same], "id", 1, b"body"));
+        assert_eq!(sign(std::slice::from_ref(&chosen), "id", 1, b"body"), sign(&[same], "id", 1, b"body"));
         assert_eq!(chosen.text().expose_str(), Some("whsec_YzJWamNtVjA="));
         assert!(!format!("{chosen:?}").contains("c2VjcmV0"));
     }

@@ -1,0 +1,334 @@
+//! The checked configuration: what every part of the server may rely on without asking again.
+//!
+//! [`RawConfig`] is what flags and environment say; [`Config::check`] judges all of it and either gives a whole
+//! [`Config`] or every problem at once. Development (no `DATABASE_URL`, unless `HERALD_MODE` says otherwise) is made to
+//! start without any setting and listens on loopback only; outside it nothing insecure is a default. What the settings
+//! are used for is not known here, and no file is opened.
+
+mod problem;
+mod raw;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv6Net};
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use crate::domain::key_ring::{KeyRing, KeyRingError};
+use crate::domain::partner_key::PartnerKey;
+use crate::domain::secret::Secret;
+
+pub use problem::{Problem, Problems};
+pub use raw::RawConfig;
+use read::{Reader, list, nat64_prefix, network, present, switch};
+
+const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
+const RETRY_DELAY_S_MAX: u64 = 7 * 86_400;
+const RETRIES_MAX: usize = 50;
+/// SIGTERM ends the server within this, whatever is set.
+const STOP_TIMEOUT_MS_MAX: u64 = 20_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Development,
+    Production,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Every setting of the server, checked. Secrets are [`Secret`]s, so `Debug` shows none.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub mode: Mode,
+    pub listen: SocketAddr,
+    pub operator_listen: SocketAddr,
+    /// `http` or `https`, without query, fragment or user.
+    pub public_url: Option<Url>,
+    /// `None`: the private PostgreSQL.
+    pub database_url: Option<Secret>,
+    /// `None`: a place that the private PostgreSQL can be run from.
+    pub data_dir: Option<PathBuf>,
+    /// `None`: the usual places and `PATH` are searched.
+    pub postgres_bin: Option<PathBuf>,
+    /// Only in development. `None`: generated, and kept in the data folder.
+    pub dev_api_key: Option<Secret>,
+    /// Always there in production. `None`: generated, and kept in the data folder.
+    pub secret_keys: Option<KeyRing>,
+    /// Networks that callbacks may be in although they would be refused otherwise.
+    pub egress_allow: Vec<IpNet>,
+    /// `None`: what the mode's egress policy says.
+    pub egress_ports: Option<Vec<u16>>,
+    /// Whether callbacks may be plain http.
+    pub egress_http: bool,
+    pub nat64_prefix: Option<Ipv6Net>,
+    pub egress_ca_file: Option<PathBuf>,
+    pub session_ttl_s: u64,
+    pub request_timeout_ms: u64,
+    pub body_bytes_max: usize,
+    pub connections_max: usize,
+    /// Total of one attempt; also the longest that a subscription may ask for.
+    pub delivery_timeout_ms: u64,
+    /// At least twice `delivery_timeout_ms`.
+    pub lease_ms: u64,
+    /// One delay per retry, before jitter.
+    pub retry_delays_s: Vec<u64>,
+    pub in_flight_max: usize,
+    /// At most `in_flight_max`.
+    pub callback_in_flight_max: usize,
+    pub stop_timeout_ms: u64,
+    /// Directives that [`EnvFilter`] parses.
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Judges all settings together.
+    ///
+    /// # Errors
+    /// Every problem there is, not only the first.
+    pub fn check(raw: &RawConfig) -> Result<Config, Problems> {
+        let mut reader = Reader::default();
+        let config = read(raw, &mut reader);
+        check_listening(&config, &mut reader);
+        check_secrets(&config, raw, &mut reader);
+        check_limits(&config, &mut reader);
+        if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
+    }
+}
+
+/// Each setting by itself.
+fn read(raw: &RawConfig, r: &mut Reader) -> Config {
+    let mode = mode(raw, r);
+    let path = |raw: &Option<String>| present(raw.as_deref()).map(PathBuf::from);
+    Config {
+        mode,
+        listen: r.listen("HERALD_LISTEN", raw.listen.as_deref(), 8080),
+        operator_listen: r.listen("HERALD_OPERATOR_LISTEN", raw.operator_listen.as_deref(), 8081),
+        public_url: public_url(raw, r),
+        database_url: database_url(raw, r),
+        data_dir: path(&raw.data_dir),
+        postgres_bin: path(&raw.postgres_bin),
+        dev_api_key: dev_api_key(raw, r),
+        secret_keys: secret_keys(raw, r),
+        egress_allow: egress_allow(raw, r),
+        egress_ports: egress_ports(raw, r),
+        egress_http: r
+            .value("HERALD_EGRESS_HTTP", raw.egress_http.as_deref(), "true or false", switch)
+            .unwrap_or(mode == Mode::Development),
+        nat64_prefix: r.value(
+            "HERALD_NAT64_PREFIX",
+            raw.nat64_prefix.as_deref(),
+            "an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits, such as 64:ff9b::/96",
+            nat64_prefix,
+        ),
+        egress_ca_file: path(&raw.egress_ca_file),
+        session_ttl_s: r.number("HERALD_SESSION_TTL_S", raw.session_ttl_s.as_deref(), (1, 900, 604_800)),
+        request_timeout_ms: r.number(
+            "HERALD_REQUEST_TIMEOUT_MS",
+            raw.request_timeout_ms.as_deref(),
+            (100, 10_000, 300_000),
+        ),
+        body_bytes_max: r.number(
+            "HERALD_BODY_BYTES_MAX",
+            raw.body_bytes_max.as_deref(),
+            (1_024, 1_048_576, 67_108_864),
+        ),
+        connections_max: r.number(
+            "HERALD_CONNECTIONS_MAX",
+            raw.connections_max.as_deref(),
+            (1, 4_096, 1_000_000),
+        ),
+        delivery_timeout_ms: r.number(
+            "HERALD_DELIVERY_TIMEOUT_MS",
+            raw.delivery_timeout_ms.as_deref(),
+            (100, 15_000, 300_000),
+        ),
+        lease_ms: r.number("HERALD_LEASE_MS", raw.lease_ms.as_deref(), (200, 30_000, 3_600_000)),
+        retry_delays_s: retry_delays_s(raw, r),
+        in_flight_max: r.number("HERALD_IN_FLIGHT_MAX", raw.in_flight_max.as_deref(), (1, 512, 65_536)),
+        callback_in_flight_max: r.number(
+            "HERALD_CALLBACK_IN_FLIGHT_MAX",
+            raw.callback_in_flight_max.as_deref(),
+            (1, 4, 65_536),
+        ),
+        stop_timeout_ms: r.number(
+            "HERALD_STOP_TIMEOUT_MS",
+            raw.stop_timeout_ms.as_deref(),
+            (0, 15_000, STOP_TIMEOUT_MS_MAX),
+        ),
+        log: log(raw, r),
+        log_format: log_format(raw, r),
+    }
+}
+
+fn mode(raw: &RawConfig, r: &mut Reader) -> Mode {
+    let said = r.value("HERALD_MODE", raw.mode.as_deref(), "development or production", |text| match text {
+        "development" => Some(Mode::Development),
+        "production" => Some(Mode::Production),
+        _ => None,
+    });
+    match (said, &raw.database_url) {
+        (Some(mode), _) => mode,
+        (None, None) => Mode::Development,
+        // An empty DATABASE_URL is a variable that somebody forgot to fill. It must not open the development mode.
+        (None, Some(url)) => {
+            if url.trim().is_empty() {
+                r.problem(
+                    "DATABASE_URL",
+                    "is set but empty",
+                    "postgres://…, or HERALD_MODE beside it to say that Herald's own PostgreSQL is meant",
+                );
+            }
+            Mode::Production
+        }
+    }
+}
+
+/// The value holds a password, so no problem repeats it.
+fn database_url(raw: &RawConfig, r: &mut Reader) -> Option<Secret> {
+    let text = present(raw.database_url.as_deref())?;
+    let known = Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "postgres" | "postgresql"));
+    if !known {
+        r.problem(
+            "DATABASE_URL",
+            "is not the URL of a PostgreSQL database",
+            "postgres://user:password@host/database, with special characters in the password percent-encoded",
+        );
+    }
+    Some(Secret::new(text))
+}
+
+/// May hold a password by mistake, so no problem repeats it.
+fn public_url(raw: &RawConfig, r: &mut Reader) -> Option<Url> {
+    let text = present(raw.public_url.as_deref())?;
+    let plain = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    let url = Url::parse(text).ok().filter(plain);
+    if url.is_none() {
+        let wrong = "is not an http or https URL without user, query and fragment";
+        r.problem("HERALD_PUBLIC_URL", wrong, "a URL such as https://herald.example.com");
+    }
+    url
+}
+
+fn dev_api_key(raw: &RawConfig, r: &mut Reader) -> Option<Secret> {
+    let text = present(raw.dev_api_key.as_deref())?;
+    if let Err(error) = PartnerKey::parse(text) {
+        let instead = "16 to 128 printable ASCII characters, or leave it out to have a key generated";
+        r.problem("HERALD_DEV_API_KEY", format!("cannot be used: {error}"), instead);
+    }
+    Some(Secret::new(text))
+}
+
+fn secret_keys(raw: &RawConfig, r: &mut Reader) -> Option<KeyRing> {
+    let parsed = KeyRing::parse(present(raw.secret_keys.as_deref())?);
+    parsed
+        .map_err(|error| {
+            r.problem("HERALD_SECRET_KEYS", format!("cannot be used: {error}"), KeyRingError::HINT)
+        })
+        .ok()
+}
+
+fn egress_allow(raw: &RawConfig, r: &mut Reader) -> Vec<IpNet> {
+    let instead =
+        "networks separated by commas, without bits beyond the prefix, such as 10.1.0.0/16,fd00:1::/64";
+    r.value("HERALD_EGRESS_ALLOW", raw.egress_allow.as_deref(), instead, |text| list(text, network))
+        .unwrap_or_default()
+}
+
+fn egress_ports(raw: &RawConfig, r: &mut Reader) -> Option<Vec<u16>> {
+    let port = |text: &str| text.parse().ok().filter(|port: &u16| *port != 0);
+    let instead = "ports from 1 to 65535 separated by commas, such as 443,8443";
+    r.value("HERALD_EGRESS_PORTS", raw.egress_ports.as_deref(), instead, |text| list(text, port))
+}
+
+fn retry_delays_s(raw: &RawConfig, r: &mut Reader) -> Vec<u64> {
+    let instead =
+        format!("1 to {RETRIES_MAX} whole seconds separated by commas, none above {RETRY_DELAY_S_MAX}");
+    let delay = |text: &str| text.parse().ok().filter(|delay_s: &u64| *delay_s <= RETRY_DELAY_S_MAX);
+    r.value("HERALD_RETRY_DELAYS_S", raw.retry_delays_s.as_deref(), &instead, |text| {
+        list(text, delay).filter(|delays| delays.len() <= RETRIES_MAX)
+    })
+    .unwrap_or_else(|| RETRY_DELAYS_S.to_vec())
+}
+
+fn log(raw: &RawConfig, r: &mut Reader) -> String {
+    let instead = "error, warn, info, debug or trace, or directives such as info,herald=debug";
+    r.value("HERALD_LOG", raw.log.as_deref(), instead, |text| {
+        EnvFilter::try_new(text).is_ok().then(|| text.to_owned())
+    })
+    .unwrap_or_else(|| "info".to_owned())
+}
+
+fn log_format(raw: &RawConfig, r: &mut Reader) -> LogFormat {
+    r.value("HERALD_LOG_FORMAT", raw.log_format.as_deref(), "text or json", |text| match text {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    })
+    .unwrap_or(LogFormat::Text)
+}
+
+/// Development is open to whoever can connect, so only this machine may connect.
+fn check_listening(config: &Config, r: &mut Reader) {
+    let (api, operator) = (config.listen, config.operator_listen);
+    if config.mode == Mode::Development {
+        for (setting, address) in [("HERALD_LISTEN", api), ("HERALD_OPERATOR_LISTEN", operator)] {
+            if !address.ip().is_loopback() {
+                let wrong = format!("is {address}, but development listens on loopback only");
+                let instead = format!("127.0.0.1:{}, or HERALD_MODE=production", address.port());
+                r.problem(setting, wrong, instead);
+            }
+        }
+    }
+    let overlap = api.ip() == operator.ip() || api.ip().is_unspecified() || operator.ip().is_unspecified();
+    if overlap && api.port() == operator.port() && api.port() != 0 {
+        let wrong = format!("is {operator}, which overlaps with HERALD_LISTEN, {api}");
+        r.problem("HERALD_OPERATOR_LISTEN", wrong, "another port");
+    }
+}
+
+fn check_secrets(config: &Config, raw: &RawConfig, r: &mut Reader) {
+    if config.mode == Mode::Development {
+        return;
+    }
+    if present(raw.secret_keys.as_deref()).is_none() {
+        r.problem("HERALD_SECRET_KEYS", "is required outside development", KeyRingError::HINT);
+    }
+    if config.dev_api_key.is_some() {
+        let wrong = "is set, but a key with every scope exists in development only";
+        r.problem("HERALD_DEV_API_KEY", wrong, "leave it out and make keys with `herald keys create`");
+    }
+}
+
+fn check_limits(config: &Config, r: &mut Reader) {
+    let (lease_ms, timeout_ms) = (config.lease_ms, config.delivery_timeout_ms);
+    if lease_ms < 2 * timeout_ms {
+        r.problem(
+            "HERALD_LEASE_MS",
+            format!("is {lease_ms}, less than twice HERALD_DELIVERY_TIMEOUT_MS, which is {timeout_ms}"),
+            format!("at least {}, or a shorter HERALD_DELIVERY_TIMEOUT_MS", 2 * timeout_ms),
+        );
+    }
+    let (callback, all) = (config.callback_in_flight_max, config.in_flight_max);
+    if callback > all {
+        r.problem(
+            "HERALD_CALLBACK_IN_FLIGHT_MAX",
+            format!("is {callback}, more than HERALD_IN_FLIGHT_MAX, which is {all}"),
+            format!("at most {all}, or a greater HERALD_IN_FLIGHT_MAX"),
+        );
+    }
+}
