@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod clock;
 pub mod domain;
+pub mod embedded_postgres;
 pub mod engine;
 pub mod hub;
 pub mod operator;
