@@ -61,7 +61,7 @@ pub struct Settings {
     pub bin_dir: Option<PathBuf>,
 }
 
-/// Why there is no database. Every message says what the operator can do about it.
+/// Why there is no database. Every message says what the operator can do about it, and carries its cause in full.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(
@@ -119,11 +119,12 @@ pub enum StartError {
     NotReady { log_file: PathBuf, log: String },
     #[error("making a new database in {cluster} failed ({status}):\n{output}", cluster = .cluster.display())]
     Initdb { cluster: PathBuf, status: ExitStatus, output: String },
-    #[error("PostgreSQL started but refused to make the database `{DATABASE}`")]
-    Database(#[source] sqlx::Error),
-    #[error("could not {doing} {path}: {source}. Check that it belongs to the user who starts Herald, and that its disk is not full.",
+    #[error("PostgreSQL started but did not make the database `{DATABASE}`: {cause}. Its side of it is in {log_file}.",
+        log_file = .log_file.display())]
+    Database { log_file: PathBuf, cause: sqlx::Error },
+    #[error("could not {doing} {path}: {cause}. Check that it belongs to the user who starts Herald, and that its disk is not full.",
         path = .path.display())]
-    Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    Io { doing: &'static str, path: PathBuf, cause: std::io::Error },
 }
 
 /// A running PostgreSQL of our own. Dropping it asks the server to stop; [`stop`](Self::stop) also waits until it has.
@@ -152,7 +153,8 @@ impl EmbeddedPostgres {
         folder.prepare_socket_dir()?;
         // From here on whatever fails drops the child, and that stops the server.
         let (child, pid) = start_or_say_who_holds_it(&binaries, &folder).await?;
-        create_database(&folder).await.map_err(StartError::Database)?;
+        let log_file = folder.log_file();
+        create_database(&folder).await.map_err(|cause| StartError::Database { log_file, cause })?;
 
         let (cluster, socket_dir) = (folder.cluster(), folder.socket_dir().to_owned());
         let (signals, asked) = mpsc::channel(4);
@@ -255,7 +257,7 @@ async fn init_cluster(binaries: &Binaries, folder: &Folder) -> Result<(), StartE
     // Should somebody start this cluster by hand, with its default settings, then at least not with an open TCP port.
     command.args(["--auth-local=trust", "--auth-host=reject"]);
 
-    let failed = |source| StartError::Io { doing: "run", path: binaries.initdb(), source };
+    let failed = |cause| StartError::Io { doing: "run", path: binaries.initdb(), cause };
     let status = spawner::spawn(command).await.map_err(failed)?.wait().await.map_err(failed)?;
     if !status.success() {
         let output = folder.log_since(log_start);
@@ -311,7 +313,7 @@ enum Started {
 }
 
 async fn start_once(binaries: &Binaries, folder: &Folder, log_start: u64) -> Result<Started, StartError> {
-    let failed = |source| StartError::Io { doing: "run", path: binaries.postgres(), source };
+    let failed = |cause| StartError::Io { doing: "run", path: binaries.postgres(), cause };
     let mut child = spawner::spawn(server_command(binaries, folder)?).await.map_err(failed)?;
     let pid = child.pid().expect("only a child that was waited for has lost its pid");
     let deadline = Instant::now() + READY_PATIENCE;

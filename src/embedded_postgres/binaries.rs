@@ -33,25 +33,26 @@ pub(super) struct Binaries {
 impl Binaries {
     /// The operator's choice if there is one; else the version that the data asks for, the newest for a new folder.
     pub(super) fn find(bin_dir: Option<&Path>, folder: &Folder) -> Result<Binaries, StartError> {
-        let found = match bin_dir {
+        let data_major = folder.major()?;
+        let mut found = match bin_dir {
             Some(dir) => vec![
                 Binaries::probe(dir)
                     .map_err(|problem| StartError::UnusableBinDir { bin_dir: dir.to_owned(), problem })?,
             ],
-            None => installed(),
+            None => packaged(),
         };
-        choose(&found, folder.major()?).cloned().ok_or_else(|| match folder.major() {
-            Ok(Some(major)) if !found.is_empty() => StartError::WrongMajor {
-                cluster: folder.cluster(),
-                major,
-                found: found
-                    .iter()
-                    .map(|one| format!("{} in {}", one.major, one.dir.display()))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            },
-            _ => StartError::NoBinaries,
-        })
+        if bin_dir.is_none() && choose(&found, data_major).is_none() {
+            found.extend(in_path());
+        }
+        match (choose(&found, data_major), data_major) {
+            (Some(fits), _) => Ok(fits.clone()),
+            (None, Some(major)) if !found.is_empty() => {
+                let found: Vec<String> =
+                    found.iter().map(|one| format!("{} in {}", one.major, one.dir.display())).collect();
+                Err(StartError::WrongMajor { cluster: folder.cluster(), major, found: found.join(", ") })
+            }
+            (None, _) => Err(StartError::NoBinaries),
+        }
     }
 
     pub(super) fn postgres(&self) -> PathBuf {
@@ -80,17 +81,20 @@ impl Binaries {
     }
 }
 
-/// All usable ones: those in the places of packages first, newest first, then those in `PATH`.
-fn installed() -> Vec<Binaries> {
+/// The usable ones in the places of packages, newest first.
+fn packaged() -> Vec<Binaries> {
     let mut packaged: Vec<Binaries> = PLACES
         .iter()
         .flat_map(|(parent, prefix)| folders_below(Path::new(parent), prefix))
         .filter_map(|dir| Binaries::probe(&dir.join("bin")).ok())
         .collect();
     packaged.sort_by_key(|one| std::cmp::Reverse(one.major));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    packaged.extend(std::env::split_paths(&path).filter_map(|dir| Binaries::probe(&dir).ok()));
     packaged
+}
+
+fn in_path() -> Vec<Binaries> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).filter_map(|dir| Binaries::probe(&dir).ok()).collect()
 }
 
 fn folders_below(parent: &Path, prefix: &str) -> Vec<PathBuf> {

@@ -219,7 +219,7 @@ impl Drop for Folder {
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> StartError {
-    move |source| StartError::Io { doing, path: path.to_owned(), source }
+    move |cause| StartError::Io { doing, path: path.to_owned(), cause }
 }
 
 /// Like `create_dir_all`, but a strict umask does not close the new folders to the user that must pass through them.

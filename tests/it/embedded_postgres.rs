@@ -1,8 +1,8 @@
 //! Herald's own PostgreSQL through everything that happens to it: first start, second start, kills, stale files, rivals.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +25,12 @@ async fn start(data_dir: &Path) -> EmbeddedPostgres {
 
 async fn refused(data_dir: &Path) -> StartError {
     EmbeddedPostgres::start(settings(data_dir)).await.expect_err("it must not start")
+}
+
+/// Whatever the umask.
+fn make_folder(path: &Path, mode: u32) {
+    std::fs::create_dir(path).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 async fn ask(postgres: &EmbeddedPostgres, sql: &'static str) -> String {
@@ -78,7 +84,7 @@ async fn a_new_folder_becomes_a_durable_database_that_the_next_start_finds_again
 #[tokio::test]
 async fn an_interrupted_first_start_is_begun_again() {
     let folder = Scratch::new("interrupted");
-    DirBuilder::new().mode(0o711).create(folder.path()).unwrap();
+    make_folder(folder.path(), 0o711);
     // What an initdb that was killed halfway leaves behind.
     std::fs::create_dir_all(folder.path().join("postgres-unfinished/base")).unwrap();
     start(folder.path()).await.stop().await;
@@ -170,7 +176,7 @@ async fn missing_programs_are_answered_with_the_command_that_installs_them() {
 async fn data_of_another_major_version_is_left_alone() {
     let folder = Scratch::new("major");
     let cluster = folder.path().join("postgres");
-    DirBuilder::new().mode(0o711).create(folder.path()).unwrap();
+    make_folder(folder.path(), 0o711);
     std::fs::create_dir(&cluster).unwrap();
     std::fs::write(cluster.join("PG_VERSION"), "11\n").unwrap();
     let message = refused(folder.path()).await.to_string();
@@ -186,7 +192,7 @@ async fn data_of_another_major_version_is_left_alone() {
 #[tokio::test]
 async fn a_data_folder_in_a_closed_one_is_refused_by_name_exactly_when_it_cannot_work() {
     let folder = Scratch::new("closed");
-    DirBuilder::new().mode(0o700).create(folder.path()).unwrap();
+    make_folder(folder.path(), 0o700);
     let result = EmbeddedPostgres::start(settings(&folder.path().join("data"))).await;
     let root = folder.path().metadata().unwrap().uid() == 0;
     match result {
