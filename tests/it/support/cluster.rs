@@ -57,12 +57,13 @@ async fn run_cluster(tell_started: std::sync::mpsc::Sender<Result<Cluster, Strin
         Err(error) => return tell_started.send(Err(error.to_string())).unwrap(),
     };
     let admin = postgres.connect_options().database("postgres");
+    if let Err(error) = make_template(&admin).await {
+        postgres.stop().await;
+        drop(folder);
+        return tell_started.send(Err(error.to_string())).unwrap();
+    }
     let (sender, mut requests) = mpsc::unbounded_channel();
-    let started = match make_template(&admin).await {
-        Ok(()) => Ok(Cluster { admin: admin.clone(), requests: sender }),
-        Err(error) => Err(error.to_string()),
-    };
-    tell_started.send(started).unwrap();
+    tell_started.send(Ok(Cluster { admin: admin.clone(), requests: sender })).unwrap();
 
     let mut stop_asked_by = None;
     while let Some(request) = requests.recv().await {
@@ -81,19 +82,13 @@ async fn run_cluster(tell_started: std::sync::mpsc::Sender<Result<Cluster, Strin
     }
 }
 
-async fn make_template(admin: &PgConnectOptions) -> Result<(), sqlx::Error> {
+async fn make_template(admin: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error>> {
     execute(admin, format!("create database {TEMPLATE}")).await?;
     let pool = PgPoolOptions::new().max_connections(1).connect_with(admin.clone().database(TEMPLATE)).await?;
-    fill_template(&pool).await?;
+    herald::store::migrate(&pool).await?;
     // A database that somebody is connected to cannot be copied.
     pool.close().await;
     Ok(())
-}
-
-/// The one place that decides what a fresh database holds.
-async fn fill_template(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let now = herald_now("statement_timestamp()");
-    sqlx::query(AssertSqlSafe(now)).execute(pool).await.map(drop)
 }
 
 /// Best effort: the database goes with the cluster anyway, this only keeps a long run small.
@@ -105,13 +100,6 @@ async fn execute(options: &PgConnectOptions, sql: String) -> Result<(), sqlx::Er
     let mut connection = options.connect().await?;
     sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await?;
     connection.close().await
-}
-
-fn herald_now(expression: &str) -> String {
-    format!(
-        "create or replace function herald_now() returns timestamptz \
-         language sql stable parallel safe as $$ select {expression} $$"
-    )
 }
 
 /// The test program ends by `exit` without leaving `main`'s scope first, so no destructor of ours would run.
@@ -162,8 +150,12 @@ impl TestDatabase {
     pub async fn advance(&self, by: chrono::Duration) {
         let by_us = by.num_microseconds().expect("a test moves time by less than 292,000 years");
         let ahead_us = self.ahead_us.fetch_add(by_us, Ordering::Relaxed) + by_us;
-        let now = herald_now(&format!("statement_timestamp() + interval '{ahead_us} microseconds'"));
-        sqlx::query(AssertSqlSafe(now)).execute(&self.pool).await.unwrap();
+        // Plans into which the old function was inlined are made anew by themselves.
+        let moved = format!(
+            "create or replace function herald_now() returns timestamptz language sql stable parallel safe \
+             as $$ select statement_timestamp() + interval '{ahead_us} microseconds' $$"
+        );
+        sqlx::query(AssertSqlSafe(moved)).execute(&self.pool).await.unwrap();
     }
 }
 
