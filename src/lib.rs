@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod embedded_postgres;
 pub mod engine;
 pub mod hub;
 pub mod operator;

@@ -1,5 +1,11 @@
-//! Tests that run the built binary from outside.
+//! Every integration test, as one program: it brings up one PostgreSQL, all tests share it, and it goes when they end.
 
-#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test program a panic is how a failure is told, in its helpers too"
+)]
 
+mod cluster;
+mod embedded_postgres;
 mod listen;
+mod support;
