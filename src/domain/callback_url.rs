@@ -115,6 +115,11 @@ impl CallbackUrl {
         })
     }
 
+    /// Scheme, host and port: what requests that may share a connection have in common.
+    pub fn origin(&self) -> &str {
+        &self.url[..Position::AfterPort]
+    }
+
     /// The `Host` header: the host, and the port unless it is the scheme's own.
     pub fn authority(&self) -> &str {
         &self.url[Position::BeforeHost..Position::AfterPort]
