@@ -2,10 +2,12 @@
 //! come in as arguments.
 
 pub mod attempt;
+pub mod callback_url;
 pub mod caller;
 pub mod credentials;
 pub mod delivery;
 pub mod dialect;
+pub mod egress;
 pub mod error;
 pub mod event;
 pub mod id;
@@ -13,6 +15,7 @@ pub mod key_ring;
 pub mod partner_key;
 pub mod redirect_session;
 pub mod retry;
+pub mod retry_after;
 pub mod secret;
 pub mod signature;
 pub mod subscription;

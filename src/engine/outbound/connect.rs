@@ -1,0 +1,152 @@
+//! From a URL to an open stream. Every address is vetted here, literal or resolved, once per connection, and only
+//! the addresses that were vetted are dialled: a name that changes between check and use gains nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::stream::Stream;
+use super::{Extras, Limits, OutboundError, Phase, Progress, ReplyKind, Resolve};
+use crate::domain::callback_url::{CallbackUrl, Host};
+use crate::domain::egress::{EgressPolicy, Refusal};
+
+/// More addresses than this of one name are vetted but not tried.
+const ADDRESSES_TRIED_MAX: usize = 8;
+
+pub(super) struct Connector {
+    policy: Arc<EgressPolicy>,
+    limits: Limits,
+    tls: TlsConnector,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl Connector {
+    pub(super) fn new(
+        policy: Arc<EgressPolicy>,
+        limits: Limits,
+        extras: Extras,
+    ) -> Result<Connector, OutboundError> {
+        let roots = trusted_roots(extras.extra_roots)?;
+        // A developer's receivers speak plain http, so a machine without certificates will do there.
+        if roots.is_empty() && !policy.loopback_allowed {
+            return Err(OutboundError::NoRoots);
+        }
+        Ok(Connector { policy, limits, tls: tls_connector(roots)?, resolver: extras.resolver })
+    }
+
+    /// Judges the URL under this connector's policy, whichever policy it was parsed under.
+    pub(super) fn vet(&self, url: &CallbackUrl) -> Result<(), Refusal> {
+        url.vet(&self.policy)
+    }
+
+    pub(super) async fn connect(
+        &self,
+        url: &CallbackUrl,
+        progress: &mut Progress,
+    ) -> Result<Stream, ReplyKind> {
+        let addresses = self.addresses(url).await?;
+        for address in &addresses {
+            self.policy.vet_address(*address).map_err(|reason| ReplyKind::Blocked { reason })?;
+        }
+        progress.phase = Phase::Connect;
+        let tcp = dial(&addresses, url.port(), self.limits.connect).await?;
+        progress.reached = true;
+        if !url.is_https() {
+            return Ok(Stream::plain(tcp));
+        }
+        progress.phase = Phase::Tls;
+        self.secure(url, tcp).await
+    }
+
+    async fn addresses(&self, url: &CallbackUrl) -> Result<Vec<IpAddr>, ReplyKind> {
+        let name = match url.host() {
+            Some(Host::Address(address)) => return Ok(vec![address]),
+            Some(Host::Name(name)) => name,
+            None => return Err(ReplyKind::Unreachable { reason: "the URL has no host".to_owned() }),
+        };
+        match timeout(self.limits.dns, self.resolver.resolve(name)).await {
+            Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Dns }),
+            Ok(Err(error)) => Err(unreachable(format!("{name} cannot be resolved: {error}"))),
+            Ok(Ok(none)) if none.is_empty() => Err(unreachable(format!("{name} has no addresses"))),
+            Ok(Ok(addresses)) => Ok(addresses),
+        }
+    }
+
+    async fn secure(&self, url: &CallbackUrl, tcp: TcpStream) -> Result<Stream, ReplyKind> {
+        let server_name = match url.host() {
+            Some(Host::Address(address)) => ServerName::from(address),
+            Some(Host::Name(name)) => {
+                // Certificates and SNI carry the name without the dot that makes it absolute.
+                let name = name.strip_suffix('.').unwrap_or(name).to_owned();
+                ServerName::try_from(name)
+                    .map_err(|_| unreachable("no certificate can carry the host's name".to_owned()))?
+            }
+            None => return Err(unreachable("the URL has no host".to_owned())),
+        };
+        match timeout(self.limits.tls, self.tls.connect(server_name, tcp)).await {
+            Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Tls }),
+            Ok(Err(error)) => Err(unreachable(format!("the TLS handshake failed: {error}"))),
+            Ok(Ok(tls)) => Ok(Stream::tls(tls)),
+        }
+    }
+}
+
+/// Tries the addresses in turn, each within an even share of the time that is left, so that one which swallows
+/// packets leaves room for the next.
+async fn dial(addresses: &[IpAddr], port: u16, budget: Duration) -> Result<TcpStream, ReplyKind> {
+    let deadline = Instant::now() + budget;
+    let tried = &addresses[..addresses.len().min(ADDRESSES_TRIED_MAX)];
+    let mut last = ReplyKind::TimedOut { phase: Phase::Connect };
+    for (index, address) in (0u32..).zip(tried) {
+        let address = SocketAddr::new(*address, port);
+        let still_to_try = u32::try_from(tried.len()).unwrap_or(u32::MAX) - index;
+        let share = deadline.saturating_duration_since(Instant::now()) / still_to_try;
+        last = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => match tcp.set_nodelay(true) {
+                Ok(()) => return Ok(tcp),
+                Err(error) => unreachable(format!("setting up the connection to {address}: {error}")),
+            },
+            Ok(Err(error)) => unreachable(format!("connecting to {address}: {error}")),
+            Err(_) => ReplyKind::TimedOut { phase: Phase::Connect },
+        };
+    }
+    Err(last)
+}
+
+/// A certificate may name ten thousand hosts, and the message that refuses it lists them.
+const REASON_CHARS_MAX: usize = 300;
+
+pub(super) fn unreachable(mut reason: String) -> ReplyKind {
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    ReplyKind::Unreachable { reason }
+}
+
+fn trusted_roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, OutboundError> {
+    let mut roots = RootCertStore::empty();
+    // System stores hold the odd certificate that no library can parse; the others are what counts.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in extra {
+        roots.add(certificate).map_err(|error| OutboundError::BadRoot(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn tls_connector(roots: RootCertStore) -> Result<TlsConnector, OutboundError> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| OutboundError::Tls(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}

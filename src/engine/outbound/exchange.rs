@@ -1,0 +1,124 @@
+//! One request and its answer on one connection.
+
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::RETRY_AFTER;
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::mask::mask;
+use super::pool::{Connection, Pool};
+use super::{Limits, Phase, Post, Progress, ReplyKind};
+
+pub(super) enum Exchange {
+    Settled(ReplyKind),
+    /// The connection ended without a byte of an answer. Whether that may be tried again, the caller knows.
+    ClosedUnanswered {
+        reason: String,
+    },
+}
+
+/// Longer than any number or date; what is longer is not worth keeping.
+const RETRY_AFTER_BYTES_MAX: usize = 64;
+
+pub(super) async fn exchange(
+    mut connection: Connection,
+    request: Request<Full<Bytes>>,
+    post: &Post<'_>,
+    limits: &Limits,
+    pool: &Arc<Pool>,
+    progress: &mut Progress,
+) -> Exchange {
+    let response = match head(&mut connection, request, limits, progress).await {
+        Ok(response) => response,
+        Err(exchange) => return exchange,
+    };
+    let status = response.status();
+    progress.phase = Phase::Body { status: status.as_u16() };
+    let retry_after = retry_after(response.headers());
+    let (body, body_complete) = match read(response.into_body(), limits.response_body_bytes_max).await {
+        Ok(read) => read,
+        Err(error) => {
+            let reason = format!("the body broke off: {}", explain(&error));
+            return Exchange::Settled(ReplyKind::BadResponse { status: Some(status.as_u16()), reason });
+        }
+    };
+    if body_complete && status != StatusCode::SWITCHING_PROTOCOLS {
+        pool.keep(post.url.origin(), connection);
+    }
+    let body = mask(body, body_complete, post.mask);
+    Exchange::Settled(ReplyKind::Answered { status: status.as_u16(), retry_after, body, body_complete })
+}
+
+async fn head(
+    connection: &mut Connection,
+    request: Request<Full<Bytes>>,
+    limits: &Limits,
+    progress: &mut Progress,
+) -> Result<Response<Incoming>, Exchange> {
+    let received_before = connection.received.bytes();
+    progress.phase = Phase::FirstByte;
+    let mut answer = pin!(connection.sender.send_request(request));
+    let answer = match timeout(limits.first_byte, &mut answer).await {
+        Ok(answer) => answer,
+        Err(_) if connection.received.bytes() == received_before => {
+            return Err(Exchange::Settled(ReplyKind::TimedOut { phase: Phase::FirstByte }));
+        }
+        Err(_) => {
+            // Something is coming, if slowly: from here on the request's total is what bounds it.
+            progress.phase = Phase::Headers;
+            answer.await
+        }
+    };
+    answer.map_err(|error| {
+        if connection.received.bytes() == received_before {
+            let reason = format!("the connection was closed without an answer: {}", explain(&error));
+            return Exchange::ClosedUnanswered { reason };
+        }
+        let reason = if error.is_parse_too_large() {
+            "the answer's headers are too large".to_owned()
+        } else {
+            format!("the answer is not sound HTTP: {}", explain(&error))
+        };
+        Exchange::Settled(ReplyKind::BadResponse { status: None, reason })
+    })
+}
+
+/// Reads at most `bytes_max`, and says whether that was all.
+async fn read(mut incoming: Incoming, bytes_max: usize) -> hyper::Result<(Vec<u8>, bool)> {
+    let mut body = Vec::new();
+    while !incoming.is_end_stream() {
+        let room = bytes_max - body.len();
+        if room == 0 {
+            return Ok((body, false));
+        }
+        let Some(frame) = incoming.frame().await else { break };
+        let Ok(data) = frame?.into_data() else { continue };
+        body.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            return Ok((body, false));
+        }
+    }
+    Ok((body, true))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<String> {
+    let raw = headers.get(RETRY_AFTER)?.as_bytes();
+    (raw.len() <= RETRY_AFTER_BYTES_MAX).then(|| String::from_utf8_lossy(raw).into_owned())
+}
+
+/// The error with its causes. hyper's errors carry no text of the receiver's.
+pub(super) fn explain(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
