@@ -40,7 +40,8 @@ pub enum SessionKind {
 }
 
 impl SessionKind {
-    pub const ALL: [Self; 3] = [Self::NewTransactionIntent, Self::ExistingTransactionIntent, Self::NewCustomer];
+    pub const ALL: [Self; 3] =
+        [Self::NewTransactionIntent, Self::ExistingTransactionIntent, Self::NewCustomer];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -91,7 +92,11 @@ impl RedirectSession {
             return Err(Error::VersionMismatch(Noun::Session));
         }
         if current.state != SessionState::Active {
-            return Err(Error::Transition { noun: Noun::Session, from: current.state.as_str(), to: into.as_str() });
+            return Err(Error::Transition {
+                noun: Noun::Session,
+                from: current.state.as_str(),
+                to: into.as_str(),
+            });
         }
         Ok(Self { state: into, version: Version(current.version.0 + 1), updated_at: now, ..current })
     }
@@ -135,9 +140,15 @@ mod tests {
     #[test]
     fn a_session_expires_at_its_time_and_not_before() {
         let end = session(SessionState::Active).expires_at;
-        assert_eq!(session(SessionState::Active).at(end - TimeDelta::nanoseconds(1)).state, SessionState::Active);
+        assert_eq!(
+            session(SessionState::Active).at(end - TimeDelta::nanoseconds(1)).state,
+            SessionState::Active
+        );
         let expired = session(SessionState::Active).at(end + TimeDelta::hours(1));
-        assert_eq!((expired.state, expired.updated_at, expired.version), (SessionState::Expired, end, Version(2)));
+        assert_eq!(
+            (expired.state, expired.updated_at, expired.version),
+            (SessionState::Expired, end, Version(2))
+        );
         let refused = session(SessionState::Active).end(SessionState::Cancelled, &IfMatch::Absent, end);
         assert!(matches!(refused, Err(Error::Transition { from: "Expired", .. })));
         assert_eq!(session(SessionState::Cancelled).at(end).state, SessionState::Cancelled);

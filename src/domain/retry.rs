@@ -100,7 +100,11 @@ mod tests {
             assert_eq!(ask(slow_down, 60), Verdict::Retry(Duration::from_secs(60)));
             assert_eq!(ask(slow_down, 1), Verdict::Retry(Duration::from_secs(10)));
         }
-        assert_eq!(ask(500, 60), Verdict::Retry(Duration::from_secs(10)), "a 500 does not ask us to slow down");
+        assert_eq!(
+            ask(500, 60),
+            Verdict::Retry(Duration::from_secs(10)),
+            "a 500 does not ask us to slow down"
+        );
         let spent = decide(&policy, 2, Outcome::Refused, Some(503), Some(Duration::from_secs(60)), 0.5);
         assert_eq!(spent, Verdict::Dead, "nor does Retry-After add to the budget");
     }

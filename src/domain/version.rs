@@ -79,7 +79,15 @@ mod tests {
         assert_eq!(IfMatch::parse("W/\"1\", \"2\""), tags(&["2"]));
         assert_eq!(IfMatch::parse("W/\"1\""), tags(&[]));
         assert_eq!(IfMatch::parse("\"a,b\""), tags(&["a,b"]));
-        assert!(bad("") && bad(",") && bad("1") && bad("\"1") && bad("\"1\" \"2\"") && bad("*,\"1\"") && bad("\"a b\""));
+        assert!(
+            bad("")
+                && bad(",")
+                && bad("1")
+                && bad("\"1")
+                && bad("\"1\" \"2\"")
+                && bad("*,\"1\"")
+                && bad("\"a b\"")
+        );
     }
 
     #[test]

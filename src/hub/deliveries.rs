@@ -43,7 +43,12 @@ pub struct NewSigningKey {
 
 impl Hub {
     /// A living subscription of the caller by what its surface publishes. Errors: `NotFound`.
-    pub async fn find_published(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Subscription, Error> {
+    pub async fn find_published(
+        &self,
+        caller: &Caller,
+        surface: Surface,
+        key: &str,
+    ) -> Result<Subscription, Error> {
         let mut connection = self.connection().await?;
         let found = subscriptions::find(&mut connection, caller.partner, surface, key).await?;
         found.ok_or(Error::NotFound(Noun::Subscription))
@@ -61,7 +66,10 @@ impl Hub {
                 queue::hasten(&mut transaction, caller.partner, id).await?;
             }
             DeliveryState::Held => return Err(not_redeliverable("held")),
-            DeliveryState::Delivered | DeliveryState::Dead | DeliveryState::Cancelled | DeliveryState::Expired => {
+            DeliveryState::Delivered
+            | DeliveryState::Dead
+            | DeliveryState::Cancelled
+            | DeliveryState::Expired => {
                 let (event, subscription) = (view.event, view.subscription);
                 if crate::store::events::find(&mut transaction, caller.partner, event).await?.is_none() {
                     return Err(not_redeliverable("expired"));
@@ -79,12 +87,19 @@ impl Hub {
     }
 
     /// Sets the policy of a subscription within the operator's limits. Errors: `NotFound`, `Invalid`.
-    pub async fn set_policy(&self, caller: &Caller, surface: Surface, key: &str, change: PolicyChange) -> Result<(), Error> {
+    pub async fn set_policy(
+        &self,
+        caller: &Caller,
+        surface: Surface,
+        key: &str,
+        change: PolicyChange,
+    ) -> Result<(), Error> {
         check_policy(&change, &self.settings.policy_limits)?;
         let mut transaction = self.pool.begin().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
-        let mut policy = subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
+        let mut policy =
+            subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
         apply(&mut policy, change);
         subscriptions::update_policy(&mut transaction, caller.partner, subscription.id, &policy).await?;
         transaction.commit().await?;
@@ -93,13 +108,20 @@ impl Hub {
     }
 
     /// Rolls the signing key of a subscription's callback; the old one stays valid for a day beside it. Errors: `NotFound`.
-    pub async fn roll_signing_key(&self, caller: &Caller, surface: Surface, key: &str) -> Result<NewSigningKey, Error> {
+    pub async fn roll_signing_key(
+        &self,
+        caller: &Caller,
+        surface: Surface,
+        key: &str,
+    ) -> Result<NewSigningKey, Error> {
         let mut transaction = self.pool.begin().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
         let fresh = SigningKey::generate();
         let sealed = self.keys.seal(&signing_key_identity(subscription.callback), fresh.expose());
-        let until = callbacks::rotate_signing_key(&mut transaction, caller.partner, subscription.callback, &sealed).await?;
+        let until =
+            callbacks::rotate_signing_key(&mut transaction, caller.partner, subscription.callback, &sealed)
+                .await?;
         transaction.commit().await?;
         self.handoff.changed();
         Ok(NewSigningKey { text: fresh.text(), previous_valid_until: until })
@@ -117,7 +139,8 @@ fn check_policy(change: &PolicyChange, limits: &PolicyLimits) -> Result<(), Erro
             violations.add("retryDelaysS", format!("must have at most {} entries", limits.retries_max));
         }
         if delays.iter().any(|delay| delay.is_zero() || *delay > limits.retry_delay_max) {
-            violations.add("retryDelaysS", format!("each must be from 1 to {}", limits.retry_delay_max.as_secs()));
+            violations
+                .add("retryDelaysS", format!("each must be from 1 to {}", limits.retry_delay_max.as_secs()));
         }
     }
     if let Some(Some(timeout)) = change.timeout

@@ -45,7 +45,13 @@ pub struct Hub {
 
 impl Hub {
     /// Starts the ingest writer on the present runtime; it ends when the last clone of the hub is gone.
-    pub fn new(pool: PgPool, keys: KeyRing, settings: Settings, handoff: Handoff, lease: ingest::LeaseTerms) -> Self {
+    pub fn new(
+        pool: PgPool,
+        keys: KeyRing,
+        settings: Settings,
+        handoff: Handoff,
+        lease: ingest::LeaseTerms,
+    ) -> Self {
         let ingest = ingest::Ingest::start(pool.clone(), keys.clone(), handoff.clone(), lease);
         Self {
             pool,

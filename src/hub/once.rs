@@ -95,7 +95,14 @@ impl Turn {
                 }
                 let sealed = seal(&self.keys, claim.partner, claim.request_id, &answer);
                 let status = i16::try_from(answer.status).map_err(Error::internal)?;
-                store::idempotency::answer(&mut self.transaction, claim.partner, claim.request_id, status, &sealed).await?;
+                store::idempotency::answer(
+                    &mut self.transaction,
+                    claim.partner,
+                    claim.request_id,
+                    status,
+                    &sealed,
+                )
+                .await?;
                 self.transaction.commit().await?;
             }
             _ if succeeded => self.transaction.commit().await?,
@@ -120,9 +127,13 @@ pub(super) async fn first_answer(
 ) -> Result<Answer, Error> {
     let first = store::idempotency::find(db, partner, once.request_id).await?;
     // The claim was refused, so there was an answer; if the janitor took it in between, the caller simply asks again.
-    let first = first.ok_or_else(|| Error::unavailable("the first answer to this request has just expired"))?;
+    let first =
+        first.ok_or_else(|| Error::unavailable("the first answer to this request has just expired"))?;
     if !keys.verify_keyed_hash(HASH_DOMAIN, &once.fingerprint, &first.fingerprint) {
-        return Err(Error::invalid("x-request-id", "was used for another request; use a new uuid for each new request"));
+        return Err(Error::invalid(
+            "x-request-id",
+            "was used for another request; use a new uuid for each new request",
+        ));
     }
     let opened = keys.open(&identity(partner, once.request_id), &first.answer).map_err(Error::internal)?;
     decode(u16::try_from(first.status).map_err(Error::internal)?, opened.expose())
@@ -147,14 +158,18 @@ fn decode(status: u16, plain: &[u8]) -> Result<Answer, Error> {
     let mut headers = Vec::new();
     let mut rest = plain;
     loop {
-        let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(|| Error::internal("a stored answer is cut short"))?;
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(|| Error::internal("a stored answer is cut short"))?;
         let (line, after) = (&rest[..end], &rest[end + 1..]);
         rest = after;
         if line.is_empty() {
             return Ok(Answer { status, headers, body: rest.to_vec() });
         }
         let line = std::str::from_utf8(line).map_err(Error::internal)?;
-        let (name, value) = line.split_once(": ").ok_or_else(|| Error::internal("a stored answer has a broken header"))?;
+        let (name, value) =
+            line.split_once(": ").ok_or_else(|| Error::internal("a stored answer has a broken header"))?;
         headers.push((name.to_owned(), value.to_owned()));
     }
 }
@@ -198,7 +213,10 @@ mod tests {
         let (partner, request_id) = (PartnerId::new(), Uuid::now_v7());
         for (headers, body) in [
             (vec![], b"".to_vec()),
-            (vec![("etag".to_owned(), "\"1\"".to_owned()), ("location".to_owned(), "/x: y".to_owned())], b"{\n\n}".to_vec()),
+            (
+                vec![("etag".to_owned(), "\"1\"".to_owned()), ("location".to_owned(), "/x: y".to_owned())],
+                b"{\n\n}".to_vec(),
+            ),
         ] {
             let answer = Answer { status: 201, headers, body };
             let sealed = seal(&keys, partner, request_id, &answer);

@@ -27,7 +27,10 @@ pub(super) struct KnownKeys(Mutex<HashMap<String, (Instant, Vec<ApiKeyRow>)>>);
 impl KnownKeys {
     fn find(&self, prefix: &str) -> Option<Vec<ApiKeyRow>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(prefix).filter(|(read_at, _)| read_at.elapsed() < BELIEVED_FOR).map(|(_, rows)| rows.clone())
+        known
+            .get(prefix)
+            .filter(|(read_at, _)| read_at.elapsed() < BELIEVED_FOR)
+            .map(|(_, rows)| rows.clone())
     }
 
     fn remember(&self, prefix: String, read_at: Instant, rows: Vec<ApiKeyRow>) {
@@ -64,7 +67,8 @@ impl Hub {
             }
         };
         let proven = |row: &&ApiKeyRow| {
-            <[u8; 32]>::try_from(row.hash.as_slice()).is_ok_and(|hash| KeyHash::from_bytes(hash).matches(&key.hash))
+            <[u8; 32]>::try_from(row.hash.as_slice())
+                .is_ok_and(|hash| KeyHash::from_bytes(hash).matches(&key.hash))
         };
         let row = rows.iter().find(proven).ok_or(Error::Unauthorized)?;
         let scopes = Scopes::parse(&row.scopes.join(",")).map_err(Error::internal)?;
@@ -143,6 +147,13 @@ async fn insert_key(
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<DateTime<Utc>, Error> {
     let scopes: Vec<String> = scopes.to_string().split(',').map(str::to_owned).collect();
-    let new = NewApiKey { id, partner, prefix: &key.prefix, hash: key.hash.as_bytes(), scopes: &scopes, expires_at };
+    let new = NewApiKey {
+        id,
+        partner,
+        prefix: &key.prefix,
+        hash: key.hash.as_bytes(),
+        scopes: &scopes,
+        expires_at,
+    };
     store::api_keys::insert(db, new).await
 }

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-
 use super::Hub;
+use crate::domain::Error;
 use crate::domain::attempt::Attempt;
 use crate::domain::caller::Caller;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
 use crate::domain::surface::Surface;
-use crate::domain::Error;
 use crate::store::{self, attempts, events, partitions};
 
 /// The type of a test event, on every surface.

@@ -132,7 +132,8 @@ async fn open(
 }
 
 fn opened(keys: &KeyRing, session: RedirectSession) -> Result<Opened, Error> {
-    let token = keys.open(&token_identity(session.partner, session.id), &session.token).map_err(Error::internal)?;
+    let token =
+        keys.open(&token_identity(session.partner, session.id), &session.token).map_err(Error::internal)?;
     Ok(Opened { session, token })
 }
 

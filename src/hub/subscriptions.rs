@@ -16,9 +16,9 @@ use crate::domain::surface::Surface;
 use crate::domain::version::IfMatch;
 use crate::domain::{Error, Noun};
 use crate::store::callbacks::{self, NewCallback};
+use crate::store::queue;
 use crate::store::redirect_ids::{self, ClaimKind};
 use crate::store::subscriptions::{self, NewSubscription};
-use crate::store::queue;
 
 /// How many held or doomed deliveries a request sees to itself; the janitor does the rest within seconds.
 pub(super) const ROWS_PER_REQUEST: i64 = 1_000;
@@ -95,7 +95,12 @@ impl Hub {
 
     /// Deletes a subscription of the caller; what was still meant for it is cancelled.
     /// Errors: `NotFound`, `NotYours`, `VersionMismatch`.
-    pub async fn delete_subscription(&self, caller: &Caller, id: Uuid, condition: &IfMatch) -> Result<(), Error> {
+    pub async fn delete_subscription(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+        condition: &IfMatch,
+    ) -> Result<(), Error> {
         let mut transaction = self.pool.begin().await?;
         let current = own(&mut transaction, caller.partner, id).await?;
         if !condition.allows(Some(current.version)) {
@@ -121,7 +126,12 @@ fn tell(handoff: &Handoff, answer: &Answer) {
     }
 }
 
-async fn replace(db: &mut PgConnection, keys: &KeyRing, partner: PartnerId, command: Replace) -> Result<Replaced, Error> {
+async fn replace(
+    db: &mut PgConnection,
+    keys: &KeyRing,
+    partner: PartnerId,
+    command: Replace,
+) -> Result<Replaced, Error> {
     if redirect_ids::claim(db, ClaimKind::Subscription, command.id, partner).await? != partner {
         return Err(Error::NotYours(Noun::Subscription));
     }
@@ -142,7 +152,12 @@ async fn replace(db: &mut PgConnection, keys: &KeyRing, partner: PartnerId, comm
     Ok(Replaced { subscription, created })
 }
 
-async fn change(db: &mut PgConnection, keys: &KeyRing, partner: PartnerId, command: Change) -> Result<Subscription, Error> {
+async fn change(
+    db: &mut PgConnection,
+    keys: &KeyRing,
+    partner: PartnerId,
+    command: Change,
+) -> Result<Subscription, Error> {
     let current = own(db, partner, command.id).await?;
     if !command.condition.allows(Some(current.version)) {
         return Err(Error::VersionMismatch(Noun::Subscription));
@@ -181,10 +196,17 @@ async fn insert(
         signing_key: &signing_key,
     };
     callbacks::insert(db, new).await?;
-    let new = NewSubscription { id: subscription, partner, surface: Surface::Redirect, external_key, callback };
+    let new =
+        NewSubscription { id: subscription, partner, surface: Surface::Redirect, external_key, callback };
     subscriptions::insert(db, new).await?;
     let room = exclusive_room(&command.callback_url);
-    subscriptions::replace_event_types(db, (partner, subscription, Surface::Redirect), &command.event_types, Some(&room)).await
+    subscriptions::replace_event_types(
+        db,
+        (partner, subscription, Surface::Redirect),
+        &command.event_types,
+        Some(&room),
+    )
+    .await
 }
 
 /// Writes a change over the version that was read. A successful change by its owner also makes the subscription active again.
@@ -198,12 +220,14 @@ async fn update(
 ) -> Result<(), Error> {
     let (partner, id) = (current.partner, current.id);
     subscriptions::touch(db, partner, id, current.version, SubscriptionState::Active, None).await?;
-    let credentials = key.map(|key| keys.seal(&credentials_identity(current.callback), key.secret().expose()));
+    let credentials =
+        key.map(|key| keys.seal(&credentials_identity(current.callback), key.secret().expose()));
     callbacks::update(db, partner, current.callback, url.as_deref(), credentials.as_deref()).await?;
     if url.is_some() || event_types.is_some() {
         let room = exclusive_room(url.as_deref().unwrap_or(&current.callback_url));
         let event_types = event_types.as_ref().unwrap_or(&current.event_types);
-        subscriptions::replace_event_types(db, (partner, id, Surface::Redirect), event_types, Some(&room)).await?;
+        subscriptions::replace_event_types(db, (partner, id, Surface::Redirect), event_types, Some(&room))
+            .await?;
     }
     queue::resume(db, id, ROWS_PER_REQUEST).await?;
     Ok(())

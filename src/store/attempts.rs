@@ -39,7 +39,11 @@ impl TryFrom<Row> for Attempt {
 }
 
 /// A delivery's attempts, in the order in which they were made.
-pub async fn list(db: &mut PgConnection, partner: PartnerId, delivery: DeliveryId) -> Result<Vec<Attempt>, Error> {
+pub async fn list(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    delivery: DeliveryId,
+) -> Result<Vec<Attempt>, Error> {
     let rows: Vec<Row> = sqlx::query_as(
         "select id, outcome, status, started_at, latency_ms, response, detail, late from attempts
          where partner_id = $1 and delivery_id = $2 order by id",
@@ -60,7 +64,11 @@ pub struct Health {
     pub consecutive_failures: i64,
 }
 
-pub async fn health(db: &mut PgConnection, partner: PartnerId, subscription: SubscriptionId) -> Result<Health, Error> {
+pub async fn health(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    subscription: SubscriptionId,
+) -> Result<Health, Error> {
     let health = sqlx::query_as(
         "with latest as (
              select id, outcome = 'delivered' as success, started_at from attempts

@@ -7,7 +7,11 @@ use crate::domain::id::{CustomerId, PartnerId};
 use crate::domain::{Error, Noun};
 
 /// Errors: `Duplicate` when the id is taken, by anyone and for ever.
-pub async fn insert(db: &mut PgConnection, partner: PartnerId, id: CustomerId) -> Result<DateTime<Utc>, Error> {
+pub async fn insert(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: CustomerId,
+) -> Result<DateTime<Utc>, Error> {
     let created_at: Option<DateTime<Utc>> = sqlx::query_scalar(
         "insert into customers (id, partner_id) values ($1, $2) on conflict (id) do nothing returning created_at",
     )
@@ -32,9 +36,10 @@ pub async fn exists(db: &mut PgConnection, partner: PartnerId, id: CustomerId) -
 
 /// Erases a customer; false when there is none to erase.
 pub async fn erase(db: &mut PgConnection, id: CustomerId) -> Result<bool, Error> {
-    let done = sqlx::query("update customers set erased_at = herald_now() where id = $1 and erased_at is null")
-        .bind(id.0)
-        .execute(db)
-        .await?;
+    let done =
+        sqlx::query("update customers set erased_at = herald_now() where id = $1 and erased_at is null")
+            .bind(id.0)
+            .execute(db)
+            .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -78,7 +78,11 @@ pub async fn list(
     rows.into_iter().map(DeliveryView::try_from).collect()
 }
 
-pub async fn find(db: &mut PgConnection, partner: PartnerId, id: DeliveryId) -> Result<Option<DeliveryView>, Error> {
+pub async fn find(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: DeliveryId,
+) -> Result<Option<DeliveryView>, Error> {
     let filter = Filter { delivery: Some(id), ..Filter::default() };
     Ok(list(db, partner, &filter, None, 1).await?.pop())
 }
@@ -101,7 +105,8 @@ impl TryFrom<Row> for DeliveryView {
             surface: Surface::parse(&row.surface).ok_or_else(|| unknown_word("surface", &row.surface))?,
             external_key: row.external_key,
             callback_url: row.url,
-            state: DeliveryState::parse(&row.state).ok_or_else(|| unknown_word("delivery state", &row.state))?,
+            state: DeliveryState::parse(&row.state)
+                .ok_or_else(|| unknown_word("delivery state", &row.state))?,
             attempts: row.attempts,
             due_at: row.due_at,
             ended_at: row.ended_at,

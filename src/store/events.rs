@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::domain::Error;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
-use crate::domain::Error;
 
 /// A delivery that came into being with its event.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,11 @@ pub struct BirthLease {
 
 /// Stores events with a queue row for each subscription that matches.
 /// Errors are the driver's own, so that the caller can tell a missing partition (`partitions::is_missing`) from the rest.
-pub async fn insert(db: &mut PgConnection, events: &[NewEvent], lease: BirthLease) -> Result<Vec<Born>, sqlx::Error> {
+pub async fn insert(
+    db: &mut PgConnection,
+    events: &[NewEvent],
+    lease: BirthLease,
+) -> Result<Vec<Born>, sqlx::Error> {
     let rows: Vec<BornRow> = sqlx::query_as(include_str!("queries/events/insert.sql"))
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
@@ -120,7 +124,11 @@ struct ViewRow {
     attributes: Option<String>,
 }
 
-pub async fn find(db: &mut PgConnection, partner: PartnerId, id: EventId) -> Result<Option<EventView>, Error> {
+pub async fn find(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: EventId,
+) -> Result<Option<EventView>, Error> {
     let row: Option<ViewRow> = sqlx::query_as(
         "select id, type, source, payload, occurred_at, matched, ordering_key, attributes::text from events
          where id = $1 and partner_id = $2",

@@ -19,7 +19,12 @@ const CLAIMED: i16 = 100;
 
 /// Claims a request id within the present transaction. Waits while another transaction holds the claim; false when it has
 /// an answer that is less than a day old.
-pub async fn claim(db: &mut PgConnection, partner: PartnerId, id: Uuid, fingerprint: &[u8]) -> Result<bool, Error> {
+pub async fn claim(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: Uuid,
+    fingerprint: &[u8],
+) -> Result<bool, Error> {
     let done = sqlx::query(
         "insert into idempotency (partner_id, request_id, fingerprint, status, answer) values ($1, $2, $3, $4, '')
          on conflict (partner_id, request_id) do update
@@ -47,7 +52,13 @@ pub async fn find(db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result
 }
 
 /// Puts the answer beside its claim; the same transaction made both.
-pub async fn answer(db: &mut PgConnection, partner: PartnerId, id: Uuid, status: i16, answer: &[u8]) -> Result<(), Error> {
+pub async fn answer(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: Uuid,
+    status: i16,
+    answer: &[u8],
+) -> Result<(), Error> {
     sqlx::query("update idempotency set status = $3, answer = $4 where partner_id = $1 and request_id = $2")
         .bind(partner.0)
         .bind(id)

@@ -9,9 +9,10 @@ const DAYS_AHEAD: i32 = 14;
 /// should they differ, by `herald_now()`.
 pub async fn make_ahead(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "select herald_make_day(((moment at time zone 'UTC')::date) + days)
-         from (select herald_now() union select statement_timestamp()) as moments (moment), generate_series(-1, $1) as days
-         order by 1",
+        "select herald_make_day(day) from (
+             select distinct (moment at time zone 'UTC')::date + days as day
+             from (select herald_now() union select statement_timestamp()) as moments (moment), generate_series(-1, $1) as days
+             order by day) as due",
     )
     .bind(DAYS_AHEAD)
     .execute(db)

@@ -27,7 +27,12 @@ pub struct Claimed {
 }
 
 /// Leases up to `limit` due rows to this node for `lease_ms`.
-pub async fn claim(db: &mut PgConnection, owner: NodeId, limit: i64, lease_ms: i64) -> Result<Vec<Claimed>, Error> {
+pub async fn claim(
+    db: &mut PgConnection,
+    owner: NodeId,
+    limit: i64,
+    lease_ms: i64,
+) -> Result<Vec<Claimed>, Error> {
     let rows = sqlx::query_as(include_str!("queries/queue/claim.sql"))
         .bind(owner.0)
         .bind(limit)
@@ -177,7 +182,11 @@ pub async fn resume_stranded(db: &mut PgConnection, limit: i64) -> Result<u64, E
 }
 
 /// Ends unfinished deliveries of deleted subscriptions (of one, or of any) as cancelled, up to `limit`; returns how many.
-pub async fn cancel_deleted(db: &mut PgConnection, of: Option<SubscriptionId>, limit: i64) -> Result<u64, Error> {
+pub async fn cancel_deleted(
+    db: &mut PgConnection,
+    of: Option<SubscriptionId>,
+    limit: i64,
+) -> Result<u64, Error> {
     let done = sqlx::query(include_str!("queries/queue/cancel_deleted.sql"))
         .bind(limit)
         .bind(of.map(|id| id.0))
@@ -188,10 +197,11 @@ pub async fn cancel_deleted(db: &mut PgConnection, of: Option<SubscriptionId>, l
 
 /// How many deliveries are held for a subscription.
 pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId) -> Result<i64, Error> {
-    let count = sqlx::query_scalar("select count(*) from queue where subscription_id = $1 and due_at = 'infinity'")
-        .bind(subscription.0)
-        .fetch_one(db)
-        .await?;
+    let count =
+        sqlx::query_scalar("select count(*) from queue where subscription_id = $1 and due_at = 'infinity'")
+            .bind(subscription.0)
+            .fetch_one(db)
+            .await?;
     Ok(count)
 }
 

@@ -42,7 +42,8 @@ impl TryFrom<Row> for Found {
         let session = RedirectSession {
             id: row.id,
             partner: PartnerId(row.partner_id),
-            state: SessionState::parse(&row.state).ok_or_else(|| unknown_word("session state", &row.state))?,
+            state: SessionState::parse(&row.state)
+                .ok_or_else(|| unknown_word("session state", &row.state))?,
             kind: SessionKind::parse(&row.r#type).ok_or_else(|| unknown_word("session type", &row.r#type))?,
             customer: row.customer_id.map(CustomerId),
             content: row.content,
@@ -88,7 +89,11 @@ pub async fn lock(db: &mut PgConnection, wanted: &[(PartnerId, Uuid)]) -> Result
 }
 
 /// Stores a new session. Errors: `VersionMismatch` when another request stored one under this id at the same moment.
-pub async fn insert(db: &mut PgConnection, session: &RedirectSession, content_digest: &[u8]) -> Result<(), Error> {
+pub async fn insert(
+    db: &mut PgConnection,
+    session: &RedirectSession,
+    content_digest: &[u8],
+) -> Result<(), Error> {
     let done = sqlx::query(
         "insert into redirect_sessions (partner_id, id, type, customer_id, content, content_digest, token, created_at, updated_at, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing",

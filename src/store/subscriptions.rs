@@ -46,7 +46,8 @@ impl TryFrom<Row> for Subscription {
             callback: CallbackId(row.callback_id),
             callback_url: row.url,
             event_types: row.event_types,
-            state: SubscriptionState::parse(&row.state).ok_or_else(|| unknown_word("subscription state", &row.state))?,
+            state: SubscriptionState::parse(&row.state)
+                .ok_or_else(|| unknown_word("subscription state", &row.state))?,
             state_reason: row.state_reason,
             version: Version(row.version),
             created_at: row.created_at,
@@ -129,7 +130,10 @@ pub async fn replace_event_types(
     exclusive_in: Option<&[u8]>,
 ) -> Result<(), Error> {
     let (partner, id, surface) = subscription;
-    sqlx::query("delete from subscription_event_types where subscription_id = $1").bind(id.0).execute(&mut *db).await?;
+    sqlx::query("delete from subscription_event_types where subscription_id = $1")
+        .bind(id.0)
+        .execute(&mut *db)
+        .await?;
     let inserted = sqlx::query(
         "insert into subscription_event_types (partner_id, subscription_id, surface, event_type, exclusive_in)
          select $1, $2, $3, event_type, $5 from unnest($4::text[]) as event_type order by event_type",
@@ -143,7 +147,9 @@ pub async fn replace_event_types(
     .await;
     match inserted {
         Ok(_) => Ok(()),
-        Err(error) if violated_constraint(&error) == Some(EXCLUSIVE) => Err(Error::Duplicate(Noun::Subscription)),
+        Err(error) if violated_constraint(&error) == Some(EXCLUSIVE) => {
+            Err(Error::Duplicate(Noun::Subscription))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -173,7 +179,12 @@ pub async fn touch(
 }
 
 /// Disables a subscription because its callback said it is gone. Only an active one: its owner's pause or deletion stands.
-pub async fn disable(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId, reason: &str) -> Result<bool, Error> {
+pub async fn disable(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: SubscriptionId,
+    reason: &str,
+) -> Result<bool, Error> {
     let done = sqlx::query(
         "update subscriptions set version = version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
          where partner_id = $1 and id = $2 and state = 'active'",
@@ -195,7 +206,11 @@ pub struct PolicyRow {
 }
 
 /// Reads a policy for changing it within the present transaction.
-pub async fn lock_policy(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId) -> Result<PolicyRow, Error> {
+pub async fn lock_policy(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: SubscriptionId,
+) -> Result<PolicyRow, Error> {
     let row = sqlx::query_as(
         "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions where partner_id = $1 and id = $2 for update",
     )
@@ -206,7 +221,11 @@ pub async fn lock_policy(db: &mut PgConnection, partner: PartnerId, id: Subscrip
     Ok(row)
 }
 
-pub async fn find_policy(db: &mut PgConnection, partner: PartnerId, id: SubscriptionId) -> Result<PolicyRow, Error> {
+pub async fn find_policy(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    id: SubscriptionId,
+) -> Result<PolicyRow, Error> {
     let row = sqlx::query_as(
         "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions where partner_id = $1 and id = $2",
     )

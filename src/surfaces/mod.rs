@@ -1,1 +1,3 @@
-//! (see ARCHITECTURE.md)
+//! The published APIs: one folder each, over `kit`, the mechanics that know no dialect. Surfaces never import each other or the engine.
+
+pub mod kit;

@@ -70,7 +70,11 @@ pub(super) async fn write(
 }
 
 /// Claims the request ids of a group; returns the answers of those that had been asked before, by their place in the group.
-async fn claim_ids(db: &mut PgConnection, keys: &KeyRing, group: &[Request]) -> Result<HashMap<usize, Answer>, Error> {
+async fn claim_ids(
+    db: &mut PgConnection,
+    keys: &KeyRing,
+    group: &[Request],
+) -> Result<HashMap<usize, Answer>, Error> {
     let mut claims: Vec<(usize, &Request, &once::Once)> = group
         .iter()
         .enumerate()
@@ -103,7 +107,11 @@ enum Standing {
 type Sessions = HashMap<(PartnerId, Uuid), Standing>;
 
 /// Locks the callers' sessions; for ids that are not theirs, finds out whether they are another's.
-async fn lock_sessions(db: &mut PgConnection, group: &[Request], repeats: &HashMap<usize, Answer>) -> Result<Sessions, Error> {
+async fn lock_sessions(
+    db: &mut PgConnection,
+    group: &[Request],
+    repeats: &HashMap<usize, Answer>,
+) -> Result<Sessions, Error> {
     let wanted: HashSet<(PartnerId, Uuid)> = group
         .iter()
         .enumerate()
@@ -194,14 +202,22 @@ async fn keep_answers(
 }
 
 /// Gives the engine what was born leased, each with its share of the room.
-pub(super) fn hand_over(handoff: &Handoff, written: &Written, room: Option<OwnedSemaphorePermit>, until: Instant) {
-    let events: HashMap<_, _> = written.events.iter().map(|event| (event.id, Arc::new(stored(event)))).collect();
+pub(super) fn hand_over(
+    handoff: &Handoff,
+    written: &Written,
+    room: Option<OwnedSemaphorePermit>,
+    until: Instant,
+) {
+    let events: HashMap<_, _> =
+        written.events.iter().map(|event| (event.id, Arc::new(stored(event)))).collect();
     let mut room = room;
     let mut left_to_others = false;
     for born in &written.born {
         let share = room.as_mut().and_then(|room| room.split(1));
         match (born.leased, share, events.get(&born.event)) {
-            (true, Some(share), Some(event)) => handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share }),
+            (true, Some(share), Some(event)) => {
+                handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share })
+            }
             _ => left_to_others = true,
         }
     }

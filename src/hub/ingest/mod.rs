@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use super::once::{Answer, Once};
 use super::{Handoff, Hub};
+use crate::domain::Error;
 use crate::domain::caller::Caller;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{NodeId, PartnerId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::version::IfMatch;
-use crate::domain::Error;
 use crate::store;
 
 /// Requests committed together at most.
@@ -156,7 +156,14 @@ impl Writer {
         let room = self.handoff.reserve(group::ROOM_WANTED);
         // Taken before anything is sent: a lease must never seem longer here than it is in the database.
         let until = Instant::now() + self.lease.duration;
-        let written = group::write(&mut connection, &self.keys, self.lease, room.as_ref().map_or(0, |room| room.num_permits()), group).await;
+        let written = group::write(
+            &mut connection,
+            &self.keys,
+            self.lease,
+            room.as_ref().map_or(0, |room| room.num_permits()),
+            group,
+        )
+        .await;
         let written = match written {
             Ok(written) => written,
             Err(error) => return Err(Failure::Undone(self.undo(connection, error).await)),

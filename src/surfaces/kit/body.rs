@@ -1,0 +1,28 @@
+//! Reading a request's body: within its bound, and of the right type.
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::guard::Trouble;
+
+/// The whole body, at most `bytes_max`.
+/// Errors: `PayloadTooLarge`, or `BrokenBody` when the client stopped sending.
+pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Trouble> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Trouble::PayloadTooLarge { bytes_max })
+        }
+        Err(_) => Err(Trouble::BrokenBody),
+    }
+}
+
+/// Whether the request says that its body is JSON: `application/json` or any `+json`, with whatever parameters.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = essence.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}

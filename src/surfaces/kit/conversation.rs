@@ -1,0 +1,48 @@
+//! `x-request-id` and `x-correlation-id`: every response carries both, echoed or made up.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use uuid::Uuid;
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// An id that a client may choose is echoed and logged: it stays short and printable.
+const ID_BYTES_MAX: usize = 128;
+
+/// The ids of the present exchange; an extension of its request.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    pub request_id: String,
+    pub correlation_id: String,
+}
+
+impl Conversation {
+    fn of(headers: &HeaderMap) -> Self {
+        let request_id = echoed(headers, &REQUEST_ID).unwrap_or_else(|| Uuid::now_v7().to_string());
+        let correlation_id = echoed(headers, &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
+        Self { request_id, correlation_id }
+    }
+}
+
+fn echoed(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?.trim();
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    (printable && (1..=ID_BYTES_MAX).contains(&text.len())).then(|| text.to_owned())
+}
+
+/// The outermost layer of a listener.
+pub async fn converse(mut request: Request, next: Next) -> Response {
+    let conversation = Conversation::of(request.headers());
+    request.extensions_mut().insert(conversation.clone());
+    let mut response = next.run(request).await;
+    for (name, id) in [(REQUEST_ID, &conversation.request_id), (CORRELATION_ID, &conversation.correlation_id)]
+    {
+        if let Ok(value) = HeaderValue::from_str(id) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}

@@ -1,0 +1,307 @@
+//! A JSON object read field by field, so that every complaint names its field and all of them come at once (SECURITY rule 15).
+//!
+//! The body is taken apart one level at a time and each value is kept as raw text until somebody asks for it: a number that no type can
+//! hold, a lone surrogate or a nested duplicate then has a name when it fails. What nobody asks for is ignored.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::domain::Violations;
+
+/// Arrays and objects within each other at most.
+const DEPTH_MAX: usize = 64;
+
+/// An object's fields, still raw, and what is wrong with them so far.
+pub struct Fields<'a> {
+    /// Where this object stands: `""` for the body, `transactionData.` for a member of it.
+    prefix: String,
+    values: Vec<(String, &'a RawValue)>,
+    pub violations: Violations,
+}
+
+impl<'a> Fields<'a> {
+    /// Takes a body apart. `whole` is the name that complaints about the body itself use.
+    /// Errors: it is no JSON object, or nested too deeply.
+    pub fn parse(body: &'a [u8], whole: &str) -> Result<Self, Violations> {
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Err(Violations::one(whole, "must not be empty; send a JSON object"));
+        }
+        let text = std::str::from_utf8(body).map_err(|_| Violations::one(whole, "must be UTF-8"))?;
+        let raw: &RawValue = serde_json::from_str(text)
+            .map_err(|error| Violations::one(whole, format!("is not valid JSON: {error}")))?;
+        Self::of(raw, String::new(), whole)
+    }
+
+    fn of(raw: &'a RawValue, prefix: String, whole: &str) -> Result<Self, Violations> {
+        if !raw.get().starts_with('{') {
+            return Err(Violations::one(whole, "must be a JSON object"));
+        }
+        let members: Members<'a> = serde_json::from_str(raw.get())
+            .map_err(|error| Violations::one(whole, format!("is not valid JSON: {error}")))?;
+        let mut fields = Self { prefix, values: Vec::new(), violations: Violations::default() };
+        for (name, value) in members.0 {
+            if depth(value.get()) > DEPTH_MAX {
+                fields.refuse(&name, "is nested too deeply");
+            } else if fields.values.iter().any(|(known, _)| *known == name) {
+                fields.refuse(&name, "is given twice");
+            } else {
+                fields.values.push((name, value));
+            }
+        }
+        Ok(fields)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.violations.is_empty()
+    }
+
+    pub fn refuse(&mut self, name: &str, message: impl Into<String>) {
+        self.violations.add(format!("{}{name}", self.prefix), message);
+    }
+
+    /// The field's raw value; `null` counts as a value.
+    fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+
+    /// Whether the object names the field, `null` included.
+    pub fn has(&self, name: &str) -> bool {
+        self.raw(name).is_some()
+    }
+
+    /// A field that may be absent, read and checked. `null` is refused: an absent field says "nothing" already.
+    pub fn optional<T, R, E>(&mut self, name: &str, check: impl FnOnce(T) -> Result<R, E>) -> Option<R>
+    where
+        T: Shape<'a>,
+        E: fmt::Display,
+    {
+        let raw = self.raw(name)?;
+        let checked = T::read(raw).and_then(|value| check(value).map_err(|error| error.to_string()));
+        match checked {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.refuse(name, message);
+                None
+            }
+        }
+    }
+
+    /// A field that must be there.
+    pub fn required<T, R, E>(&mut self, name: &str, check: impl FnOnce(T) -> Result<R, E>) -> Option<R>
+    where
+        T: Shape<'a>,
+        E: fmt::Display,
+    {
+        if !self.has(name) {
+            self.refuse(name, "is required");
+            return None;
+        }
+        self.optional(name, check)
+    }
+
+    /// A member that is itself an object; `read` takes its fields, and their complaints carry its name.
+    pub fn object<R>(&mut self, name: &str, read: impl FnOnce(&mut Fields<'a>) -> Option<R>) -> Option<R> {
+        let raw = self.raw(name)?;
+        let path = format!("{}{name}", self.prefix);
+        match Self::of(raw, format!("{path}."), &path) {
+            Ok(mut inner) => {
+                let value = read(&mut inner);
+                self.absorb(inner.violations);
+                value
+            }
+            Err(violations) => {
+                self.absorb(violations);
+                None
+            }
+        }
+    }
+
+    fn absorb(&mut self, violations: Violations) {
+        for violation in violations.iter() {
+            self.violations.add(violation.field.clone(), violation.message.clone());
+        }
+    }
+}
+
+/// Nesting depth of a JSON text that is known to be well-formed.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A JSON type that a field can be asked for, with the complaint of whoever sends another.
+pub trait Shape<'a>: Sized {
+    fn read(raw: &'a RawValue) -> Result<Self, String>;
+}
+
+impl<'a> Shape<'a> for String {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        if !raw.get().starts_with('"') {
+            return Err("must be a string".to_owned());
+        }
+        let text: String = serde_json::from_str(raw.get())
+            .map_err(|_| "must be a string of Unicode characters".to_owned())?;
+        if text.contains('\0') { Err("must not contain the character U+0000".to_owned()) } else { Ok(text) }
+    }
+}
+
+impl<'a> Shape<'a> for serde_json::Number {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        let is_number = raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        let number = is_number.then(|| serde_json::from_str(raw.get()).ok()).flatten();
+        number.ok_or_else(|| "must be a number".to_owned())
+    }
+}
+
+impl<'a> Shape<'a> for i64 {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        serde_json::from_str(raw.get()).map_err(|_| "must be a whole number".to_owned())
+    }
+}
+
+impl<'a> Shape<'a> for bool {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        serde_json::from_str(raw.get()).map_err(|_| "must be true or false".to_owned())
+    }
+}
+
+impl<'a> Shape<'a> for &'a RawValue {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        Ok(raw)
+    }
+}
+
+/// An array whose every item has one shape.
+impl<'a, T: Shape<'a>> Shape<'a> for Vec<T> {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        let items: Vec<&'a RawValue> =
+            serde_json::from_str(raw.get()).map_err(|_| "must be an array".to_owned())?;
+        items
+            .into_iter()
+            .map(|item| T::read(item).map_err(|complaint| format!("each entry {complaint}")))
+            .collect()
+    }
+}
+
+/// A field whose `null` means something.
+pub struct Nullable<T>(pub Option<T>);
+
+impl<'a, T: Shape<'a>> Shape<'a> for Nullable<T> {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        if raw.get() == "null" { Ok(Self(None)) } else { T::read(raw).map(|value| Self(Some(value))) }
+    }
+}
+
+/// An object's members in the order of the text, duplicates included.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry::<String, &'de RawValue>()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(body: &str, read: impl FnOnce(&mut Fields<'_>)) -> Vec<(String, String)> {
+        let violations = match Fields::parse(body.as_bytes(), "body") {
+            Ok(mut fields) => {
+                read(&mut fields);
+                fields.violations
+            }
+            Err(violations) => violations,
+        };
+        violations.iter().map(|one| (one.field.clone(), one.message.clone())).collect()
+    }
+
+    fn fine<T>(value: T) -> Result<T, String> {
+        Ok(value)
+    }
+
+    #[test]
+    fn rule_15_every_malformed_value_is_named_after_its_field() {
+        let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        for body in [
+            r#"{"a":1e400}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":"\u0000"}"#,
+            r#"{"a":null}"#,
+            r#"{"a":[]}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":"x","a":"x"}"#,
+            r#"{}"#,
+            deep.as_str(),
+        ] {
+            let found = complaints(body, |fields| {
+                fields.required("a", fine::<String>);
+            });
+            assert_eq!(found.len(), 1, "{}", &body[..body.len().min(60)]);
+            assert_eq!(found[0].0, "a", "{}", &body[..body.len().min(60)]);
+        }
+        let found = complaints(r#"{"a":1e400}"#, |fields| {
+            fields.required("a", fine::<serde_json::Number>);
+        });
+        assert_eq!(found[0].0, "a");
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_a_complaint_about_the_body() {
+        for body in ["", " ", "[]", "1", "null", "{", r#"{"a"}"#, "{} {}", "\u{feff}{}"] {
+            let found = complaints(body, |_| {});
+            assert_eq!(found.first().map(|(field, _)| field.as_str()), Some("body"), "{body:?}");
+        }
+        assert!(Fields::parse(b"{\"a\":\"\xff\"}", "body").is_err());
+    }
+
+    #[test]
+    fn nested_fields_carry_their_path_and_everything_is_said_at_once() {
+        let found = complaints(r#"{"a":{"b":1,"b":2,"c":[1]},"d":true}"#, |fields| {
+            fields.object("a", |inner| {
+                inner.required("b", fine::<i64>);
+                inner.required("c", fine::<Vec<String>>);
+                inner.required("e", fine::<bool>);
+                Some(())
+            });
+            fields.optional("d", |_: bool| Err::<(), _>("is refused"));
+            fields.optional("absent", fine::<bool>);
+        });
+        let names: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(names, ["a.b", "a.c", "a.e", "d"]);
+    }
+}

@@ -1,0 +1,69 @@
+//! What can befall a request before or around its handler, and the layer that turns it into a surface's own error shape.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use futures_util::FutureExt as _;
+
+use super::conversation::Conversation;
+use crate::domain::Error;
+
+/// Trouble that has nothing to do with what was asked for. Each surface has an error for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// No such path.
+    NotFound,
+    MethodNotAllowed,
+    UnsupportedMediaType,
+    PayloadTooLarge {
+        bytes_max: usize,
+    },
+    /// The client stopped sending in the middle of the body.
+    BrokenBody,
+    /// The request took longer than it may.
+    TimedOut,
+    /// A panic. What it said is in the log and nowhere else.
+    Panicked,
+}
+
+/// How a surface writes errors.
+pub type WriteTrouble = fn(&Trouble, &Conversation) -> Response;
+
+/// Bounds a surface's handlers in time and catches their panics. The client is not told what a panic said.
+pub async fn guard(request: Request, next: Next, timeout: Duration, write: WriteTrouble) -> Response {
+    let conversation = conversation(&request);
+    let handled = tokio::time::timeout(timeout, AssertUnwindSafe(next.run(request)).catch_unwind());
+    match handled.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_panic)) => {
+            tracing::error!(request_id = %conversation.request_id, "a handler panicked");
+            write(&Trouble::Panicked, &conversation)
+        }
+        Err(_elapsed) => write(&Trouble::TimedOut, &conversation),
+    }
+}
+
+/// The ids of a request's exchange, which the listener's outermost layer put there.
+pub fn conversation(request: &Request) -> Conversation {
+    request
+        .extensions()
+        .get::<Conversation>()
+        .cloned()
+        .unwrap_or_else(|| Conversation { request_id: String::new(), correlation_id: String::new() })
+}
+
+/// Logs a failure that is ours, once, with its chain of causes. The caller's own mistakes are no news.
+pub fn log_failure(error: &Error, conversation: &Conversation) {
+    match error {
+        Error::Internal(_) => {
+            tracing::error!(request_id = %conversation.request_id, error = %error.chain(), "a request failed");
+        }
+        Error::Unavailable(_) => {
+            tracing::warn!(request_id = %conversation.request_id, error = %error.chain(), "a request could not be served now");
+        }
+        _ => {}
+    }
+}

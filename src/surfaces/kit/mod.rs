@@ -1,0 +1,37 @@
+//! The mechanics that every HTTP surface needs and that know none of their dialects: who asks, what the body holds, which request this is,
+//! and how trouble reaches a surface's own error shape.
+
+pub mod body;
+pub mod conversation;
+pub mod cursor;
+pub mod fields;
+pub mod guard;
+pub mod presented_key;
+pub mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::domain::egress::EgressPolicy;
+use crate::domain::key_ring::KeyRing;
+use crate::hub::Hub;
+
+/// What handlers stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    pub hub: Hub,
+    pub settings: Arc<ApiSettings>,
+}
+
+pub struct ApiSettings {
+    pub egress: Arc<EgressPolicy>,
+    /// Where partners reach this server, for links that it hands out.
+    pub public_url: Url,
+    pub body_bytes_max: usize,
+    /// How long a whole request may take, its body included.
+    pub request_timeout: Duration,
+    /// Authenticates cursors.
+    pub keys: KeyRing,
+}
