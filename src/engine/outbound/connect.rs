@@ -150,3 +150,38 @@ fn tls_connector(roots: RootCertStore) -> Result<TlsConnector, OutboundError> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn connector(policy: EgressPolicy) -> Connector {
+        Connector::new(Arc::new(policy), Limits::default(), Extras::default()).unwrap()
+    }
+
+    /// `Outbound::post` vets the URL before it comes here, so this is the second of the two checks, by itself.
+    #[tokio::test]
+    async fn rule_01_literals_are_vetted_where_connections_are_made() {
+        let canary = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = canary.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "2130706433", "0x7f.1", "0177.1", "①②⑦.⓪.⓪.①", "127.0.0.1."] {
+            let raw = format!("http://{host}:{port}/");
+            let url = CallbackUrl::parse(&raw, &EgressPolicy::development()).unwrap();
+            let mut progress = Progress::start();
+            let refused = connector(EgressPolicy::production()).connect(&url, &mut progress).await;
+            assert!(matches!(refused, Err(ReplyKind::Blocked { reason: Refusal::Address { .. } })), "{host}");
+            assert!(!progress.reached, "{host}");
+            let taken = connector(EgressPolicy::development()).connect(&url, &mut progress).await;
+            assert!(taken.is_ok(), "{host}");
+            canary.accept().await.unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reason_is_kept_short() {
+        let ReplyKind::Unreachable { reason } = unreachable("ä".repeat(10_000)) else { panic!() };
+        assert_eq!(reason.chars().count(), REASON_CHARS_MAX + 1);
+    }
+}

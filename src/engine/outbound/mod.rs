@@ -34,6 +34,7 @@ use self::connect::Connector;
 use self::exchange::{Exchange, exchange};
 use self::pool::{Connection, Pool};
 pub use self::resolve::{Lookup, Resolve, SystemResolver};
+use self::stream::Received;
 use crate::domain::callback_url::CallbackUrl;
 use crate::domain::egress::{EgressPolicy, Refusal};
 
@@ -175,6 +176,26 @@ impl fmt::Display for Phase {
 struct Progress {
     phase: Phase,
     reached: bool,
+    /// The counter of the connection in use, and where it stood when the request was handed over.
+    received: Option<(Received, u64)>,
+}
+
+impl Progress {
+    fn start() -> Progress {
+        Progress { phase: Phase::Dns, reached: false, received: None }
+    }
+
+    fn answer_has_begun(&self) -> bool {
+        self.received.as_ref().is_some_and(|(received, before)| received.bytes() > *before)
+    }
+
+    /// The phase a call is in, seen from outside while it waits.
+    fn phase_now(&self) -> Phase {
+        match self.phase {
+            Phase::FirstByte if self.answer_has_begun() => Phase::Headers,
+            phase => phase,
+        }
+    }
 }
 
 /// The client. Clones share their connections.
@@ -211,11 +232,11 @@ impl Outbound {
     /// Dropping the future closes the connection.
     pub async fn post(&self, post: Post<'_>) -> Reply {
         let started = Instant::now();
-        let mut progress = Progress { phase: Phase::Dns, reached: false };
+        let mut progress = Progress::start();
         let result = match tokio::time::timeout(post.timeout, self.shared.attempt(&post, &mut progress)).await
         {
             Ok(result) => result,
-            Err(_) => ReplyKind::TimedOut { phase: progress.phase },
+            Err(_) => ReplyKind::TimedOut { phase: progress.phase_now() },
         };
         Reply { result, latency: started.elapsed(), reached: progress.reached }
     }
@@ -232,7 +253,7 @@ impl Shared {
                 Exchange::ClosedUnanswered { .. } => {}
                 Exchange::Settled(result) => return result,
             }
-            *progress = Progress { phase: Phase::Dns, reached: false };
+            *progress = Progress::start();
         }
         let stream = match self.connector.connect(post.url, progress).await {
             Ok(stream) => stream,
