@@ -4,6 +4,8 @@
 //! carries the addresses. Nothing is ever dialled from the host's network. Where no namespace can be had the tests
 //! fail: skipped they would prove nothing.
 
+#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion, also in its helpers")]
+
 mod house;
 
 use std::sync::Arc;

@@ -351,7 +351,7 @@ async fn what_cannot_be_reached_says_why() {
     };
     let refused = post(&outbound(Limits::default()), &format!("http://{closed}/"), AMPLE).await;
     let unknown = post(&outbound_with_names(NoSuchName), "http://partner.example/", AMPLE).await;
-    let empty = post(&outbound_with_names(Names(|| vec![])), "http://partner.example/", AMPLE).await;
+    let empty = post(&outbound_with_names(Names(Vec::new)), "http://partner.example/", AMPLE).await;
     for (reply, expected) in [(refused, "refused"), (unknown, "no such name"), (empty, "no addresses")] {
         let ReplyKind::Unreachable { reason } = &reply.result else { panic!("{:?}", reply.result) };
         assert!(reason.contains(expected), "{reason}");
