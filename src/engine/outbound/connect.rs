@@ -67,9 +67,8 @@ impl Connector {
 
     async fn addresses(&self, url: &CallbackUrl) -> Result<Vec<IpAddr>, ReplyKind> {
         let name = match url.host() {
-            Some(Host::Address(address)) => return Ok(vec![address]),
-            Some(Host::Name(name)) => name,
-            None => return Err(ReplyKind::Unreachable { reason: "the URL has no host".to_owned() }),
+            Host::Address(address) => return Ok(vec![address]),
+            Host::Name(name) => name,
         };
         match timeout(self.limits.dns, self.resolver.resolve(name)).await {
             Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Dns }),
@@ -81,14 +80,9 @@ impl Connector {
 
     async fn secure(&self, url: &CallbackUrl, tcp: TcpStream) -> Result<Stream, ReplyKind> {
         let server_name = match url.host() {
-            Some(Host::Address(address)) => ServerName::from(address),
-            Some(Host::Name(name)) => {
-                // Certificates and SNI carry the name without the dot that makes it absolute.
-                let name = name.strip_suffix('.').unwrap_or(name).to_owned();
-                ServerName::try_from(name)
-                    .map_err(|_| unreachable("no certificate can carry the host's name".to_owned()))?
-            }
-            None => return Err(unreachable("the URL has no host".to_owned())),
+            Host::Address(address) => ServerName::from(address),
+            Host::Name(name) => ServerName::try_from(name.to_owned())
+                .map_err(|_| unreachable("no certificate can carry the host's name".to_owned()))?,
         };
         match timeout(self.limits.tls, self.tls.connect(server_name, tcp)).await {
             Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Tls }),

@@ -1,5 +1,6 @@
 //! When connections are reused, and the one case in which a request is sent twice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use herald::engine::outbound::{Limits, Phase, ReplyKind};
@@ -230,4 +231,65 @@ async fn only_so_many_connections_wait() {
         receiver.ended().await; // all but one
     }
     assert!(tokio::time::timeout(SHORT, receiver.ended()).await.is_err(), "and that one stays");
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_up_sends_nothing_more() {
+    let (resume, read) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (gate, counted) = (Arc::clone(&resume), Arc::clone(&read));
+    let receiver = Receiver::start(move |mut peer| {
+        let (gate, counted) = (Arc::clone(&gate), Arc::clone(&counted));
+        async move {
+            gate.acquire().await.unwrap().forget();
+            let mut chunk = vec![0; 65_536];
+            while let Ok(bytes @ 1..) = peer.io.read(&mut chunk).await {
+                counted.fetch_add(bytes, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let body = Bytes::from(vec![0; 64 * 1024 * 1024]); // more than the kernel takes off our hands
+    let (url, headers, length) = (url(&receiver.url()), HeaderMap::new(), body.len());
+    let post = Post { url: &url, headers, body, timeout: SHORT, mask: &[] };
+    let reply = outbound(Limits::default()).post(post).await;
+    assert_eq!(reply.result, ReplyKind::TimedOut { phase: Phase::FirstByte });
+    resume.add_permits(1);
+    receiver.ended().await;
+    assert!(read.load(Ordering::SeqCst) < length);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_share_few_connections() {
+    let receiver = Receiver::answering(OK.as_bytes()).await;
+    let (outbound, target) = (outbound(Limits::default()), receiver.url());
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let (outbound, target) = (outbound.clone(), target.clone());
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    assert_eq!(status(&post(&outbound, &target, AMPLE).await), 200);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(receiver.requests().len(), 16 * 200);
+    assert!(receiver.connections() <= 64, "{} connections", receiver.connections());
+}
+
+#[tokio::test]
+async fn an_answer_before_the_request_was_read_counts() {
+    let receiver = Receiver::start(|mut peer| async move {
+        let _ = peer.io.read(&mut [0; 1024]).await;
+        peer.say("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let (url, headers) = (url(&receiver.url()), HeaderMap::new());
+    let body = Bytes::from(vec![0; 64 * 1024 * 1024]);
+    let reply =
+        outbound(Limits::default()).post(Post { url: &url, headers, body, timeout: AMPLE, mask: &[] }).await;
+    assert_eq!(status(&reply), 413);
 }

@@ -43,6 +43,7 @@ async fn rule_05_the_first_byte_has_its_own_limit_and_slow_headers_do_not_break_
     .await;
     let reply = post(&outbound(limits.clone()), &silent.url(), AMPLE).await;
     assert_eq!(reply.result, ReplyKind::TimedOut { phase: Phase::FirstByte });
+    assert!(reply.latency < AMPLE / 2, "its own limit, not the total");
 
     let slow = Receiver::start(|mut peer| async move {
         peer.request().await;
@@ -304,6 +305,7 @@ async fn rule_05_connecting_has_its_own_limit() {
     let limits = Limits { connect: SHORT / 2, ..Limits::default() };
     let reply = post(&outbound(limits), &format!("http://{address}/"), AMPLE).await;
     assert_eq!(reply.result, ReplyKind::TimedOut { phase: Phase::Connect });
+    assert!(reply.latency < AMPLE / 2, "its own limit, not the total");
     assert!(!reply.reached);
 }
 
@@ -314,6 +316,7 @@ async fn rule_05_the_tls_handshake_has_its_own_limit() {
     let target = format!("https://127.0.0.1:{}/", receiver.port);
     let reply = post(&outbound(limits), &target, AMPLE).await;
     assert_eq!(reply.result, ReplyKind::TimedOut { phase: Phase::Tls });
+    assert!(reply.latency < AMPLE / 2, "its own limit, not the total");
     assert!(reply.reached);
 }
 
@@ -340,6 +343,7 @@ async fn rule_05_resolving_has_its_own_limit() {
     let outbound = Outbound::with(Arc::new(EgressPolicy::development()), limits, extras).unwrap();
     let reply = post(&outbound, "http://partner.example/", AMPLE).await;
     assert_eq!(reply.result, ReplyKind::TimedOut { phase: Phase::Dns });
+    assert!(reply.latency < AMPLE / 2, "its own limit, not the total");
     assert!(!reply.reached);
 }
 
