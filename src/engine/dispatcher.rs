@@ -34,7 +34,6 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 const DETAIL_CHARS_MAX: usize = 1_000;
 
 pub struct Dispatcher {
-    settings: Settings,
     targets: Targets,
     outbound: Outbound,
     dialects: Arc<Dialects>,
@@ -46,7 +45,7 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     pub fn new(
-        settings: Settings,
+        settings: &Settings,
         targets: Targets,
         outbound: Outbound,
         dialects: Arc<Dialects>,
@@ -54,7 +53,7 @@ impl Dispatcher {
     ) -> Self {
         let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
-        Self { settings, targets, outbound, dialects, lanes, results, landed, landings }
+        Self { targets, outbound, dialects, lanes, results, landed, landings }
     }
 
     pub(super) async fn run(

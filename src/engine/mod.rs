@@ -84,7 +84,7 @@ impl Engine {
         let (claims, claimed) = mpsc::unbounded_channel();
         let targets = targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
         let claimer = claimer::Claimer::new(pool.clone(), settings.clone(), intake.due.clone(), claims, results.clone());
-        let dispatcher = dispatcher::Dispatcher::new(settings.clone(), targets, outbound, Arc::new(dialects), results);
+        let dispatcher = dispatcher::Dispatcher::new(&settings, targets, outbound, Arc::new(dialects), results);
         let recorder = recorder::Recorder::new(pool.clone(), settings.node, intake.due.clone(), intake.changes.clone());
         Self {
             node: settings.node,
