@@ -1,0 +1,3 @@
+//! Herald's integration tests, in one binary so that they link once.
+
+mod openapi;
