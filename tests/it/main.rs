@@ -8,5 +8,6 @@
 mod cluster;
 mod embedded_postgres;
 mod listen;
+mod openapi;
 mod outbound;
 mod support;
