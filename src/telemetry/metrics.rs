@@ -1,0 +1,281 @@
+//! What the process counts. One registry per process instance, so that a test can run several servers side by side.
+//!
+//! Label values are words of the code (surfaces, outcomes, states, status classes), never something a client chose: the number of series is
+//! bounded. What is true of the database rather than of this process, the depth of the queue, is handed in when the metrics are read.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::domain::attempt::Outcome;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::surface::Surface;
+
+/// The type of the text that [`Metrics::render`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const REQUEST_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
+const ATTEMPT_SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    surface: &'static str,
+    method: &'static str,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SurfaceLabel {
+    surface: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    surface: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// What waits in the database, for all processes together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueueDepth {
+    pub pending: i64,
+    pub held: i64,
+    /// For how long the oldest row that anyone could send has been due.
+    pub oldest_due_age_s: f64,
+}
+
+/// The handles to count with. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<SurfaceLabel, Histogram>,
+    events: Family<SurfaceLabel, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    attempt_seconds: Family<SurfaceLabel, Histogram>,
+    deliveries: Family<StateLabel, Counter>,
+    in_flight: Gauge,
+}
+
+/// An attempt under way, counted for as long as this lives.
+#[must_use = "the attempt counts as over once this is dropped"]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Arc::default(),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
+            events: Family::default(),
+            attempts: Family::default(),
+            attempt_seconds: Family::new_with_constructor(|| Histogram::new(ATTEMPT_SECONDS)),
+            deliveries: Family::default(),
+            in_flight: Gauge::default(),
+        };
+        metrics.begin_at_zero();
+        metrics.registry = Arc::new(metrics.register());
+        metrics
+    }
+}
+
+impl Metrics {
+    /// An HTTP request was answered. Methods that HTTP does not define are counted as one.
+    pub fn request_answered(&self, surface: &'static str, method: &str, status: u16, took: Duration) {
+        let labels = RequestLabels { surface, method: known_method(method), status: status_class(status) };
+        self.requests.get_or_create(&labels).inc();
+        self.request_seconds.get_or_create(&SurfaceLabel { surface }).observe(took.as_secs_f64());
+    }
+
+    /// Events were committed.
+    pub fn events_accepted(&self, surface: Surface, count: u64) {
+        self.events.get_or_create(&SurfaceLabel { surface: surface.as_str() }).inc_by(count);
+    }
+
+    /// An attempt begins; it is in flight until the returned value is dropped.
+    pub fn attempt_started(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// An attempt came to its end.
+    pub fn attempt_finished(&self, surface: Surface, outcome: Outcome, latency: Duration) {
+        let surface = surface.as_str();
+        self.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }).inc();
+        self.attempt_seconds.get_or_create(&SurfaceLabel { surface }).observe(latency.as_secs_f64());
+    }
+
+    /// A delivery reached a final state.
+    pub fn delivery_ended(&self, state: DeliveryState) {
+        self.deliveries.get_or_create(&StateLabel { state: state.as_str() }).inc();
+    }
+
+    /// Everything in the OpenMetrics text format. Without a `queue`, because the database did not tell, the queue's lines are left out:
+    /// no number is better than an old one.
+    pub fn render(&self, queue: Option<QueueDepth>) -> String {
+        let mut text = String::new();
+        let mut beside = Registry::with_prefix("herald");
+        beside.register("database_up", "Whether the database answered this scrape", gauge(queue.is_some()));
+        if let Some(queue) = queue {
+            beside.register("queue_pending", "Deliveries due now or later", ConstGauge::new(queue.pending));
+            beside.register(
+                "queue_held",
+                "Deliveries that wait for their subscription",
+                ConstGauge::new(queue.held),
+            );
+            let age: Gauge<f64, AtomicU64> = Gauge::default();
+            age.set(queue.oldest_due_age_s);
+            beside.register(
+                "queue_oldest_due_age_seconds",
+                "How long the oldest unsent delivery is due",
+                age,
+            );
+        }
+        let written = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &beside))
+            .and_then(|()| encode_eof(&mut text));
+        if let Err(error) = written {
+            // A String takes whatever is written to it; only a metric's own encoding could fail.
+            let _ = write!(text, "# {error}");
+        }
+        text
+    }
+
+    /// Series that appear with their first event have no rate over it, so those that are known beforehand begin at nought.
+    fn begin_at_zero(&self) {
+        for surface in Surface::ALL {
+            let surface = surface.as_str();
+            drop(self.events.get_or_create(&SurfaceLabel { surface }));
+            for outcome in Outcome::ALL {
+                drop(self.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }));
+            }
+        }
+        let ends =
+            [DeliveryState::Delivered, DeliveryState::Dead, DeliveryState::Cancelled, DeliveryState::Expired];
+        for state in ends {
+            drop(self.deliveries.get_or_create(&StateLabel { state: state.as_str() }));
+        }
+    }
+
+    fn register(&self) -> Registry {
+        let mut registry = Registry::with_prefix("herald");
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What is running", build);
+        registry.register("http_requests", "HTTP requests answered", self.requests.clone());
+        registry.register(
+            "http_request_duration_seconds",
+            "From a request's head to its answer's",
+            self.request_seconds.clone(),
+        );
+        registry.register("events_accepted", "Events committed", self.events.clone());
+        registry.register("attempts", "Delivery attempts that ended, by outcome", self.attempts.clone());
+        registry.register(
+            "attempt_duration_seconds",
+            "How long delivery attempts took",
+            self.attempt_seconds.clone(),
+        );
+        registry.register(
+            "deliveries_ended",
+            "Deliveries that reached a final state",
+            self.deliveries.clone(),
+        );
+        registry.register("attempts_in_flight", "Delivery attempts under way", self.in_flight.clone());
+        registry
+    }
+}
+
+fn gauge(on: bool) -> ConstGauge<i64> {
+    ConstGauge::new(i64::from(on))
+}
+
+/// A client may invent methods; it may not invent series.
+fn known_method(method: &str) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
+fn status_class(status: u16) -> &'static str {
+    match status {
+        0..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        500.. => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_what_is_shown() {
+        let metrics = Metrics::default();
+        let ms = Duration::from_millis;
+        metrics.request_answered("redirect", "GET", 204, ms(3));
+        metrics.request_answered("redirect", "BREW", 418, ms(3));
+        metrics.events_accepted(Surface::Redirect, 3);
+        metrics.attempt_finished(Surface::Redirect, Outcome::TimedOut, ms(30));
+        metrics.delivery_ended(DeliveryState::Dead);
+        let under_way = metrics.attempt_started();
+        let _shared = metrics.clone().attempt_started();
+        drop(under_way);
+        let text = metrics.render(Some(QueueDepth { pending: 7, held: 2, oldest_due_age_s: 1.5 }));
+        for line in [
+            r#"herald_http_requests_total{surface="redirect",method="GET",status="2xx"} 1"#,
+            r#"herald_http_requests_total{surface="redirect",method="other",status="4xx"} 1"#,
+            r#"herald_http_request_duration_seconds_count{surface="redirect"} 2"#,
+            r#"herald_events_accepted_total{surface="redirect"} 3"#,
+            r#"herald_attempts_total{surface="redirect",outcome="timed_out"} 1"#,
+            r#"herald_attempts_total{surface="webhooks",outcome="delivered"} 0"#,
+            r#"herald_attempt_duration_seconds_count{surface="redirect"} 1"#,
+            r#"herald_deliveries_ended_total{state="dead"} 1"#,
+            r#"herald_deliveries_ended_total{state="delivered"} 0"#,
+            "herald_attempts_in_flight 1",
+            "herald_queue_pending 7",
+            "herald_queue_held 2",
+            "herald_queue_oldest_due_age_seconds 1.5",
+            "herald_database_up 1",
+            concat!(r#"herald_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn a_queue_that_could_not_be_read_is_left_out() {
+        let text = Metrics::default().render(None);
+        assert!(!text.contains("herald_queue"));
+        assert!(text.lines().any(|line| line == "herald_database_up 0"));
+    }
+
+    #[test]
+    fn two_instances_count_apart() {
+        let (one, other) = (Metrics::default(), Metrics::default());
+        one.delivery_ended(DeliveryState::Dead);
+        let line = r#"herald_deliveries_ended_total{state="dead"} 0"#;
+        assert!(other.render(None).contains(line));
+    }
+}
