@@ -20,6 +20,7 @@ use crate::domain::retry_after;
 use crate::domain::subscription::SubscriptionState;
 use crate::hub::Handed;
 use crate::store::queue::{Ending, Record};
+use crate::telemetry::Metrics;
 
 /// Messages taken from a channel at once.
 const BATCH_MAX: usize = 512;
@@ -38,6 +39,7 @@ pub struct Dispatcher {
     outbound: Outbound,
     dialects: Arc<Dialects>,
     lanes: Lanes,
+    metrics: Metrics,
     results: mpsc::UnboundedSender<Finished>,
     landed: mpsc::UnboundedSender<CallbackId>,
     landings: mpsc::UnboundedReceiver<CallbackId>,
@@ -50,10 +52,11 @@ impl Dispatcher {
         outbound: Outbound,
         dialects: Arc<Dialects>,
         results: mpsc::UnboundedSender<Finished>,
+        metrics: Metrics,
     ) -> Self {
         let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
-        Self { targets, outbound, dialects, lanes, results, landed, landings }
+        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings }
     }
 
     pub(super) async fn run(
@@ -211,10 +214,12 @@ impl Dispatcher {
             return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
         };
         let (outbound, results, landed) = (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
+        let metrics = self.metrics.clone();
         tokio::spawn(async move {
-            let started = Instant::now();
+            let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
-            drop(landed);
+            metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
+            drop((landed, in_flight));
             let _stopped = results.send(judge(held, &target, posted, started));
         });
     }

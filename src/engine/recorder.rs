@@ -13,6 +13,7 @@ use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
 use crate::store::{partitions, subscriptions};
+use crate::telemetry::Metrics;
 
 const BATCH_MAX: usize = 1_000;
 /// Between tries at a batch that the database would not take.
@@ -33,12 +34,13 @@ pub struct Recorder {
     node: NodeId,
     due: Arc<Notify>,
     changes: Arc<AtomicU64>,
+    metrics: Metrics,
     connection: Option<PoolConnection<Postgres>>,
 }
 
 impl Recorder {
-    pub fn new(pool: PgPool, node: NodeId, due: Arc<Notify>, changes: Arc<AtomicU64>) -> Self {
-        Self { pool, node, due, changes, connection: None }
+    pub fn new(pool: PgPool, node: NodeId, due: Arc<Notify>, changes: Arc<AtomicU64>, metrics: Metrics) -> Self {
+        Self { pool, node, due, changes, metrics, connection: None }
     }
 
     /// Until every sender is gone and everything they sent is written.
@@ -60,7 +62,7 @@ impl Recorder {
     async fn record(&mut self, batch: &[Finished]) {
         loop {
             match self.write(batch).await {
-                Ok(()) => return,
+                Ok(()) => return self.count(batch),
                 Err(error @ Error::Unavailable(_)) => {
                     tracing::warn!(error = %error.chain(), results = batch.len(), "results cannot be written now; trying again");
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
@@ -77,6 +79,14 @@ impl Recorder {
                     tracing::error!(error = %error.chain(), ?delivery, "a result was refused; its lease will pass");
                     return;
                 }
+            }
+        }
+    }
+
+    fn count(&self, batch: &[Finished]) {
+        for finished in batch {
+            if let Ending::Final(state) = finished.ending {
+                self.metrics.delivery_ended(state);
             }
         }
     }
