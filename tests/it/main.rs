@@ -8,4 +8,5 @@
 mod cluster;
 mod embedded_postgres;
 mod listen;
+mod openapi;
 mod support;
