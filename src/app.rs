@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use crate::config::{Config, Mode};
+use crate::domain::dialect::Dialect;
 use crate::domain::egress::{EgressPolicy, Nat64Prefix, PortRule};
 use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
@@ -21,12 +22,13 @@ use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{self, Hub};
-use crate::surfaces::kit::{Api, ApiSettings};
-use crate::domain::dialect::Dialect;
-use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use axum::Router;
+use crate::surfaces::kit::{Api, ApiSettings, conversation};
+use crate::surfaces::redirect;
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
+use axum::Router;
+use axum::middleware::from_fn;
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 /// Connections to PostgreSQL at most: requests, and the four that the background half keeps or takes.
 const DATABASE_CONNECTIONS_MAX: u32 = 24;
@@ -40,7 +42,9 @@ const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
 /// Why the server could not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("the database cannot be used: {0}; see that PostgreSQL 14 or newer runs there and that DATABASE_URL is right")]
+    #[error(
+        "the database cannot be used: {0}; see that PostgreSQL 14 or newer runs there and that DATABASE_URL is right"
+    )]
     Database(#[from] sqlx::Error),
     #[error("the database's schema cannot be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -62,12 +66,18 @@ pub struct App {
 
 impl App {
     /// Connects, migrates and starts the background half. `keys` opens what the database holds sealed.
-    pub async fn start(config: Config, database: PgConnectOptions, keys: KeyRing, public_url: Url) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        database: PgConnectOptions,
+        keys: KeyRing,
+        public_url: Url,
+    ) -> Result<Self, StartError> {
         let pool = connect(database).await?;
         store::migrate(&pool).await?;
         let (health, metrics) = (Health::default(), Metrics::default());
         let egress = Arc::new(egress_policy(&config)?);
-        let retry = RetryPolicy { delays: config.retry_delays_s.iter().copied().map(Duration::from_secs).collect() };
+        let retry =
+            RetryPolicy { delays: config.retry_delays_s.iter().copied().map(Duration::from_secs).collect() };
         let (node, lease) = (NodeId::new(), Duration::from_millis(config.lease_ms));
         let timeout = Duration::from_millis(config.delivery_timeout_ms);
         let policy_limits = PolicyLimits {
@@ -77,8 +87,10 @@ impl App {
             rate_per_s_max: 100_000,
         };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
-        let settings = hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
-        let hub = Hub::new(pool.clone(), keys.clone(), settings, handoff, LeaseTerms { node, duration: lease });
+        let settings =
+            hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
+        let hub =
+            Hub::new(pool.clone(), keys.clone(), settings, handoff, LeaseTerms { node, duration: lease });
         let outbound = Outbound::with(egress.clone(), Limits::default(), extras(&config)?)?;
         let engine = Engine::start(engine::Parts {
             pool,
@@ -121,7 +133,8 @@ impl App {
         health.serving();
         let routers = (api_router(state), operator_router(hub, health.clone(), metrics));
         let serving_api = listener::serve(api, routers.0, config.connections_max, drain, stop.clone());
-        let serving_operator = listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
+        let serving_operator =
+            listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
         let mut stopping = stop;
         let started_to_stop = async move {
             let _sender_is_gone = stopping.wait_for(|stop| *stop).await;
@@ -193,8 +206,18 @@ fn extras(config: &Config) -> Result<Extras, StartError> {
 }
 
 fn dialects() -> Dialects {
-    Dialects::new()
+    Dialects::from([(Surface::Redirect, Arc::new(redirect::Redirect) as Arc<dyn Dialect>)])
 }
 
-fn api_router(_: Api) -> Router { Router::new() }
-fn operator_router(_: Hub, _: Health, _: Metrics) -> Router { Router::new() }
+/// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
+pub fn api_router(api: Api) -> Router {
+    let redirect = redirect::router(api);
+    Router::new()
+        .nest_service(redirect::MOUNT, redirect.clone())
+        .fallback_service(redirect)
+        .layer(from_fn(conversation::converse))
+}
+
+fn operator_router(_: Hub, _: Health, _: Metrics) -> Router {
+    Router::new()
+}

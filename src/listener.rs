@@ -21,9 +21,11 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Binds a listening socket. The error names the setting that chose the address.
 pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| format!("cannot listen on {address}: {error}; end what listens there, or set {setting} to another address"))
+    TcpListener::bind(address).await.map_err(|error| {
+        format!(
+            "cannot listen on {address}: {error}; end what listens there, or set {setting} to another address"
+        )
+    })
 }
 
 /// Serves a router until told to stop; then lets requests under way finish within `drain`.

@@ -57,20 +57,28 @@ async fn serve(config: Config) -> Result<(), String> {
     let (database, postgres) = match &config.database_url {
         Some(url) => (connect_options(url)?, None),
         None => {
-            let settings = embedded_postgres::Settings { data_dir: folder.clone(), bin_dir: config.postgres_bin.clone() };
-            let postgres = EmbeddedPostgres::start(settings.clone()).await.map_err(|error| error.to_string())?;
+            let settings = embedded_postgres::Settings {
+                data_dir: folder.clone(),
+                bin_dir: config.postgres_bin.clone(),
+            };
+            let postgres =
+                EmbeddedPostgres::start(settings.clone()).await.map_err(|error| error.to_string())?;
             (postgres.connect_options(), Some((postgres, settings)))
         }
     };
     let keys = key_ring(&config, &folder)?;
-    let app = App::start(config.clone(), database, keys, public_url.clone()).await.map_err(|error| error.to_string())?;
-    let mut said = Announcement { mode: config.mode, public_url, operator: operator_address, database: None, key: None };
+    let app = App::start(config.clone(), database, keys, public_url.clone())
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut said =
+        Announcement { mode: config.mode, public_url, operator: operator_address, database: None, key: None };
     said.database = postgres.as_ref().map(|(postgres, _)| postgres.description());
     if config.mode == Mode::Development {
         said.key = Some(development_key(&app, &config, &folder).await?);
     }
     println!("{said}");
-    let postgres = postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, stop.clone())));
+    let postgres =
+        postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, stop.clone())));
     app.serve(api, operator, stop).await;
     if let Some(postgres) = postgres {
         let stopped = postgres.await.map_err(|error| error.to_string())?;
@@ -99,9 +107,9 @@ fn stop_signal() -> Result<watch::Receiver<bool>, String> {
 
 fn connect_options(url: &Secret) -> Result<PgConnectOptions, String> {
     // What the parser says could repeat the password.
-    url.expose_str()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database".to_owned())
+    url.expose_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database".to_owned()
+    })
 }
 
 /// Brings the private PostgreSQL back when it ends by itself, until it is time to stop.
@@ -147,7 +155,8 @@ async fn development_key(app: &App, config: &Config, folder: &Path) -> Result<(S
         }
     };
     let key = text.expose_str().map(str::trim).unwrap_or_default();
-    let parsed = PartnerKey::parse(key).map_err(|error| format!("the development key ({origin}) cannot be used: {error}"))?;
+    let parsed = PartnerKey::parse(key)
+        .map_err(|error| format!("the development key ({origin}) cannot be used: {error}"))?;
     app.hub().ensure_development_partner(&parsed).await.map_err(|error| error.chain())?;
     Ok((Secret::new(key.as_bytes()), origin))
 }
@@ -155,13 +164,16 @@ async fn development_key(app: &App, config: &Config, folder: &Path) -> Result<(S
 /// Reads a secret from the data folder; makes it on the first start, readable to nobody else.
 fn keep(folder: &Path, name: &str, make: impl FnOnce() -> Secret) -> Result<Secret, String> {
     let path: PathBuf = folder.join(name);
-    let said = |error: std::io::Error| format!("{}: {error}; set HERALD_DATA_DIR to a folder that can be written", path.display());
+    let said = |error: std::io::Error| {
+        format!("{}: {error}; set HERALD_DATA_DIR to a folder that can be written", path.display())
+    };
     match std::fs::read(&path) {
         Ok(bytes) => Ok(Secret::new(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(folder).map_err(said)?;
             let secret = make();
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(said)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(said)?;
             file.write_all(secret.expose()).and_then(|()| file.sync_all()).map_err(said)?;
             Ok(secret)
         }
@@ -193,13 +205,19 @@ impl std::fmt::Display for Announcement {
             let key = key.expose_str().unwrap_or_default();
             writeln!(f, "\n  API key   {key} ({origin})\n")?;
             let mut example = String::new();
-            write!(example, "  curl -X POST {api}/redirect-session-events/subscriptions -H 'x-api-key: {key}' \\\n")?;
+            write!(
+                example,
+                "  curl -X POST {api}/redirect-session-events/subscriptions -H 'x-api-key: {key}' \\\n"
+            )?;
             write!(example, "    -H 'content-type: application/json' \\\n")?;
             write!(
                 example,
                 "    -d '{{\"callbackUrl\":\"http://127.0.0.1:9090/\",\"apiKey\":\"callback-key\",\"eventTypes\":[\"RedirectSessionCancelled\"]}}'"
             )?;
-            write!(f, "Subscribe to cancelled redirect sessions (and run `herald listen` to see them arrive):\n{example}")?;
+            write!(
+                f,
+                "Subscribe to cancelled redirect sessions (and run `herald listen` to see them arrive):\n{example}"
+            )?;
         }
         Ok(())
     }

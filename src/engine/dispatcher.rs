@@ -186,7 +186,9 @@ impl Dispatcher {
         let lease = &held.lease;
         let unsent = match target.state {
             SubscriptionState::Deleted => Some(None),
-            SubscriptionState::Paused | SubscriptionState::Disabled if !lease.probe => Some(Some(Ending::Hold)),
+            SubscriptionState::Paused | SubscriptionState::Disabled if !lease.probe => {
+                Some(Some(Ending::Hold))
+            }
             _ if lease.crashes >= CRASHES_MAX => Some(Some(Ending::Final(DeliveryState::Dead))),
             // A post that could outlive its lease could be sent by two at once.
             _ if lease.until.saturating_duration_since(Instant::now()) < target.timeout => {
@@ -213,7 +215,8 @@ impl Dispatcher {
             let _landed = self.landed.send(callback);
             return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
         };
-        let (outbound, results, landed) = (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
+        let (outbound, results, landed) =
+            (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
         let metrics = self.metrics.clone();
         tokio::spawn(async move {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
@@ -256,7 +259,8 @@ pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
 fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finished {
     let lease = &held.lease;
     let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
-    let asked = posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
+    let asked =
+        posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
     let verdict = retry::decide(&target.retry, failures, posted.outcome, posted.status, asked, chance());
     let (ending, disable) = match verdict {
         Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
@@ -272,7 +276,9 @@ fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finis
         started_ago_ms: 0,
         latency_ms: posted.latency_ms,
         response: posted.response,
-        detail: posted.detail.map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
+        detail: posted
+            .detail
+            .map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
     };
     Finished { held, ending, record: Some((record, started)), disable }
 }

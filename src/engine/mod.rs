@@ -85,10 +85,30 @@ impl Engine {
         let (stopping, stop) = watch::channel(false);
         let (results, recorded) = mpsc::unbounded_channel();
         let (claims, claimed) = mpsc::unbounded_channel();
-        let targets = targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
-        let claimer = claimer::Claimer::new(pool.clone(), settings.clone(), intake.due.clone(), claims, results.clone());
-        let dispatcher = dispatcher::Dispatcher::new(&settings, targets, outbound, Arc::new(dialects), results, metrics.clone());
-        let recorder = recorder::Recorder::new(pool.clone(), settings.node, intake.due.clone(), intake.changes.clone(), metrics);
+        let targets =
+            targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
+        let claimer = claimer::Claimer::new(
+            pool.clone(),
+            settings.clone(),
+            intake.due.clone(),
+            claims,
+            results.clone(),
+        );
+        let dispatcher = dispatcher::Dispatcher::new(
+            &settings,
+            targets,
+            outbound,
+            Arc::new(dialects),
+            results,
+            metrics.clone(),
+        );
+        let recorder = recorder::Recorder::new(
+            pool.clone(),
+            settings.node,
+            intake.due.clone(),
+            intake.changes.clone(),
+            metrics,
+        );
         Self {
             node: settings.node,
             dispatcher: worker(&health, "dispatcher", dispatcher.run(intake.leases, claimed, stop.clone())),
@@ -119,13 +139,19 @@ impl Engine {
         match released {
             Ok(0) => {}
             Ok(leases) => tracing::info!(leases, "released unfinished leases"),
-            Err(error) => tracing::warn!(error = %error.chain(), "could not release leases; they pass on when they expire"),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "could not release leases; they pass on when they expire")
+            }
         }
     }
 }
 
 /// Starts a worker that readiness watches: one that ends, however it ends, is noticed.
-fn worker(health: &Health, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+fn worker(
+    health: &Health,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
     let heartbeat = health.worker(name);
     tokio::spawn(async move {
         work.await;

@@ -39,7 +39,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(pool: PgPool, node: NodeId, due: Arc<Notify>, changes: Arc<AtomicU64>, metrics: Metrics) -> Self {
+    pub fn new(
+        pool: PgPool,
+        node: NodeId,
+        due: Arc<Notify>,
+        changes: Arc<AtomicU64>,
+        metrics: Metrics,
+    ) -> Self {
         Self { pool, node, due, changes, metrics, connection: None }
     }
 
@@ -48,7 +54,9 @@ impl Recorder {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while results.recv_many(&mut batch, BATCH_MAX).await > 0 {
             self.record(&batch).await;
-            let short_wait = |finished: &Finished| matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold);
+            let short_wait = |finished: &Finished| {
+                matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
+            };
             if batch.iter().any(short_wait) {
                 // The claimer may be asleep until a moment that is later than these.
                 self.due.notify_one();
@@ -122,7 +130,8 @@ impl Recorder {
 /// One transaction: subscriptions whose callback is gone are disabled first, so that what is held for them stays held.
 async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<(), sqlx::Error> {
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
-    let gone: Vec<(&Finished, &str)> = batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
+    let gone: Vec<(&Finished, &str)> =
+        batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
     if gone.is_empty() {
         queue::finish(db, node, &rows).await?;
         return Ok(());
