@@ -119,8 +119,7 @@ pub fn customer_request(body: &[u8]) -> Result<Option<CustomerId>, Violations> {
         return Ok(None);
     }
     let mut fields = Fields::parse(body, "body")?;
-    let id = fields
-        .optional("id", |text: String| Uuid::try_parse(&text).map(CustomerId).map_err(|_| "must be a uuid"));
+    let id = fields.optional("id", |text: String| uuid(&text).map(CustomerId));
     if fields.violations.is_empty() { Ok(id) } else { Err(fields.violations) }
 }
 
