@@ -66,12 +66,10 @@ impl CallbackUrl {
     pub fn parse(raw: &str, policy: &EgressPolicy) -> Result<CallbackUrl, UrlRefused> {
         check_raw(raw, policy).map_err(|reason| UrlRefused { reason })?;
         let malformed = UrlRefused { reason: UrlFault::Malformed };
-        let url = Url::parse(raw).map_err(|_| malformed.clone())?;
+        let Ok(url) = Url::parse(raw) else { return Err(malformed) };
         let parsed = CallbackUrl { raw: raw.to_owned(), url };
-        match parsed.host() {
-            Some(Host::Name(name)) if !is_well_formed(name) => return Err(malformed),
-            None => return Err(malformed),
-            Some(_) => {}
+        if matches!(parsed.host(), Host::Name(name) if !is_well_formed(name)) {
+            return Err(malformed);
         }
         match parsed.vet(policy) {
             Ok(()) => Ok(parsed),
@@ -86,9 +84,8 @@ impl CallbackUrl {
         }
         policy.vet_port(self.port())?;
         match self.host() {
-            Some(Host::Address(address)) => policy.vet_address(address),
-            Some(Host::Name(name)) => vet_name(name, policy),
-            None => Err(Refusal::SingleLabelName),
+            Host::Address(address) => policy.vet_address(address),
+            Host::Name(name) => vet_name(name, policy),
         }
     }
 
@@ -106,13 +103,14 @@ impl CallbackUrl {
         self.url.port_or_known_default().unwrap_or(0)
     }
 
-    /// Always there in a parsed URL of these schemes; an `Option` because the parser's type is one.
-    pub fn host(&self) -> Option<Host<'_>> {
-        self.url.host().map(|host| match host {
-            url::Host::Ipv4(address) => Host::Address(IpAddr::V4(address)),
-            url::Host::Ipv6(address) => Host::Address(IpAddr::V6(address)),
-            url::Host::Domain(name) => Host::Name(name),
-        })
+    pub fn host(&self) -> Host<'_> {
+        match self.url.host() {
+            Some(url::Host::Ipv4(address)) => Host::Address(IpAddr::V4(address)),
+            Some(url::Host::Ipv6(address)) => Host::Address(IpAddr::V6(address)),
+            Some(url::Host::Domain(name)) => Host::Name(name),
+            // URLs of these schemes always have one; the empty name is refused everywhere.
+            None => Host::Name(""),
+        }
     }
 
     /// Scheme, host and port: what requests that may share a connection have in common.

@@ -29,6 +29,21 @@ pub enum PortRule {
     Only(Vec<u16>),
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("ports are `any` or a list of numbers from 1 to 65535, such as 443,8443")]
+pub struct NotAPortList;
+
+impl PortRule {
+    /// `any`, or numbers with commas between them.
+    pub fn parse(text: &str) -> Result<PortRule, NotAPortList> {
+        if text.trim().eq_ignore_ascii_case("any") {
+            return Ok(PortRule::Any);
+        }
+        let port = |item: &str| item.trim().parse().ok().filter(|port| *port != 0).ok_or(NotAPortList);
+        text.split(',').map(port).collect::<Result<_, _>>().map(PortRule::Only)
+    }
+}
+
 /// Why a call is not made: the operator's view. Partners see one sentence for all of them (`callback_url`).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
@@ -334,6 +349,15 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(Nat64Prefix::parse(text).is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn rule_04_port_lists() {
+        assert_eq!(PortRule::parse(" Any"), Ok(PortRule::Any));
+        assert_eq!(PortRule::parse("443, 8443"), Ok(PortRule::Only(vec![443, 8443])));
+        for text in ["", ",", "443,", "0", "443,0", "65536", "-1", "any,443", "443 8443", "https"] {
+            assert_eq!(PortRule::parse(text), Err(NotAPortList), "{text:?}");
         }
     }
 

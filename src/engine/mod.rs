@@ -1,3 +1,179 @@
-//! (see ARCHITECTURE.md)
+//! The background half: everything between a committed delivery and its recorded result. Knows no surface; each is a [`Dialect`] to it.
+//!
+//! Dramatis personae.
+//! - A *lease* is this process's right to send one delivery, until an instant. It is for telling a dead sender from a slow one.
+//! - The *claimer* leases what is due in the queue: retries, overflow, and what other processes left behind. Fresh deliveries do not pass
+//!   through it; they are born leased and arrive from the hub.
+//! - The *dispatcher* holds the leases, a *lane* for each callback, and starts a post when the lane and the process have room.
+//! - A *post* renders, signs and sends one delivery once, and turns whatever happened into an outcome.
+//! - The *recorder* writes outcomes in batches, guarded by the lease: a post that finishes late changes nothing.
+//! - The *janitor* keeps promises that no single request can: held rows of active subscriptions, rows of deleted ones, old answers,
+//!   partitions of the days to come.
+//!
+//! Nothing in here holds a transaction or a connection while a callback is being called.
 
+pub mod claimer;
+pub mod dispatcher;
+pub mod janitor;
+mod lanes;
 pub mod outbound;
+mod post;
+pub mod recorder;
+mod targets;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::domain::delivery::Lease;
+use crate::domain::dialect::Dialect;
+use crate::domain::egress::EgressPolicy;
+use crate::domain::id::NodeId;
+use crate::domain::key_ring::KeyRing;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::surface::Surface;
+use crate::hub::handoff::Intake;
+use crate::store;
+use crate::telemetry::{Health, Metrics};
+
+use self::outbound::Outbound;
+
+/// How each surface speaks to its callbacks.
+pub type Dialects = HashMap<Surface, Arc<dyn Dialect>>;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub node: NodeId,
+    pub lease: Duration,
+    /// Of one attempt, when its subscription does not say otherwise.
+    pub timeout: Duration,
+    pub retry: RetryPolicy,
+    pub in_flight_max: usize,
+    pub callback_in_flight_max: usize,
+}
+
+/// What the engine stands on.
+pub struct Parts {
+    pub pool: PgPool,
+    pub keys: KeyRing,
+    pub egress: Arc<EgressPolicy>,
+    pub outbound: Outbound,
+    pub dialects: Dialects,
+    pub intake: Intake,
+    pub settings: Settings,
+    pub health: Health,
+    pub metrics: Metrics,
+}
+
+/// The running engine.
+pub struct Engine {
+    pool: PgPool,
+    node: NodeId,
+    stopping: watch::Sender<bool>,
+    dispatcher: JoinHandle<()>,
+    recorder: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    pub fn start(parts: Parts) -> Self {
+        let Parts { pool, keys, egress, outbound, dialects, intake, settings, health, metrics } = parts;
+        let (stopping, stop) = watch::channel(false);
+        let (results, recorded) = mpsc::unbounded_channel();
+        let (claims, claimed) = mpsc::unbounded_channel();
+        let targets =
+            targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
+        let claimer = claimer::Claimer::new(
+            pool.clone(),
+            settings.clone(),
+            intake.due.clone(),
+            claims,
+            results.clone(),
+        );
+        let dispatcher = dispatcher::Dispatcher::new(
+            &settings,
+            targets,
+            outbound,
+            Arc::new(dialects),
+            results,
+            metrics.clone(),
+        );
+        let recorder = recorder::Recorder::new(
+            pool.clone(),
+            settings.node,
+            intake.due.clone(),
+            intake.changes.clone(),
+            metrics,
+        );
+        Self {
+            node: settings.node,
+            dispatcher: worker(&health, "dispatcher", dispatcher.run(intake.leases, claimed, stop.clone())),
+            recorder: worker(&health, "recorder", recorder.run(recorded)),
+            others: vec![
+                worker(&health, "claimer", claimer.run(stop.clone())),
+                worker(&health, "janitor", janitor::run(pool.clone(), stop)),
+            ],
+            stopping,
+            pool,
+        }
+    }
+
+    /// Stops: nothing new is started, posts under way get until the bound, every result is written, and what is left is released for
+    /// another process to send at once.
+    pub async fn stop(self, bound: Duration) {
+        let _nobody_listens = self.stopping.send(true);
+        for worker in self.others {
+            ended(worker, bound).await;
+        }
+        ended(self.dispatcher, bound).await;
+        // The recorder ends when the last sender of results is gone, after it has written them all.
+        ended(self.recorder, bound).await;
+        let released = match self.pool.acquire().await {
+            Ok(mut connection) => store::queue::release_all(&mut connection, self.node).await,
+            Err(error) => Err(error.into()),
+        };
+        match released {
+            Ok(0) => {}
+            Ok(leases) => tracing::info!(leases, "released unfinished leases"),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "could not release leases; they pass on when they expire")
+            }
+        }
+    }
+}
+
+/// Starts a worker that readiness watches: one that ends, however it ends, is noticed.
+fn worker(
+    health: &Health,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let heartbeat = health.worker(name);
+    tokio::spawn(async move {
+        work.await;
+        drop(heartbeat);
+    })
+}
+
+async fn ended(mut worker: JoinHandle<()>, bound: Duration) {
+    match tokio::time::timeout(bound, &mut worker).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "a background worker failed"),
+        Err(_elapsed) => worker.abort(),
+    }
+}
+
+/// A lease in this process's hands, with the room in memory that is its.
+struct Held {
+    lease: Lease,
+    _room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Returns when it is time to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _sender_is_gone = stop.wait_for(|stopping| *stopping).await;
+}

@@ -202,7 +202,7 @@ pub async fn disable(
     partner: PartnerId,
     id: SubscriptionId,
     reason: &str,
-) -> Result<bool, Error> {
+) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "update subscriptions set version = version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
          where partner_id = $1 and id = $2 and state = 'active'",

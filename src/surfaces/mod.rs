@@ -2,3 +2,4 @@
 
 pub mod herald;
 pub mod kit;
+pub mod redirect;

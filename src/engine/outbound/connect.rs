@@ -67,9 +67,8 @@ impl Connector {
 
     async fn addresses(&self, url: &CallbackUrl) -> Result<Vec<IpAddr>, ReplyKind> {
         let name = match url.host() {
-            Some(Host::Address(address)) => return Ok(vec![address]),
-            Some(Host::Name(name)) => name,
-            None => return Err(ReplyKind::Unreachable { reason: "the URL has no host".to_owned() }),
+            Host::Address(address) => return Ok(vec![address]),
+            Host::Name(name) => name,
         };
         match timeout(self.limits.dns, self.resolver.resolve(name)).await {
             Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Dns }),
@@ -81,14 +80,9 @@ impl Connector {
 
     async fn secure(&self, url: &CallbackUrl, tcp: TcpStream) -> Result<Stream, ReplyKind> {
         let server_name = match url.host() {
-            Some(Host::Address(address)) => ServerName::from(address),
-            Some(Host::Name(name)) => {
-                // Certificates and SNI carry the name without the dot that makes it absolute.
-                let name = name.strip_suffix('.').unwrap_or(name).to_owned();
-                ServerName::try_from(name)
-                    .map_err(|_| unreachable("no certificate can carry the host's name".to_owned()))?
-            }
-            None => return Err(unreachable("the URL has no host".to_owned())),
+            Host::Address(address) => ServerName::from(address),
+            Host::Name(name) => ServerName::try_from(name.to_owned())
+                .map_err(|_| unreachable("no certificate can carry the host's name".to_owned()))?,
         };
         match timeout(self.limits.tls, self.tls.connect(server_name, tcp)).await {
             Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Tls }),
@@ -149,4 +143,39 @@ fn tls_connector(roots: RootCertStore) -> Result<TlsConnector, OutboundError> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn connector(policy: EgressPolicy) -> Connector {
+        Connector::new(Arc::new(policy), Limits::default(), Extras::default()).unwrap()
+    }
+
+    /// `Outbound::post` vets the URL before it comes here, so this is the second of the two checks, by itself.
+    #[tokio::test]
+    async fn rule_01_literals_are_vetted_where_connections_are_made() {
+        let canary = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = canary.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "2130706433", "0x7f.1", "0177.1", "①②⑦.⓪.⓪.①", "127.0.0.1."] {
+            let raw = format!("http://{host}:{port}/");
+            let url = CallbackUrl::parse(&raw, &EgressPolicy::development()).unwrap();
+            let mut progress = Progress::start();
+            let refused = connector(EgressPolicy::production()).connect(&url, &mut progress).await;
+            assert!(matches!(refused, Err(ReplyKind::Blocked { reason: Refusal::Address { .. } })), "{host}");
+            assert!(!progress.reached, "{host}");
+            let taken = connector(EgressPolicy::development()).connect(&url, &mut progress).await;
+            assert!(taken.is_ok(), "{host}");
+            canary.accept().await.unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reason_is_kept_short() {
+        let ReplyKind::Unreachable { reason } = unreachable("ä".repeat(10_000)) else { panic!() };
+        assert_eq!(reason.chars().count(), REASON_CHARS_MAX + 1);
+    }
 }

@@ -61,22 +61,17 @@ async fn head(
     limits: &Limits,
     progress: &mut Progress,
 ) -> Result<Response<Incoming>, Exchange> {
-    let received_before = connection.received.bytes();
     progress.phase = Phase::FirstByte;
+    progress.received = Some((connection.received.clone(), connection.received.bytes()));
     let mut answer = pin!(connection.sender.send_request(request));
     let answer = match timeout(limits.first_byte, &mut answer).await {
         Ok(answer) => answer,
-        Err(_) if connection.received.bytes() == received_before => {
-            return Err(Exchange::Settled(ReplyKind::TimedOut { phase: Phase::FirstByte }));
-        }
-        Err(_) => {
-            // Something is coming, if slowly: from here on the request's total is what bounds it.
-            progress.phase = Phase::Headers;
-            answer.await
-        }
+        // Something is coming, if slowly: from here on the request's total is what bounds it.
+        Err(_) if progress.answer_has_begun() => answer.await,
+        Err(_) => return Err(Exchange::Settled(ReplyKind::TimedOut { phase: Phase::FirstByte })),
     };
     answer.map_err(|error| {
-        if connection.received.bytes() == received_before {
+        if !progress.answer_has_begun() {
             let reason = format!("the connection was closed without an answer: {}", explain(&error));
             return Exchange::ClosedUnanswered { reason };
         }

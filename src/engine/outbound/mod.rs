@@ -7,6 +7,7 @@
 //! - `connect`: addresses vetted, TCP and TLS set up, each within its own limit. Nothing reaches a socket past it.
 //! - `pool`: connections that wait for their next request, by origin.
 //! - `exchange`: one request and its answer on one connection.
+//! - `reply`: how a call ended.
 //! - `mask`: blanks the secrets that a receiver echoes.
 //!
 //! No redirects, no proxy from the environment, no decompression, no referer: there is no code here that does them.
@@ -15,10 +16,10 @@ mod connect;
 mod exchange;
 mod mask;
 mod pool;
+mod reply;
 mod resolve;
 mod stream;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +34,11 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use self::connect::Connector;
 use self::exchange::{Exchange, exchange};
 use self::pool::{Connection, Pool};
+pub use self::reply::{Phase, Reply, ReplyKind};
 pub use self::resolve::{Lookup, Resolve, SystemResolver};
+use self::stream::Received;
 use crate::domain::callback_url::CallbackUrl;
-use crate::domain::egress::{EgressPolicy, Refusal};
+use crate::domain::egress::EgressPolicy;
 
 const DEFAULT_USER_AGENT: &str = concat!("Herald/", env!("CARGO_PKG_VERSION"));
 
@@ -109,72 +112,30 @@ pub struct Post<'a> {
     pub mask: &'a [&'a [u8]],
 }
 
-#[derive(Debug)]
-pub struct Reply {
-    pub result: ReplyKind,
-    pub latency: Duration,
-    /// Whether a TCP connection was had. When hardly any host is reached, the outage is probably our own.
-    pub reached: bool,
-}
-
-/// How a call ended. The texts are for operators; partners are shown `Blocked` and `Unreachable` alike.
-#[derive(Debug, PartialEq, Eq)]
-pub enum ReplyKind {
-    Answered {
-        /// 100 to 999, whatever the receiver chose.
-        status: u16,
-        /// The header as it came, unless it is absurdly long.
-        retry_after: Option<String>,
-        /// At most `response_body_bytes_max`, any bytes whatever, secrets blanked.
-        body: Vec<u8>,
-        /// False where the rest was left unread.
-        body_complete: bool,
-    },
-    TimedOut {
-        phase: Phase,
-    },
-    Unreachable {
-        reason: String,
-    },
-    Blocked {
-        reason: Refusal,
-    },
-    /// Something was reached that did not speak HTTP to the end.
-    BadResponse {
-        /// Known when it was the body that broke.
-        status: Option<u16>,
-        reason: String,
-    },
-}
-
-/// Where the time ran out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Dns,
-    Connect,
-    Tls,
-    FirstByte,
-    Headers,
-    Body { status: u16 },
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Phase::Dns => write!(f, "while resolving the name"),
-            Phase::Connect => write!(f, "while connecting"),
-            Phase::Tls => write!(f, "during the TLS handshake"),
-            Phase::FirstByte => write!(f, "before any answer"),
-            Phase::Headers => write!(f, "while reading the answer's headers"),
-            Phase::Body { status } => write!(f, "while reading the body of an answer with status {status}"),
-        }
-    }
-}
-
 /// How far a call has got, for whoever finds that its time is up.
 struct Progress {
     phase: Phase,
     reached: bool,
+    /// The counter of the connection in use, and where it stood when the request was handed over.
+    received: Option<(Received, u64)>,
+}
+
+impl Progress {
+    fn start() -> Progress {
+        Progress { phase: Phase::Dns, reached: false, received: None }
+    }
+
+    fn answer_has_begun(&self) -> bool {
+        self.received.as_ref().is_some_and(|(received, before)| received.bytes() > *before)
+    }
+
+    /// The phase a call is in, seen from outside while it waits.
+    fn phase_now(&self) -> Phase {
+        match self.phase {
+            Phase::FirstByte if self.answer_has_begun() => Phase::Headers,
+            phase => phase,
+        }
+    }
 }
 
 /// The client. Clones share their connections.
@@ -211,11 +172,11 @@ impl Outbound {
     /// Dropping the future closes the connection.
     pub async fn post(&self, post: Post<'_>) -> Reply {
         let started = Instant::now();
-        let mut progress = Progress { phase: Phase::Dns, reached: false };
+        let mut progress = Progress::start();
         let result = match tokio::time::timeout(post.timeout, self.shared.attempt(&post, &mut progress)).await
         {
             Ok(result) => result,
-            Err(_) => ReplyKind::TimedOut { phase: progress.phase },
+            Err(_) => ReplyKind::TimedOut { phase: progress.phase_now() },
         };
         Reply { result, latency: started.elapsed(), reached: progress.reached }
     }
@@ -232,7 +193,7 @@ impl Shared {
                 Exchange::ClosedUnanswered { .. } => {}
                 Exchange::Settled(result) => return result,
             }
-            *progress = Progress { phase: Phase::Dns, reached: false };
+            *progress = Progress::start();
         }
         let stream = match self.connector.connect(post.url, progress).await {
             Ok(stream) => stream,

@@ -1,0 +1,315 @@
+//! Decides when which lease is sent, and what its outcome means.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::lanes::Lanes;
+use super::outbound::Outbound;
+use super::post::{Posted, post};
+use super::recorder::Finished;
+use super::targets::{Target, Targets};
+use super::{Dialects, Held, Settings, stopped};
+use crate::clock;
+use crate::domain::attempt::Outcome;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::id::{AttemptId, CallbackId, SubscriptionId};
+use crate::domain::retry::{self, Verdict};
+use crate::domain::retry_after;
+use crate::domain::subscription::SubscriptionState;
+use crate::hub::Handed;
+use crate::store::queue::{Ending, Record};
+use crate::telemetry::Metrics;
+
+/// Messages taken from a channel at once.
+const BATCH_MAX: usize = 512;
+/// Well within the second that a target is believed for.
+const REFRESH_EVERY: Duration = Duration::from_millis(400);
+/// A lease that finds its lane full is due again after this much, and up to as much again.
+const DEFERRED_FOR: Duration = Duration::from_secs(2);
+/// Sending this delivery ended this many processes or leases: it is sent no more.
+const CRASHES_MAX: i16 = 5;
+/// The most that a receiver can ask us to wait.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+const DETAIL_CHARS_MAX: usize = 1_000;
+
+pub struct Dispatcher {
+    targets: Targets,
+    outbound: Outbound,
+    dialects: Arc<Dialects>,
+    lanes: Lanes,
+    metrics: Metrics,
+    results: mpsc::UnboundedSender<Finished>,
+    landed: mpsc::UnboundedSender<CallbackId>,
+    landings: mpsc::UnboundedReceiver<CallbackId>,
+}
+
+impl Dispatcher {
+    pub fn new(
+        settings: &Settings,
+        targets: Targets,
+        outbound: Outbound,
+        dialects: Arc<Dialects>,
+        results: mpsc::UnboundedSender<Finished>,
+        metrics: Metrics,
+    ) -> Self {
+        let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
+        let (landed, landings) = mpsc::unbounded_channel();
+        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut handed: mpsc::UnboundedReceiver<Handed>,
+        mut claimed: mpsc::UnboundedReceiver<Held>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut refresh = tokio::time::interval(REFRESH_EVERY);
+        refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut fresh, mut again, mut landings) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                _ = self.landings.recv_many(&mut landings, BATCH_MAX) => {}
+                _ = refresh.tick() => self.refresh().await,
+                n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
+                    if n == 0 { continue }
+                }
+                n = claimed.recv_many(&mut again, BATCH_MAX), if !claimed.is_closed() || !claimed.is_empty() => {
+                    if n == 0 { continue }
+                }
+            }
+            landings.drain(..).for_each(|callback| self.lanes.landed(callback));
+            let arrivals = fresh.drain(..).map(Held::from).chain(again.drain(..)).collect();
+            self.admit(arrivals).await;
+            self.start().await;
+        }
+        while let Ok(late) = handed.try_recv() {
+            self.finish(late.into(), Ending::Release { delay_ms: 0 });
+        }
+        while let Ok(late) = claimed.try_recv() {
+            self.finish(late, Ending::Release { delay_ms: 0 });
+        }
+        self.drain().await;
+    }
+
+    /// Gives back what waits, and waits for what is under way.
+    async fn drain(mut self) {
+        for held in self.lanes.empty() {
+            self.finish(held, Ending::Release { delay_ms: 0 });
+        }
+        while self.lanes.in_flight() > 0 {
+            match self.landings.recv().await {
+                Some(callback) => self.lanes.landed(callback),
+                None => return,
+            }
+        }
+    }
+
+    async fn refresh(&mut self) {
+        if let Err(error) = self.targets.refresh().await {
+            tracing::warn!(error = %error.chain(), "subscriptions cannot be read now");
+        }
+    }
+
+    /// Puts arrivals into their lanes.
+    async fn admit(&mut self, arrivals: Vec<Held>) {
+        let mut unknown: Vec<SubscriptionId> = arrivals
+            .iter()
+            .map(|held| held.lease.subscription)
+            .filter(|subscription| self.targets.callback(*subscription).is_none())
+            .collect();
+        self.read(&mut unknown).await;
+        for held in arrivals {
+            match self.targets.callback(held.lease.subscription) {
+                Some(callback) => {
+                    if let Some(held) = self.lanes.park(callback, held) {
+                        let delay_ms = millis(DEFERRED_FOR.mul_f64(1.0 + chance()));
+                        self.finish(held, Ending::Release { delay_ms });
+                    }
+                }
+                None => self.without_target(held, &unknown),
+            }
+        }
+    }
+
+    /// Starts as many posts as there is room for.
+    async fn start(&mut self) {
+        let mut stale = Vec::new();
+        while let Some((callback, held)) = self.lanes.take() {
+            match self.targets.fresh(held.lease.subscription) {
+                Some(target) => self.send(callback, held, target),
+                None => stale.push((callback, held)),
+            }
+        }
+        if stale.is_empty() {
+            return;
+        }
+        let mut subscriptions = stale.iter().map(|(_, held)| held.lease.subscription).collect();
+        self.read(&mut subscriptions).await;
+        for (callback, held) in stale {
+            match self.targets.fresh(held.lease.subscription) {
+                Some(target) => self.send(callback, held, target),
+                None => {
+                    self.lanes.landed(callback);
+                    self.without_target(held, &subscriptions);
+                }
+            }
+        }
+    }
+
+    /// Reads subscriptions; leaves the list empty when the database could not be asked.
+    async fn read(&mut self, subscriptions: &mut Vec<SubscriptionId>) {
+        subscriptions.sort_unstable();
+        subscriptions.dedup();
+        if subscriptions.is_empty() {
+            return;
+        }
+        if let Err(error) = self.targets.read(subscriptions).await {
+            tracing::warn!(error = %error.chain(), "subscriptions cannot be read now");
+            subscriptions.clear();
+        }
+    }
+
+    /// A subscription that was read and is not there any more ends its deliveries; one that could not be read delays them.
+    fn without_target(&self, held: Held, read: &[SubscriptionId]) {
+        if read.binary_search(&held.lease.subscription).is_ok() {
+            self.cancel(held);
+        } else {
+            self.finish(held, Ending::Release { delay_ms: 1_000 });
+        }
+    }
+
+    /// The last look before a post: whether it may, need and can be sent now.
+    fn send(&mut self, callback: CallbackId, held: Held, target: Arc<Target>) {
+        let lease = &held.lease;
+        let unsent = match target.state {
+            SubscriptionState::Deleted => Some(None),
+            SubscriptionState::Paused | SubscriptionState::Disabled if !lease.probe => {
+                Some(Some(Ending::Hold))
+            }
+            _ if lease.crashes >= CRASHES_MAX => Some(Some(Ending::Final(DeliveryState::Dead))),
+            // A post that could outlive its lease could be sent by two at once.
+            _ if lease.until.saturating_duration_since(Instant::now()) < target.timeout => {
+                Some(Some(Ending::Release { delay_ms: 0 }))
+            }
+            _ => None,
+        };
+        match unsent {
+            None => self.launch(callback, held, target),
+            Some(ending) => {
+                self.lanes.landed(callback);
+                match ending {
+                    None => self.cancel(held),
+                    Some(ending @ Ending::Final(_)) => self.end(held, ending, Outcome::Crashed),
+                    Some(ending) => self.finish(held, ending),
+                }
+            }
+        }
+    }
+
+    fn launch(&self, callback: CallbackId, held: Held, target: Arc<Target>) {
+        let Some(dialect) = self.dialects.get(&target.surface).cloned() else {
+            tracing::error!(surface = target.surface.as_str(), "no dialect is installed for this surface");
+            let _landed = self.landed.send(callback);
+            return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
+        };
+        let (outbound, results, landed) =
+            (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
+        let metrics = self.metrics.clone();
+        tokio::spawn(async move {
+            let (started, in_flight) = (Instant::now(), metrics.attempt_started());
+            let posted = post(&outbound, &dialect, &target, &held.lease).await;
+            metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
+            drop((landed, in_flight));
+            let _stopped = results.send(judge(held, &target, posted, started));
+        });
+    }
+
+    fn finish(&self, held: Held, ending: Ending) {
+        let _stopped = self.results.send(Finished { held, ending, record: None, disable: None });
+    }
+
+    fn cancel(&self, held: Held) {
+        self.end(held, Ending::Final(DeliveryState::Cancelled), Outcome::Cancelled);
+    }
+
+    /// Ends a delivery without a post.
+    fn end(&self, held: Held, ending: Ending, outcome: Outcome) {
+        let _stopped = self.results.send(ended(held, ending, outcome));
+    }
+}
+
+/// A delivery that ends without a post.
+pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
+    let record = Record {
+        attempt: AttemptId::new(),
+        outcome,
+        status: None,
+        started_ago_ms: 0,
+        latency_ms: 0,
+        response: None,
+        detail: None,
+    };
+    Finished { held, ending, record: Some((record, Instant::now())), disable: None }
+}
+
+/// What a post means for its delivery.
+fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finished {
+    let lease = &held.lease;
+    let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
+    let asked =
+        posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
+    let verdict = retry::decide(&target.retry, failures, posted.outcome, posted.status, asked, chance());
+    let (ending, disable) = match verdict {
+        Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
+        _ if lease.probe => (Ending::Final(DeliveryState::Dead), None),
+        Verdict::Dead => (Ending::Final(DeliveryState::Dead), None),
+        Verdict::Retry(after) => (Ending::Retry { delay_ms: millis(after) }, None),
+        Verdict::Disable => (Ending::Hold, Some("the callback answered 410 Gone".to_owned())),
+    };
+    let record = Record {
+        attempt: AttemptId::new(),
+        outcome: posted.outcome,
+        status: posted.status,
+        started_ago_ms: 0,
+        latency_ms: posted.latency_ms,
+        response: posted.response,
+        detail: posted
+            .detail
+            .map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
+    };
+    Finished { held, ending, record: Some((record, started)), disable }
+}
+
+/// Says that a post is over, also when it panicked.
+struct Landing {
+    callback: CallbackId,
+    to: mpsc::UnboundedSender<CallbackId>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let _stopped = self.to.send(self.callback);
+    }
+}
+
+impl From<Handed> for Held {
+    fn from(handed: Handed) -> Self {
+        Self { lease: handed.lease, _room: handed.room }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A fresh number in `0.0..1.0`.
+fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}

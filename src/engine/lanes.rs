@@ -1,0 +1,186 @@
+//! Fairness in memory: a lane for each callback, with few posts under way and few waiting, so that one that hangs occupies its own lane and
+//! nobody else's. Lanes take turns. Pure bookkeeping: it starts nothing and knows no time.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::Held;
+use crate::domain::id::CallbackId;
+
+/// How many leases may wait in one lane. Beyond that they go back to the queue to be due a little later.
+const PARKED_MAX: usize = 256;
+
+struct Lane {
+    in_flight: usize,
+    parked: VecDeque<Held>,
+    /// Whether the lane stands in the line of those that could start one.
+    in_line: bool,
+}
+
+pub struct Lanes {
+    in_flight_max: usize,
+    callback_in_flight_max: usize,
+    in_flight: usize,
+    lanes: HashMap<CallbackId, Lane>,
+    line: VecDeque<CallbackId>,
+}
+
+impl Lanes {
+    pub fn new(in_flight_max: usize, callback_in_flight_max: usize) -> Self {
+        Self {
+            in_flight_max,
+            callback_in_flight_max,
+            in_flight: 0,
+            lanes: HashMap::new(),
+            line: VecDeque::new(),
+        }
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Puts a lease in its callback's lane; gives it back when the lane is full.
+    pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
+        let lane = self.lanes.entry(callback).or_insert_with(|| Lane {
+            in_flight: 0,
+            parked: VecDeque::new(),
+            in_line: false,
+        });
+        if lane.parked.len() >= PARKED_MAX {
+            return Some(held);
+        }
+        lane.parked.push_back(held);
+        self.line_up(callback);
+        None
+    }
+
+    /// Takes the next lease to send, if there is room for one more post. It counts as under way until [`Lanes::landed`].
+    pub fn take(&mut self) -> Option<(CallbackId, Held)> {
+        if self.in_flight >= self.in_flight_max {
+            return None;
+        }
+        let callback = self.line.pop_front()?;
+        let lane = self.lanes.get_mut(&callback)?;
+        lane.in_line = false;
+        let held = lane.parked.pop_front()?;
+        lane.in_flight += 1;
+        self.in_flight += 1;
+        self.line_up(callback);
+        Some((callback, held))
+    }
+
+    /// A lease that was taken is no longer under way.
+    pub fn landed(&mut self, callback: CallbackId) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(lane) = self.lanes.get_mut(&callback) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+            if lane.in_flight == 0 && lane.parked.is_empty() {
+                self.lanes.remove(&callback);
+                return;
+            }
+        }
+        self.line_up(callback);
+    }
+
+    /// Everything that waits: what a stop gives back.
+    pub fn empty(&mut self) -> Vec<Held> {
+        self.line.clear();
+        let waiting = |lane: &mut Lane| {
+            lane.in_line = false;
+            lane.parked.drain(..).collect::<Vec<_>>()
+        };
+        self.lanes.values_mut().flat_map(waiting).collect()
+    }
+
+    /// A lane stands in line while it has a lease to send and room to send it, and never twice.
+    fn line_up(&mut self, callback: CallbackId) {
+        if let Some(lane) = self.lanes.get_mut(&callback)
+            && !lane.in_line
+            && !lane.parked.is_empty()
+            && lane.in_flight < self.callback_in_flight_max
+        {
+            lane.in_line = true;
+            self.line.push_back(callback);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use chrono::DateTime;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::domain::delivery::Lease;
+    use crate::domain::event::Event;
+    use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+
+    fn held() -> Held {
+        let event = Event {
+            id: EventId::new(),
+            kind: "Type".into(),
+            source: "/".into(),
+            payload: vec![],
+            occurred_at: DateTime::UNIX_EPOCH,
+        };
+        let lease = Lease {
+            partner: PartnerId::new(),
+            delivery: DeliveryId::new(),
+            subscription: SubscriptionId::new(),
+            event: Arc::new(event),
+            attempts: 0,
+            epoch: 1,
+            probe: false,
+            crashes: 0,
+            until: Instant::now(),
+        };
+        Held { lease, _room: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap() }
+    }
+
+    #[test]
+    fn rule_20_one_callback_takes_its_own_room_and_no_more() {
+        let (dead, healthy) = (CallbackId::new(), CallbackId::new());
+        let mut lanes = Lanes::new(10, 2);
+        for _ in 0..5 {
+            assert!(lanes.park(dead, held()).is_none());
+        }
+        assert!(lanes.park(healthy, held()).is_none());
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, _)| callback)).collect();
+        assert_eq!(taken.iter().filter(|callback| **callback == dead).count(), 2);
+        assert_eq!(taken.iter().filter(|callback| **callback == healthy).count(), 1);
+        lanes.landed(dead);
+        assert_eq!(lanes.take().map(|(callback, _)| callback), Some(dead), "one landed, one starts");
+        assert!(lanes.take().is_none());
+        assert_eq!(lanes.in_flight(), 3);
+    }
+
+    #[test]
+    fn lanes_take_turns_and_the_whole_is_bounded() {
+        let (one, other) = (CallbackId::new(), CallbackId::new());
+        let mut lanes = Lanes::new(4, 4);
+        for _ in 0..4 {
+            lanes.park(one, held());
+        }
+        for _ in 0..4 {
+            lanes.park(other, held());
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, _)| callback)).collect();
+        assert_eq!(taken, [one, other, one, other]);
+        assert_eq!(lanes.empty().len(), 4, "the rest waits");
+        lanes.landed(one);
+        assert!(lanes.take().is_none(), "nothing waits any more");
+    }
+
+    #[test]
+    fn a_lane_that_is_full_gives_the_lease_back() {
+        let callback = CallbackId::new();
+        let mut lanes = Lanes::new(1, 1);
+        for _ in 0..PARKED_MAX {
+            assert!(lanes.park(callback, held()).is_none());
+        }
+        assert!(lanes.park(callback, held()).is_some());
+    }
+}

@@ -1,0 +1,121 @@
+//! One delivery, sent once: rendered, signed, posted, and whatever happened turned into an outcome.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::outbound::{Outbound, Post, Reply, ReplyKind};
+use super::targets::{Sending, Target};
+use crate::clock;
+use crate::domain::attempt::Outcome;
+use crate::domain::delivery::Lease;
+use crate::domain::dialect::{Dialect, Outgoing, OutgoingHeader};
+use crate::domain::signature;
+
+/// What came of a post, in full.
+pub struct Posted {
+    pub outcome: Outcome,
+    pub status: Option<u16>,
+    pub latency_ms: i32,
+    pub response: Option<Vec<u8>>,
+    pub retry_after: Option<String>,
+    /// For the operator.
+    pub detail: Option<String>,
+}
+
+pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Target, lease: &Lease) -> Posted {
+    let sending = match &target.sending {
+        Ok(sending) => sending,
+        Err(reason) => return unsent(reason.clone()),
+    };
+    let credentials = sending.credentials.as_ref();
+    let rendered = dialect.render(&Outgoing { delivery: lease.delivery, event: &lease.event, credentials });
+    let headers = match headers(rendered.headers, sending, lease, &rendered.body) {
+        Ok(headers) => headers,
+        Err(reason) => return unsent(reason),
+    };
+    let mask: Vec<&[u8]> = credentials.iter().map(|secret| secret.expose()).collect();
+    let request = Post {
+        url: &sending.url,
+        headers,
+        body: Bytes::from(rendered.body),
+        timeout: target.timeout,
+        mask: &mask,
+    };
+    classify(outbound.post(request).await, dialect.as_ref())
+}
+
+/// The dialect's own headers, and the Standard Webhooks ones beside them (SECURITY rule 8): the id is the delivery's and the same on every
+/// attempt, the timestamp is this attempt's, and what is signed are the bytes that are sent.
+fn headers(
+    own: Vec<OutgoingHeader>,
+    sending: &Sending,
+    lease: &Lease,
+    body: &[u8],
+) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::with_capacity(own.len() + 3);
+    for header in own {
+        let mut value = HeaderValue::from_bytes(&header.value)
+            .map_err(|_| format!("the value of {} cannot be sent in a header", header.name))?;
+        value.set_sensitive(header.sensitive);
+        headers.insert(HeaderName::from_static(header.name), value);
+    }
+    let id = lease.delivery.to_string();
+    let timestamp = clock::now().timestamp();
+    headers.insert("webhook-id", ascii(&id));
+    headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
+    if !sending.signing_keys.is_empty() {
+        headers.insert(
+            "webhook-signature",
+            ascii(&signature::sign(&sending.signing_keys, &id, timestamp, body)),
+        );
+    }
+    Ok(headers)
+}
+
+fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("uuids and base64 are printable ASCII")
+}
+
+/// Something on our side keeps it from being sent; nothing went out.
+fn unsent(reason: String) -> Posted {
+    Posted {
+        outcome: Outcome::Blocked,
+        status: None,
+        latency_ms: 0,
+        response: None,
+        retry_after: None,
+        detail: Some(reason),
+    }
+}
+
+fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
+    let latency_ms = i32::try_from(reply.latency.as_millis()).unwrap_or(i32::MAX);
+    let nothing = Posted {
+        outcome: Outcome::Unreachable,
+        status: None,
+        latency_ms,
+        response: None,
+        retry_after: None,
+        detail: None,
+    };
+    match reply.result {
+        ReplyKind::Answered { status, retry_after, body, .. } => Posted {
+            outcome: if dialect.accepts(status) { Outcome::Delivered } else { Outcome::Refused },
+            status: Some(status),
+            response: Some(body),
+            retry_after,
+            ..nothing
+        },
+        ReplyKind::TimedOut { phase } => {
+            Posted { outcome: Outcome::TimedOut, detail: Some(format!("timed out {phase}")), ..nothing }
+        }
+        ReplyKind::Unreachable { reason } => Posted { detail: Some(reason), ..nothing },
+        ReplyKind::Blocked { reason } => {
+            Posted { outcome: Outcome::Blocked, detail: Some(reason.to_string()), ..nothing }
+        }
+        ReplyKind::BadResponse { status, reason } => Posted { status, detail: Some(reason), ..nothing },
+    }
+}

@@ -1,0 +1,155 @@
+//! Writes what came of leases, in batches, on a connection of its own. A batch is whatever gathered while the last one was being written.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, PgPool, Postgres};
+use tokio::sync::{Notify, mpsc};
+
+use super::Held;
+use crate::domain::Error;
+use crate::domain::id::NodeId;
+use crate::store::queue::{self, Ending, Finish, Record};
+use crate::store::{partitions, subscriptions};
+use crate::telemetry::Metrics;
+
+const BATCH_MAX: usize = 1_000;
+/// Between tries at a batch that the database would not take.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// What came of a lease.
+pub struct Finished {
+    pub(super) held: Held,
+    pub ending: Ending,
+    /// The record's `started_ago_ms` is filled in when it is written.
+    pub record: Option<(Record, Instant)>,
+    /// Why the subscription is to be disabled, when the callback said that it is gone.
+    pub disable: Option<String>,
+}
+
+pub struct Recorder {
+    pool: PgPool,
+    node: NodeId,
+    due: Arc<Notify>,
+    changes: Arc<AtomicU64>,
+    metrics: Metrics,
+    connection: Option<PoolConnection<Postgres>>,
+}
+
+impl Recorder {
+    pub fn new(
+        pool: PgPool,
+        node: NodeId,
+        due: Arc<Notify>,
+        changes: Arc<AtomicU64>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { pool, node, due, changes, metrics, connection: None }
+    }
+
+    /// Until every sender is gone and everything they sent is written.
+    pub async fn run(mut self, mut results: mpsc::UnboundedReceiver<Finished>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while results.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.record(&batch).await;
+            let short_wait = |finished: &Finished| {
+                matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
+            };
+            if batch.iter().any(short_wait) {
+                // The claimer may be asleep until a moment that is later than these.
+                self.due.notify_one();
+            }
+            batch.clear();
+        }
+    }
+
+    /// Writes a batch, however long the database is away: the results are only here. Rows that it refuses for good are left to their
+    /// leases, which pass, and the deliveries are sent again.
+    async fn record(&mut self, batch: &[Finished]) {
+        loop {
+            match self.write(batch).await {
+                Ok(()) => return self.count(batch),
+                Err(error @ Error::Unavailable(_)) => {
+                    tracing::warn!(error = %error.chain(), results = batch.len(), "results cannot be written now; trying again");
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
+                Err(error) if batch.len() > 1 => {
+                    tracing::error!(error = %error.chain(), results = batch.len(), "a batch of results was refused; writing each alone");
+                    for finished in batch {
+                        Box::pin(self.record(std::slice::from_ref(finished))).await;
+                    }
+                    return;
+                }
+                Err(error) => {
+                    let delivery = batch.first().map(|finished| finished.held.lease.delivery);
+                    tracing::error!(error = %error.chain(), ?delivery, "a result was refused; its lease will pass");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn count(&self, batch: &[Finished]) {
+        for finished in batch {
+            if let Ending::Final(state) = finished.ending {
+                self.metrics.delivery_ended(state);
+            }
+        }
+    }
+
+    async fn write(&mut self, batch: &[Finished]) -> Result<(), Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.acquire().await?,
+        };
+        let mut written = write(&mut connection, self.node, batch).await;
+        if let Err(error) = &written
+            && partitions::is_missing(error)
+        {
+            partitions::make_ahead(&mut connection).await?;
+            written = write(&mut connection, self.node, batch).await;
+        }
+        match written {
+            Ok(()) => {
+                self.connection = Some(connection);
+                if batch.iter().any(|finished| finished.disable.is_some()) {
+                    self.changes.fetch_add(1, Ordering::Release);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                connection.close_on_drop();
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// One transaction: subscriptions whose callback is gone are disabled first, so that what is held for them stays held.
+async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<(), sqlx::Error> {
+    let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
+    let gone: Vec<(&Finished, &str)> =
+        batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
+    if gone.is_empty() {
+        queue::finish(db, node, &rows).await?;
+        return Ok(());
+    }
+    sqlx::query("begin").execute(&mut *db).await?;
+    for (finished, reason) in gone {
+        let lease = &finished.held.lease;
+        subscriptions::disable(db, lease.partner, lease.subscription, reason).await?;
+    }
+    queue::finish(db, node, &rows).await?;
+    sqlx::query("commit").execute(db).await?;
+    Ok(())
+}
+
+fn finish(finished: &Finished) -> Finish<'_> {
+    let record = finished.record.as_ref().map(|(record, started)| {
+        let started_ago_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        Record { started_ago_ms, ..record.clone() }
+    });
+    Finish { lease: &finished.held.lease, ending: finished.ending, record }
+}

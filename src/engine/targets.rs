@@ -1,0 +1,167 @@
+//! What the dispatcher knows of the subscriptions that it is sending to: a memory that is never more than a second old when it is used, so
+//! that a pause, a deletion or a new secret anywhere is obeyed everywhere within that second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+
+use super::Settings;
+use crate::domain::Error;
+use crate::domain::callback_url::CallbackUrl;
+use crate::domain::egress::EgressPolicy;
+use crate::domain::id::{CallbackId, SubscriptionId};
+use crate::domain::key_ring::KeyRing;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::secret::Secret;
+use crate::domain::signature::SigningKey;
+use crate::domain::subscription::SubscriptionState;
+use crate::domain::surface::Surface;
+use crate::hub::subscriptions::{credentials_identity, signing_key_identity};
+use crate::store::targets::{self, TargetRow};
+
+/// How long what was read is believed.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// What nobody asked for in this long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// Where and how to send.
+pub struct Target {
+    pub callback: CallbackId,
+    pub surface: Surface,
+    pub state: SubscriptionState,
+    pub retry: RetryPolicy,
+    pub timeout: Duration,
+    /// What sending needs, or why it cannot be done; the reason is for the operator.
+    pub sending: Result<Sending, String>,
+}
+
+pub struct Sending {
+    pub url: CallbackUrl,
+    pub credentials: Option<Secret>,
+    /// Newest first.
+    pub signing_keys: Vec<SigningKey>,
+}
+
+struct Known {
+    target: Arc<Target>,
+    read_at: Instant,
+    change: u64,
+    asked_at: Instant,
+}
+
+pub struct Targets {
+    pool: PgPool,
+    keys: KeyRing,
+    egress: Arc<EgressPolicy>,
+    settings: Settings,
+    changes: Arc<AtomicU64>,
+    known: HashMap<SubscriptionId, Known>,
+}
+
+impl Targets {
+    pub fn new(
+        pool: PgPool,
+        keys: KeyRing,
+        egress: Arc<EgressPolicy>,
+        settings: Settings,
+        changes: Arc<AtomicU64>,
+    ) -> Self {
+        Self { pool, keys, egress, settings, changes, known: HashMap::new() }
+    }
+
+    /// The target as it was at most a second ago; `None` when that is not known.
+    pub fn fresh(&mut self, id: SubscriptionId) -> Option<Arc<Target>> {
+        let change = self.changes.load(Ordering::Acquire);
+        let known = self.known.get_mut(&id)?;
+        known.asked_at = Instant::now();
+        (known.change == change && known.read_at.elapsed() < BELIEVED_FOR).then(|| known.target.clone())
+    }
+
+    /// The callback of a subscription, as far as it is known: which lane it is in does not change within seconds.
+    pub fn callback(&self, id: SubscriptionId) -> Option<CallbackId> {
+        self.known.get(&id).map(|known| known.target.callback)
+    }
+
+    /// Reads these subscriptions anew. What the database does not know is forgotten.
+    pub async fn read(&mut self, ids: &[SubscriptionId]) -> Result<(), Error> {
+        // Both taken before the query, so that a change during it makes the result stale rather than the other way round.
+        let (read_at, change) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let rows = targets::find(&mut *self.pool.acquire().await?, ids).await?;
+        for id in ids {
+            self.known.remove(id);
+        }
+        for row in rows {
+            let id = SubscriptionId(row.subscription_id);
+            let target = Arc::new(self.target(row)?);
+            self.known.insert(id, Known { target, read_at, change, asked_at: read_at });
+        }
+        Ok(())
+    }
+
+    /// Reads what is in use anew before it grows too old to be believed, and forgets what is not.
+    pub async fn refresh(&mut self) -> Result<(), Error> {
+        self.known.retain(|_, known| known.asked_at.elapsed() < FORGOTTEN_AFTER);
+        let in_use: Vec<(SubscriptionId, Instant)> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.asked_at.elapsed() < BELIEVED_FOR * 2)
+            .map(|(id, known)| (*id, known.asked_at))
+            .collect();
+        if in_use.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<SubscriptionId> = in_use.iter().map(|(id, _)| *id).collect();
+        self.read(&ids).await?;
+        for (id, asked_at) in in_use {
+            if let Some(known) = self.known.get_mut(&id) {
+                known.asked_at = asked_at;
+            }
+        }
+        Ok(())
+    }
+
+    fn target(&self, row: TargetRow) -> Result<Target, Error> {
+        let unknown =
+            |what: &str, word: &str| Error::internal(format!("the database holds an unknown {what}: {word}"));
+        let delays = row.retry_delays_ms.as_ref();
+        let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or_default());
+        Ok(Target {
+            callback: CallbackId(row.callback_id),
+            surface: Surface::parse(&row.surface).ok_or_else(|| unknown("surface", &row.surface))?,
+            state: SubscriptionState::parse(&row.state).ok_or_else(|| unknown("state", &row.state))?,
+            retry: delays.map_or_else(
+                || self.settings.retry.clone(),
+                |list| RetryPolicy { delays: list.iter().copied().map(ms).collect() },
+            ),
+            timeout: row
+                .timeout_ms
+                .map_or(self.settings.timeout, |timeout| ms(timeout.into()).min(self.settings.timeout)),
+            sending: self.sending(&row),
+        })
+    }
+
+    /// Opens the secrets and parses the URL under the present policy, which may be stricter than the one it was accepted under.
+    fn sending(&self, row: &TargetRow) -> Result<Sending, String> {
+        let callback = CallbackId(row.callback_id);
+        let open = |identity: String, sealed: &[u8]| {
+            self.keys
+                .open(&identity, sealed)
+                .map_err(|error| format!("a secret of callback {callback} cannot be opened: {error}"))
+        };
+        let credentials = row
+            .credentials
+            .as_ref()
+            .map(|sealed| open(credentials_identity(callback), sealed))
+            .transpose()?;
+        let mut signing_keys = Vec::new();
+        for sealed in [&row.signing_key, &row.previous_signing_key].into_iter().flatten() {
+            let bytes = open(signing_key_identity(callback), sealed)?;
+            signing_keys.push(SigningKey::from_bytes(bytes).map_err(|error| error.to_string())?);
+        }
+        let url = CallbackUrl::parse(&row.url, &self.egress).map_err(|refused| refused.to_string())?;
+        Ok(Sending { url, credentials, signing_keys })
+    }
+}
