@@ -9,4 +9,5 @@ mod cluster;
 mod embedded_postgres;
 mod listen;
 mod openapi;
+mod redirect;
 mod support;
