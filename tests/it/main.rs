@@ -11,4 +11,5 @@ mod kill;
 mod listen;
 mod openapi;
 mod outbound;
+mod redirect;
 mod support;
