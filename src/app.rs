@@ -22,13 +22,17 @@ use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{self, Hub};
-use crate::surfaces::kit::{Api, ApiSettings, conversation};
-use crate::surfaces::redirect;
+use crate::operator::{self, Operator};
+use crate::surfaces::kit::access_log::{self, AccessLog};
+use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy, conversation};
+use crate::surfaces::{herald, redirect};
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
 use axum::Router;
+use axum::extract::Request;
 use axum::middleware::from_fn;
 use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use tower::{ServiceExt as _, service_fn};
 
 /// Connections to PostgreSQL at most: requests, and the four that the background half keeps or takes.
 const DATABASE_CONNECTIONS_MAX: u32 = 24;
@@ -82,9 +86,9 @@ impl App {
         let timeout = Duration::from_millis(config.delivery_timeout_ms);
         let policy_limits = PolicyLimits {
             timeout_max: timeout,
-            retries_max: 50,
+            retries_max: 30,
             retry_delay_max: Duration::from_secs(7 * 86_400),
-            rate_per_s_max: 100_000,
+            rate_per_s_max: 10_000,
         };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
         let settings =
@@ -103,7 +107,7 @@ impl App {
                 node,
                 lease,
                 timeout,
-                retry,
+                retry: retry.clone(),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
             },
@@ -116,6 +120,7 @@ impl App {
             body_bytes_max: config.body_bytes_max,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             keys,
+            default_policy: DefaultPolicy { retry, timeout },
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
         Ok(Self { config, hub, api, engine, health, metrics })
@@ -131,7 +136,13 @@ impl App {
         let bound = Duration::from_millis(config.stop_timeout_ms);
         let drain = bound / 3;
         health.serving();
-        let routers = (api_router(state), operator_router(hub, health.clone(), metrics));
+        let settings = operator::Settings {
+            body_bytes_max: config.body_bytes_max,
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+        };
+        let (settings, api_metrics) = (Arc::new(settings), metrics.clone());
+        let operator_side = Operator { hub, health: health.clone(), metrics, settings };
+        let routers = (api_router(state, api_metrics), operator_router(operator_side));
         let serving_api = listener::serve(api, routers.0, config.connections_max, drain, stop.clone());
         let serving_operator =
             listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
@@ -210,14 +221,36 @@ fn dialects() -> Dialects {
 }
 
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
-pub fn api_router(api: Api) -> Router {
-    let redirect = redirect::router(api);
-    Router::new()
-        .nest_service(redirect::MOUNT, redirect.clone())
-        .fallback_service(redirect)
-        .layer(from_fn(conversation::converse))
+pub fn api_router(api: Api, metrics: Metrics) -> Router {
+    let redirect = redirect::router(api.clone());
+    let herald = herald::router(api);
+    let mounted = redirect.clone();
+    let by_prefix = service_fn(move |request: Request| {
+        let surface = if surface_of(request.uri().path()) == HERALD { &herald } else { &redirect };
+        surface.clone().oneshot(request)
+    });
+    let router = Router::new().nest_service(redirect::MOUNT, mounted).fallback_service(by_prefix);
+    observed(router, AccessLog { metrics, surface_of })
 }
 
-fn operator_router(_: Hub, _: Health, _: Metrics) -> Router {
-    Router::new()
+/// The operator's listener.
+pub fn operator_router(operator: Operator) -> Router {
+    let log = AccessLog { metrics: operator.metrics.clone(), surface_of: |_| "operator" };
+    observed(operator::router(operator), log)
+}
+
+const HERALD: &str = "herald";
+
+fn surface_of(path: &str) -> &'static str {
+    match path.split('/').nth(1) {
+        Some("herald") => HERALD,
+        _ => Surface::Redirect.as_str(),
+    }
+}
+
+/// What is around every listener: the ids of the exchange, and inside them the access log.
+fn observed(router: Router, log: AccessLog) -> Router {
+    router
+        .layer(from_fn(move |request, next| access_log::record(request, next, log.clone())))
+        .layer(from_fn(conversation::converse))
 }
