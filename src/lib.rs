@@ -2,6 +2,7 @@
 //!
 //! Imports run downward only: `cli → app → {surfaces, operator, engine} → hub → store → domain`.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod domain;
 pub mod embedded_postgres;
 pub mod engine;
 pub mod hub;
+pub mod listener;
 pub mod operator;
 pub mod store;
 pub mod surfaces;

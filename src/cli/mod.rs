@@ -1,21 +1,29 @@
 //! The command line: which commands there are, and nothing of what they do. Each command is a module of its own.
 
 pub mod listen;
+pub mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::RawConfig;
+
 /// Tells partners' backends that something happened, reliably.
 #[derive(Parser)]
 #[command(name = "herald", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
+    /// Without a command, `herald` is `herald serve`.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: RawConfig,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the server with everything it needs
+    Serve(RawConfig),
     /// Receive callbacks and print them, for developing and trying things out
     Listen(listen::ListenArgs),
 }
@@ -23,7 +31,9 @@ enum Command {
 impl Cli {
     pub async fn run(self) -> ExitCode {
         match self.command {
-            Command::Listen(args) => listen::run(args).await,
+            None => serve::run(&self.settings).await,
+            Some(Command::Serve(settings)) => serve::run(&settings).await,
+            Some(Command::Listen(args)) => listen::run(args).await,
         }
     }
 }

@@ -44,6 +44,13 @@ impl Violations {
         }
     }
 
+    /// Adds the violations of another part of the same request.
+    pub fn extend(&mut self, others: Violations) {
+        for other in others.0 {
+            self.add(other.field, other.message);
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -2,6 +2,13 @@
 
 use uuid::Uuid;
 
+/// Reads an id that a partner chose: a uuid in its hyphenated form, in whichever case. Braces, URNs and bare digits are no published form.
+pub fn parse_uuid(text: &str) -> Result<Uuid, &'static str> {
+    const HYPHENATED_BYTES: usize = 36;
+    let parsed = (text.len() == HYPHENATED_BYTES).then(|| Uuid::try_parse(text).ok()).flatten();
+    parsed.ok_or("must be a uuid in its hyphenated form")
+}
+
 macro_rules! identity {
     ($($(#[$about:meta])* $name:ident)*) => {$(
         $(#[$about])*
@@ -54,4 +61,30 @@ identity! {
     AttemptId
     /// A running Herald process; the owner of leases.
     NodeId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hyphenated_form_is_a_uuid() {
+        let id = "6d245f63-fdfc-4a6b-a351-bc0b03260dcd";
+        assert_eq!(parse_uuid(id).map(|id| id.to_string()).as_deref(), Ok(id));
+        assert_eq!(parse_uuid(&id.to_uppercase()), parse_uuid(id));
+        let braced = format!("{{{id}}}");
+        let urn = format!("urn:uuid:{id}");
+        for bad in [
+            "",
+            "1",
+            &id.replace('-', ""),
+            &braced,
+            &urn,
+            &id[..35],
+            &id.replace('d', "g"),
+            &format!("{id} "),
+        ] {
+            assert!(parse_uuid(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -53,3 +53,37 @@ pub struct Subscription {
 /// The event types that a redirect subscription may name [published].
 pub const REDIRECT_EVENT_TYPES: [&str; 1] = [REDIRECT_SESSION_CANCELLED];
 pub const REDIRECT_SESSION_CANCELLED: &str = "RedirectSessionCancelled";
+
+/// The event types of a redirect subscription, sorted.
+/// Errors: there are none, an unknown one, or one twice.
+pub fn redirect_event_types(mut names: Vec<String>) -> Result<Vec<String>, String> {
+    if names.is_empty() {
+        return Err("must have at least one entry".to_owned());
+    }
+    if names.iter().any(|name| !REDIRECT_EVENT_TYPES.contains(&name.as_str())) {
+        return Err(format!("each entry must be one of {}", REDIRECT_EVENT_TYPES.join(", ")));
+    }
+    names.sort();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err("must not have the same entry twice".to_owned());
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_subscription_names_each_published_type_at_most_once() {
+        let parse =
+            |names: &[&str]| redirect_event_types(names.iter().map(|name| name.to_string()).collect());
+        assert_eq!(parse(&[REDIRECT_SESSION_CANCELLED]).unwrap(), [REDIRECT_SESSION_CANCELLED]);
+        let twice = [REDIRECT_SESSION_CANCELLED; 2];
+        for bad in
+            [&[][..], &twice, &["redirectSessionCancelled"], &[""], &[REDIRECT_SESSION_CANCELLED, "Other"]]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -74,13 +74,15 @@ impl Claimer {
                 let limit = i64::try_from(wanted).map_err(Error::internal)?;
                 let lease_ms = i64::try_from(self.settings.lease.as_millis()).map_err(Error::internal)?;
                 let rows = queue::claim(&mut connection, self.settings.node, limit, lease_ms).await?;
-                let next = if rows.len() < wanted { queue::next_due_ms(&mut connection).await? } else { Some(0) };
+                let next =
+                    if rows.len() < wanted { queue::next_due_ms(&mut connection).await? } else { Some(0) };
                 (rows.into_iter().map(|row| lease(row, until)).collect::<Vec<_>>(), next)
             };
             let drained = claimed.len() < wanted;
             self.pass_on(claimed, room);
             if drained {
-                let next_due = next_due_ms.map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
+                let next_due = next_due_ms
+                    .map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
                 return Ok(next_due.clamp(Duration::from_millis(1), POLL_EVERY));
             }
         }
@@ -107,7 +109,8 @@ impl Claimer {
             if event_is_there {
                 let _stopped = self.claims.send(held);
             } else {
-                let _stopped = self.results.send(ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired));
+                let _stopped =
+                    self.results.send(ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired));
             }
         }
     }

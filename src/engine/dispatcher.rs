@@ -20,6 +20,7 @@ use crate::domain::retry_after;
 use crate::domain::subscription::SubscriptionState;
 use crate::hub::Handed;
 use crate::store::queue::{Ending, Record};
+use crate::telemetry::Metrics;
 
 /// Messages taken from a channel at once.
 const BATCH_MAX: usize = 512;
@@ -38,6 +39,7 @@ pub struct Dispatcher {
     outbound: Outbound,
     dialects: Arc<Dialects>,
     lanes: Lanes,
+    metrics: Metrics,
     results: mpsc::UnboundedSender<Finished>,
     landed: mpsc::UnboundedSender<CallbackId>,
     landings: mpsc::UnboundedReceiver<CallbackId>,
@@ -50,10 +52,11 @@ impl Dispatcher {
         outbound: Outbound,
         dialects: Arc<Dialects>,
         results: mpsc::UnboundedSender<Finished>,
+        metrics: Metrics,
     ) -> Self {
         let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
-        Self { targets, outbound, dialects, lanes, results, landed, landings }
+        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings }
     }
 
     pub(super) async fn run(
@@ -183,7 +186,9 @@ impl Dispatcher {
         let lease = &held.lease;
         let unsent = match target.state {
             SubscriptionState::Deleted => Some(None),
-            SubscriptionState::Paused | SubscriptionState::Disabled if !lease.probe => Some(Some(Ending::Hold)),
+            SubscriptionState::Paused | SubscriptionState::Disabled if !lease.probe => {
+                Some(Some(Ending::Hold))
+            }
             _ if lease.crashes >= CRASHES_MAX => Some(Some(Ending::Final(DeliveryState::Dead))),
             // A post that could outlive its lease could be sent by two at once.
             _ if lease.until.saturating_duration_since(Instant::now()) < target.timeout => {
@@ -210,11 +215,14 @@ impl Dispatcher {
             let _landed = self.landed.send(callback);
             return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
         };
-        let (outbound, results, landed) = (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
+        let (outbound, results, landed) =
+            (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
+        let metrics = self.metrics.clone();
         tokio::spawn(async move {
-            let started = Instant::now();
+            let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
-            drop(landed);
+            metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
+            drop((landed, in_flight));
             let _stopped = results.send(judge(held, &target, posted, started));
         });
     }
@@ -251,7 +259,8 @@ pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
 fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finished {
     let lease = &held.lease;
     let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
-    let asked = posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
+    let asked =
+        posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
     let verdict = retry::decide(&target.retry, failures, posted.outcome, posted.status, asked, chance());
     let (ending, disable) = match verdict {
         Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
@@ -267,7 +276,9 @@ fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finis
         started_ago_ms: 0,
         latency_ms: posted.latency_ms,
         response: posted.response,
-        detail: posted.detail.map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
+        detail: posted
+            .detail
+            .map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
     };
     Finished { held, ending, record: Some((record, started)), disable }
 }

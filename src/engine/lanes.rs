@@ -26,7 +26,13 @@ pub struct Lanes {
 
 impl Lanes {
     pub fn new(in_flight_max: usize, callback_in_flight_max: usize) -> Self {
-        Self { in_flight_max, callback_in_flight_max, in_flight: 0, lanes: HashMap::new(), line: VecDeque::new() }
+        Self {
+            in_flight_max,
+            callback_in_flight_max,
+            in_flight: 0,
+            lanes: HashMap::new(),
+            line: VecDeque::new(),
+        }
     }
 
     pub fn in_flight(&self) -> usize {
@@ -35,7 +41,11 @@ impl Lanes {
 
     /// Puts a lease in its callback's lane; gives it back when the lane is full.
     pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
-        let lane = self.lanes.entry(callback).or_insert_with(|| Lane { in_flight: 0, parked: VecDeque::new(), in_line: false });
+        let lane = self.lanes.entry(callback).or_insert_with(|| Lane {
+            in_flight: 0,
+            parked: VecDeque::new(),
+            in_line: false,
+        });
         if lane.parked.len() >= PARKED_MAX {
             return Some(held);
         }

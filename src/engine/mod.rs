@@ -38,6 +38,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::surface::Surface;
 use crate::hub::handoff::Intake;
 use crate::store;
+use crate::telemetry::{Health, Metrics};
 
 use self::outbound::Outbound;
 
@@ -64,6 +65,8 @@ pub struct Parts {
     pub dialects: Dialects,
     pub intake: Intake,
     pub settings: Settings,
+    pub health: Health,
+    pub metrics: Metrics,
 }
 
 /// The running engine.
@@ -78,19 +81,42 @@ pub struct Engine {
 
 impl Engine {
     pub fn start(parts: Parts) -> Self {
-        let Parts { pool, keys, egress, outbound, dialects, intake, settings } = parts;
+        let Parts { pool, keys, egress, outbound, dialects, intake, settings, health, metrics } = parts;
         let (stopping, stop) = watch::channel(false);
         let (results, recorded) = mpsc::unbounded_channel();
         let (claims, claimed) = mpsc::unbounded_channel();
-        let targets = targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
-        let claimer = claimer::Claimer::new(pool.clone(), settings.clone(), intake.due.clone(), claims, results.clone());
-        let dispatcher = dispatcher::Dispatcher::new(&settings, targets, outbound, Arc::new(dialects), results);
-        let recorder = recorder::Recorder::new(pool.clone(), settings.node, intake.due.clone(), intake.changes.clone());
+        let targets =
+            targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
+        let claimer = claimer::Claimer::new(
+            pool.clone(),
+            settings.clone(),
+            intake.due.clone(),
+            claims,
+            results.clone(),
+        );
+        let dispatcher = dispatcher::Dispatcher::new(
+            &settings,
+            targets,
+            outbound,
+            Arc::new(dialects),
+            results,
+            metrics.clone(),
+        );
+        let recorder = recorder::Recorder::new(
+            pool.clone(),
+            settings.node,
+            intake.due.clone(),
+            intake.changes.clone(),
+            metrics,
+        );
         Self {
             node: settings.node,
-            dispatcher: tokio::spawn(dispatcher.run(intake.leases, claimed, stop.clone())),
-            recorder: tokio::spawn(recorder.run(recorded)),
-            others: vec![tokio::spawn(claimer.run(stop.clone())), tokio::spawn(janitor::run(pool.clone(), stop))],
+            dispatcher: worker(&health, "dispatcher", dispatcher.run(intake.leases, claimed, stop.clone())),
+            recorder: worker(&health, "recorder", recorder.run(recorded)),
+            others: vec![
+                worker(&health, "claimer", claimer.run(stop.clone())),
+                worker(&health, "janitor", janitor::run(pool.clone(), stop)),
+            ],
             stopping,
             pool,
         }
@@ -113,9 +139,24 @@ impl Engine {
         match released {
             Ok(0) => {}
             Ok(leases) => tracing::info!(leases, "released unfinished leases"),
-            Err(error) => tracing::warn!(error = %error.chain(), "could not release leases; they pass on when they expire"),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "could not release leases; they pass on when they expire")
+            }
         }
     }
+}
+
+/// Starts a worker that readiness watches: one that ends, however it ends, is noticed.
+fn worker(
+    health: &Health,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let heartbeat = health.worker(name);
+    tokio::spawn(async move {
+        work.await;
+        drop(heartbeat);
+    })
 }
 
 async fn ended(mut worker: JoinHandle<()>, bound: Duration) {

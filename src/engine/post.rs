@@ -37,16 +37,28 @@ pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Targ
         Err(reason) => return unsent(reason),
     };
     let mask: Vec<&[u8]> = credentials.iter().map(|secret| secret.expose()).collect();
-    let request = Post { url: &sending.url, headers, body: Bytes::from(rendered.body), timeout: target.timeout, mask: &mask };
+    let request = Post {
+        url: &sending.url,
+        headers,
+        body: Bytes::from(rendered.body),
+        timeout: target.timeout,
+        mask: &mask,
+    };
     classify(outbound.post(request).await, dialect.as_ref())
 }
 
 /// The dialect's own headers, and the Standard Webhooks ones beside them (SECURITY rule 8): the id is the delivery's and the same on every
 /// attempt, the timestamp is this attempt's, and what is signed are the bytes that are sent.
-fn headers(own: Vec<OutgoingHeader>, sending: &Sending, lease: &Lease, body: &[u8]) -> Result<HeaderMap, String> {
+fn headers(
+    own: Vec<OutgoingHeader>,
+    sending: &Sending,
+    lease: &Lease,
+    body: &[u8],
+) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::with_capacity(own.len() + 3);
     for header in own {
-        let mut value = HeaderValue::from_bytes(&header.value).map_err(|_| format!("the value of {} cannot be sent in a header", header.name))?;
+        let mut value = HeaderValue::from_bytes(&header.value)
+            .map_err(|_| format!("the value of {} cannot be sent in a header", header.name))?;
         value.set_sensitive(header.sensitive);
         headers.insert(HeaderName::from_static(header.name), value);
     }
@@ -55,7 +67,10 @@ fn headers(own: Vec<OutgoingHeader>, sending: &Sending, lease: &Lease, body: &[u
     headers.insert("webhook-id", ascii(&id));
     headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
     if !sending.signing_keys.is_empty() {
-        headers.insert("webhook-signature", ascii(&signature::sign(&sending.signing_keys, &id, timestamp, body)));
+        headers.insert(
+            "webhook-signature",
+            ascii(&signature::sign(&sending.signing_keys, &id, timestamp, body)),
+        );
     }
     Ok(headers)
 }
@@ -66,12 +81,26 @@ fn ascii(text: &str) -> HeaderValue {
 
 /// Something on our side keeps it from being sent; nothing went out.
 fn unsent(reason: String) -> Posted {
-    Posted { outcome: Outcome::Blocked, status: None, latency_ms: 0, response: None, retry_after: None, detail: Some(reason) }
+    Posted {
+        outcome: Outcome::Blocked,
+        status: None,
+        latency_ms: 0,
+        response: None,
+        retry_after: None,
+        detail: Some(reason),
+    }
 }
 
 fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
     let latency_ms = i32::try_from(reply.latency.as_millis()).unwrap_or(i32::MAX);
-    let nothing = Posted { outcome: Outcome::Unreachable, status: None, latency_ms, response: None, retry_after: None, detail: None };
+    let nothing = Posted {
+        outcome: Outcome::Unreachable,
+        status: None,
+        latency_ms,
+        response: None,
+        retry_after: None,
+        detail: None,
+    };
     match reply.result {
         ReplyKind::Answered { status, retry_after, body, .. } => Posted {
             outcome: if dialect.accepts(status) { Outcome::Delivered } else { Outcome::Refused },
@@ -84,7 +113,9 @@ fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
             Posted { outcome: Outcome::TimedOut, detail: Some(format!("timed out {phase}")), ..nothing }
         }
         ReplyKind::Unreachable { reason } => Posted { detail: Some(reason), ..nothing },
-        ReplyKind::Blocked { reason } => Posted { outcome: Outcome::Blocked, detail: Some(reason.to_string()), ..nothing },
+        ReplyKind::Blocked { reason } => {
+            Posted { outcome: Outcome::Blocked, detail: Some(reason.to_string()), ..nothing }
+        }
         ReplyKind::BadResponse { status, reason } => Posted { status, detail: Some(reason), ..nothing },
     }
 }

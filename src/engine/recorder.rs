@@ -13,6 +13,7 @@ use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
 use crate::store::{partitions, subscriptions};
+use crate::telemetry::Metrics;
 
 const BATCH_MAX: usize = 1_000;
 /// Between tries at a batch that the database would not take.
@@ -33,12 +34,19 @@ pub struct Recorder {
     node: NodeId,
     due: Arc<Notify>,
     changes: Arc<AtomicU64>,
+    metrics: Metrics,
     connection: Option<PoolConnection<Postgres>>,
 }
 
 impl Recorder {
-    pub fn new(pool: PgPool, node: NodeId, due: Arc<Notify>, changes: Arc<AtomicU64>) -> Self {
-        Self { pool, node, due, changes, connection: None }
+    pub fn new(
+        pool: PgPool,
+        node: NodeId,
+        due: Arc<Notify>,
+        changes: Arc<AtomicU64>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { pool, node, due, changes, metrics, connection: None }
     }
 
     /// Until every sender is gone and everything they sent is written.
@@ -46,7 +54,9 @@ impl Recorder {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while results.recv_many(&mut batch, BATCH_MAX).await > 0 {
             self.record(&batch).await;
-            let short_wait = |finished: &Finished| matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold);
+            let short_wait = |finished: &Finished| {
+                matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
+            };
             if batch.iter().any(short_wait) {
                 // The claimer may be asleep until a moment that is later than these.
                 self.due.notify_one();
@@ -60,7 +70,7 @@ impl Recorder {
     async fn record(&mut self, batch: &[Finished]) {
         loop {
             match self.write(batch).await {
-                Ok(()) => return,
+                Ok(()) => return self.count(batch),
                 Err(error @ Error::Unavailable(_)) => {
                     tracing::warn!(error = %error.chain(), results = batch.len(), "results cannot be written now; trying again");
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
@@ -77,6 +87,14 @@ impl Recorder {
                     tracing::error!(error = %error.chain(), ?delivery, "a result was refused; its lease will pass");
                     return;
                 }
+            }
+        }
+    }
+
+    fn count(&self, batch: &[Finished]) {
+        for finished in batch {
+            if let Ending::Final(state) = finished.ending {
+                self.metrics.delivery_ended(state);
             }
         }
     }
@@ -112,7 +130,8 @@ impl Recorder {
 /// One transaction: subscriptions whose callback is gone are disabled first, so that what is held for them stays held.
 async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<(), sqlx::Error> {
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
-    let gone: Vec<(&Finished, &str)> = batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
+    let gone: Vec<(&Finished, &str)> =
+        batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
     if gone.is_empty() {
         queue::finish(db, node, &rows).await?;
         return Ok(());

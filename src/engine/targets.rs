@@ -124,15 +124,21 @@ impl Targets {
     }
 
     fn target(&self, row: TargetRow) -> Result<Target, Error> {
-        let unknown = |what: &str, word: &str| Error::internal(format!("the database holds an unknown {what}: {word}"));
+        let unknown =
+            |what: &str, word: &str| Error::internal(format!("the database holds an unknown {what}: {word}"));
         let delays = row.retry_delays_ms.as_ref();
         let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or_default());
         Ok(Target {
             callback: CallbackId(row.callback_id),
             surface: Surface::parse(&row.surface).ok_or_else(|| unknown("surface", &row.surface))?,
             state: SubscriptionState::parse(&row.state).ok_or_else(|| unknown("state", &row.state))?,
-            retry: delays.map_or_else(|| self.settings.retry.clone(), |list| RetryPolicy { delays: list.iter().copied().map(ms).collect() }),
-            timeout: row.timeout_ms.map_or(self.settings.timeout, |timeout| ms(timeout.into()).min(self.settings.timeout)),
+            retry: delays.map_or_else(
+                || self.settings.retry.clone(),
+                |list| RetryPolicy { delays: list.iter().copied().map(ms).collect() },
+            ),
+            timeout: row
+                .timeout_ms
+                .map_or(self.settings.timeout, |timeout| ms(timeout.into()).min(self.settings.timeout)),
             sending: self.sending(&row),
         })
     }
@@ -141,9 +147,15 @@ impl Targets {
     fn sending(&self, row: &TargetRow) -> Result<Sending, String> {
         let callback = CallbackId(row.callback_id);
         let open = |identity: String, sealed: &[u8]| {
-            self.keys.open(&identity, sealed).map_err(|error| format!("a secret of callback {callback} cannot be opened: {error}"))
+            self.keys
+                .open(&identity, sealed)
+                .map_err(|error| format!("a secret of callback {callback} cannot be opened: {error}"))
         };
-        let credentials = row.credentials.as_ref().map(|sealed| open(credentials_identity(callback), sealed)).transpose()?;
+        let credentials = row
+            .credentials
+            .as_ref()
+            .map(|sealed| open(credentials_identity(callback), sealed))
+            .transpose()?;
         let mut signing_keys = Vec::new();
         for sealed in [&row.signing_key, &row.previous_signing_key].into_iter().flatten() {
             let bytes = open(signing_key_identity(callback), sealed)?;

@@ -109,19 +109,13 @@ impl<'a> Fields<'a> {
         match Self::of(raw, format!("{path}."), &path) {
             Ok(mut inner) => {
                 let value = read(&mut inner);
-                self.absorb(inner.violations);
+                self.violations.extend(inner.violations);
                 value
             }
             Err(violations) => {
-                self.absorb(violations);
+                self.violations.extend(violations);
                 None
             }
-        }
-    }
-
-    fn absorb(&mut self, violations: Violations) {
-        for violation in violations.iter() {
-            self.violations.add(violation.field.clone(), violation.message.clone());
         }
     }
 }

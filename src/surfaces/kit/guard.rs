@@ -29,11 +29,14 @@ pub enum Trouble {
     Panicked,
 }
 
-/// How a surface writes errors.
-pub type WriteTrouble = fn(&Trouble, &Conversation) -> Response;
-
-/// Bounds a surface's handlers in time and catches their panics. The client is not told what a panic said.
-pub async fn guard(request: Request, next: Next, timeout: Duration, write: WriteTrouble) -> Response {
+/// Bounds a surface's handlers in time and catches their panics. `write` is how the surface writes errors; the client is not told what a
+/// panic said.
+pub async fn guard(
+    request: Request,
+    next: Next,
+    timeout: Duration,
+    write: impl FnOnce(&Trouble, &Conversation) -> Response,
+) -> Response {
     let conversation = conversation(&request);
     let handled = tokio::time::timeout(timeout, AssertUnwindSafe(next.run(request)).catch_unwind());
     match handled.await {

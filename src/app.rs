@@ -1,0 +1,223 @@
+//! The parts put together: from a checked configuration and a database to a running server, and back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use url::Url;
+
+use crate::config::{Config, Mode};
+use crate::domain::dialect::Dialect;
+use crate::domain::egress::{EgressPolicy, Nat64Prefix, PortRule};
+use crate::domain::id::NodeId;
+use crate::domain::key_ring::KeyRing;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::surface::Surface;
+use crate::engine::outbound::{Extras, Limits, Outbound};
+use crate::engine::{self, Dialects, Engine};
+use crate::hub::deliveries::PolicyLimits;
+use crate::hub::handoff::handoff;
+use crate::hub::ingest::LeaseTerms;
+use crate::hub::{self, Hub};
+use crate::surfaces::kit::{Api, ApiSettings, conversation};
+use crate::surfaces::redirect;
+use crate::telemetry::{Health, Metrics};
+use crate::{listener, store};
+use axum::Router;
+use axum::middleware::from_fn;
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
+/// Connections to PostgreSQL at most: requests, and the four that the background half keeps or takes.
+const DATABASE_CONNECTIONS_MAX: u32 = 24;
+/// How long a request waits for a connection before it is told to come again.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
+/// Fresh deliveries in memory at most, waiting or under way; what does not fit waits in the database.
+const LEASES_IN_MEMORY_MAX: usize = 20_000;
+/// What the engine keeps of the time to stop, for writing results after the last post.
+const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why the server could not start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "the database cannot be used: {0}; see that PostgreSQL 14 or newer runs there and that DATABASE_URL is right"
+    )]
+    Database(#[from] sqlx::Error),
+    #[error("the database's schema cannot be brought up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("callbacks cannot be called: {0}")]
+    Outbound(#[from] engine::outbound::OutboundError),
+    #[error("{setting}: {wrong}")]
+    Setting { setting: &'static str, wrong: String },
+}
+
+/// A server that has its database and its background half, and waits to be given listeners.
+pub struct App {
+    config: Config,
+    hub: Hub,
+    api: Api,
+    engine: Engine,
+    health: Health,
+    metrics: Metrics,
+}
+
+impl App {
+    /// Connects, migrates and starts the background half. `keys` opens what the database holds sealed.
+    pub async fn start(
+        config: Config,
+        database: PgConnectOptions,
+        keys: KeyRing,
+        public_url: Url,
+    ) -> Result<Self, StartError> {
+        let pool = connect(database).await?;
+        store::migrate(&pool).await?;
+        let (health, metrics) = (Health::default(), Metrics::default());
+        let egress = Arc::new(egress_policy(&config)?);
+        let retry =
+            RetryPolicy { delays: config.retry_delays_s.iter().copied().map(Duration::from_secs).collect() };
+        let (node, lease) = (NodeId::new(), Duration::from_millis(config.lease_ms));
+        let timeout = Duration::from_millis(config.delivery_timeout_ms);
+        let policy_limits = PolicyLimits {
+            timeout_max: timeout,
+            retries_max: 50,
+            retry_delay_max: Duration::from_secs(7 * 86_400),
+            rate_per_s_max: 100_000,
+        };
+        let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
+        let settings =
+            hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
+        let hub =
+            Hub::new(pool.clone(), keys.clone(), settings, handoff, LeaseTerms { node, duration: lease });
+        let outbound = Outbound::with(egress.clone(), Limits::default(), extras(&config)?)?;
+        let engine = Engine::start(engine::Parts {
+            pool,
+            keys: keys.clone(),
+            egress: egress.clone(),
+            outbound,
+            dialects: dialects(),
+            intake,
+            settings: engine::Settings {
+                node,
+                lease,
+                timeout,
+                retry,
+                in_flight_max: config.in_flight_max,
+                callback_in_flight_max: config.callback_in_flight_max,
+            },
+            health: health.clone(),
+            metrics: metrics.clone(),
+        });
+        let settings = ApiSettings {
+            egress,
+            public_url,
+            body_bytes_max: config.body_bytes_max,
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+            keys,
+        };
+        let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
+        Ok(Self { config, hub, api, engine, health, metrics })
+    }
+
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Serves until `stop` says so, then drains within the configured bound.
+    pub async fn serve(self, api: TcpListener, operator: TcpListener, stop: watch::Receiver<bool>) {
+        let Self { config, hub, api: state, engine, health, metrics } = self;
+        let bound = Duration::from_millis(config.stop_timeout_ms);
+        let drain = bound / 3;
+        health.serving();
+        let routers = (api_router(state), operator_router(hub, health.clone(), metrics));
+        let serving_api = listener::serve(api, routers.0, config.connections_max, drain, stop.clone());
+        let serving_operator =
+            listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
+        let mut stopping = stop;
+        let started_to_stop = async move {
+            let _sender_is_gone = stopping.wait_for(|stop| *stop).await;
+            health.draining();
+            Instant::now()
+        };
+        let (stop_began, (), ()) = tokio::join!(started_to_stop, serving_api, serving_operator);
+        let left = bound.saturating_sub(stop_began.elapsed()).saturating_sub(WRITE_RESULTS_WITHIN);
+        engine.stop(left).await;
+    }
+}
+
+/// The pool, with every session set up alike: statements are bounded, and a commit means that it is on disk.
+async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
+    PgPoolOptions::new()
+        .max_connections(DATABASE_CONNECTIONS_MAX)
+        .acquire_timeout(CONNECTION_WITHIN)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(
+                    "set synchronous_commit = on; set statement_timeout = '30s'; set lock_timeout = '10s';
+                     set idle_in_transaction_session_timeout = '30s'; set timezone = 'UTC'; set jit = off",
+                )
+                .execute(connection)
+                .await?;
+                Ok(())
+            })
+        })
+        .connect_with(database.application_name("herald"))
+        .await
+}
+
+fn egress_policy(config: &Config) -> Result<EgressPolicy, StartError> {
+    let mut policy = match config.mode {
+        Mode::Development => EgressPolicy::development(),
+        Mode::Production => EgressPolicy::production(),
+    };
+    policy.allow.clone_from(&config.egress_allow);
+    policy.http_allowed = config.egress_http;
+    if let Some(ports) = &config.egress_ports {
+        policy.ports = PortRule::Only(ports.clone());
+    }
+    if let Some(prefix) = config.nat64_prefix {
+        let parsed = Nat64Prefix::parse(&prefix.to_string());
+        let wrong = |error: crate::domain::egress::NotANat64Prefix| StartError::Setting {
+            setting: "HERALD_NAT64_PREFIX",
+            wrong: error.to_string(),
+        };
+        policy.nat64_prefix = Some(parsed.map_err(wrong)?);
+    }
+    Ok(policy)
+}
+
+/// The certificates of a private CA, if one is set.
+fn extras(config: &Config) -> Result<Extras, StartError> {
+    let mut extras = Extras::default();
+    if let Some(file) = &config.egress_ca_file {
+        let wrong = |error: &dyn std::fmt::Display| StartError::Setting {
+            setting: "HERALD_EGRESS_CA_FILE",
+            wrong: format!("{} does not hold PEM certificates: {error}", file.display()),
+        };
+        let certificates = CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))?;
+        extras.extra_roots = certificates.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+        if extras.extra_roots.is_empty() {
+            return Err(wrong(&"there is none in it"));
+        }
+    }
+    Ok(extras)
+}
+
+fn dialects() -> Dialects {
+    Dialects::from([(Surface::Redirect, Arc::new(redirect::Redirect) as Arc<dyn Dialect>)])
+}
+
+/// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
+pub fn api_router(api: Api) -> Router {
+    let redirect = redirect::router(api);
+    Router::new()
+        .nest_service(redirect::MOUNT, redirect.clone())
+        .fallback_service(redirect)
+        .layer(from_fn(conversation::converse))
+}
+
+fn operator_router(_: Hub, _: Health, _: Metrics) -> Router {
+    Router::new()
+}

@@ -1,0 +1,224 @@
+//! `herald serve`: everything, from the command line to the last result written. What it did is said on standard output; what happens
+//! afterwards goes to the log.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use url::Url;
+
+use crate::app::App;
+use crate::config::{Config, Mode, RawConfig};
+use crate::domain::key_ring::KeyRing;
+use crate::domain::partner_key::PartnerKey;
+use crate::domain::secret::Secret;
+use crate::embedded_postgres::{self, EmbeddedPostgres};
+use crate::{listener, telemetry};
+
+/// Between tries at restarting a private PostgreSQL that ended by itself.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
+pub async fn run(raw: &RawConfig) -> ExitCode {
+    let config = match Config::check(raw) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(2);
+        }
+    };
+    match serve(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("herald cannot start: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
+    let stop = stop_signal()?;
+    let api = listener::bind(config.listen, "HERALD_LISTEN").await?;
+    let operator = listener::bind(config.operator_listen, "HERALD_OPERATOR_LISTEN").await?;
+    let api_address = api.local_addr().map_err(|error| error.to_string())?;
+    let operator_address = operator.local_addr().map_err(|error| error.to_string())?;
+    let public_url = match &config.public_url {
+        Some(url) => url.clone(),
+        None => Url::parse(&format!("http://{api_address}")).map_err(|error| error.to_string())?,
+    };
+    let folder = config.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
+    let (database, postgres) = match &config.database_url {
+        Some(url) => (connect_options(url)?, None),
+        None => {
+            let settings = embedded_postgres::Settings {
+                data_dir: folder.clone(),
+                bin_dir: config.postgres_bin.clone(),
+            };
+            let postgres =
+                EmbeddedPostgres::start(settings.clone()).await.map_err(|error| error.to_string())?;
+            (postgres.connect_options(), Some((postgres, settings)))
+        }
+    };
+    let keys = key_ring(&config, &folder)?;
+    let app = App::start(config.clone(), database, keys, public_url.clone())
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut said =
+        Announcement { mode: config.mode, public_url, operator: operator_address, database: None, key: None };
+    said.database = postgres.as_ref().map(|(postgres, _)| postgres.description());
+    if config.mode == Mode::Development {
+        said.key = Some(development_key(&app, &config, &folder).await?);
+    }
+    println!("{said}");
+    let postgres =
+        postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, stop.clone())));
+    app.serve(api, operator, stop).await;
+    if let Some(postgres) = postgres {
+        let stopped = postgres.await.map_err(|error| error.to_string())?;
+        stopped.stop().await;
+    }
+    Ok(())
+}
+
+/// Resolves to true on SIGINT or SIGTERM.
+fn stop_signal() -> Result<watch::Receiver<bool>, String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be listened for: {error}"));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping: what is under way is finished first");
+        let _nobody_listens = sender.send(true);
+        // The sender stays: a channel without one would look like a second signal.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
+
+fn connect_options(url: &Secret) -> Result<PgConnectOptions, String> {
+    // What the parser says could repeat the password.
+    url.expose_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database".to_owned()
+    })
+}
+
+/// Brings the private PostgreSQL back when it ends by itself, until it is time to stop.
+async fn supervise(
+    mut postgres: EmbeddedPostgres,
+    settings: embedded_postgres::Settings,
+    mut stop: watch::Receiver<bool>,
+) -> EmbeddedPostgres {
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return postgres,
+            () = postgres.exited() => {}
+        }
+        tracing::error!("the private PostgreSQL ended by itself; starting it again");
+        drop(postgres);
+        postgres = loop {
+            match EmbeddedPostgres::start(settings.clone()).await {
+                Ok(postgres) => break postgres,
+                Err(error) => tracing::error!(%error, "the private PostgreSQL does not start"),
+            }
+            tokio::time::sleep(RESTART_AFTER).await;
+        };
+    }
+}
+
+/// The configured ring, or in development one of our own that is kept in the data folder.
+fn key_ring(config: &Config, folder: &Path) -> Result<KeyRing, String> {
+    if let Some(keys) = &config.secret_keys {
+        return Ok(keys.clone());
+    }
+    let kept = keep(folder, "secret-keys", || KeyRing::generate().1)?;
+    let text = kept.expose_str().unwrap_or_default();
+    KeyRing::parse(text.trim()).map_err(|error| format!("{}: {error}", folder.join("secret-keys").display()))
+}
+
+/// Sees to the development partner and its key; returns the key and where it comes from.
+async fn development_key(app: &App, config: &Config, folder: &Path) -> Result<(Secret, String), String> {
+    let (text, origin) = match &config.dev_api_key {
+        Some(text) => (text.clone(), "HERALD_DEV_API_KEY".to_owned()),
+        None => {
+            let kept = keep(folder, "dev-api-key", || PartnerKey::generate().1)?;
+            (kept, format!("kept in {}", folder.join("dev-api-key").display()))
+        }
+    };
+    let key = text.expose_str().map(str::trim).unwrap_or_default();
+    let parsed = PartnerKey::parse(key)
+        .map_err(|error| format!("the development key ({origin}) cannot be used: {error}"))?;
+    app.hub().ensure_development_partner(&parsed).await.map_err(|error| error.chain())?;
+    Ok((Secret::new(key.as_bytes()), origin))
+}
+
+/// Reads a secret from the data folder; makes it on the first start, readable to nobody else.
+fn keep(folder: &Path, name: &str, make: impl FnOnce() -> Secret) -> Result<Secret, String> {
+    let path: PathBuf = folder.join(name);
+    let said = |error: std::io::Error| {
+        format!("{}: {error}; set HERALD_DATA_DIR to a folder that can be written", path.display())
+    };
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Secret::new(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(folder).map_err(said)?;
+            let secret = make();
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(said)?;
+            file.write_all(secret.expose()).and_then(|()| file.sync_all()).map_err(said)?;
+            Ok(secret)
+        }
+        Err(error) => Err(said(error)),
+    }
+}
+
+/// What a start says: what runs where, and what to try next.
+struct Announcement {
+    mode: Mode,
+    public_url: Url,
+    operator: std::net::SocketAddr,
+    database: Option<String>,
+    key: Option<(Secret, String)>,
+}
+
+impl std::fmt::Display for Announcement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let api = self.public_url.as_str().trim_end_matches('/');
+        let mode = match self.mode {
+            Mode::Development => "development: callbacks may be plain http, on loopback and on any port",
+            Mode::Production => "production",
+        };
+        writeln!(f, "Herald {} ({mode})", env!("CARGO_PKG_VERSION"))?;
+        writeln!(f, "  database  {}", self.database.as_deref().unwrap_or("from DATABASE_URL"))?;
+        writeln!(f, "  API       {api}")?;
+        write!(f, "  operator  http://{}", self.operator)?;
+        if let Some((key, origin)) = &self.key {
+            let key = key.expose_str().unwrap_or_default();
+            writeln!(f, "\n  API key   {key} ({origin})\n")?;
+            let mut example = String::new();
+            write!(
+                example,
+                "  curl -X POST {api}/redirect-session-events/subscriptions -H 'x-api-key: {key}' \\\n"
+            )?;
+            write!(example, "    -H 'content-type: application/json' \\\n")?;
+            write!(
+                example,
+                "    -d '{{\"callbackUrl\":\"http://127.0.0.1:9090/\",\"apiKey\":\"callback-key\",\"eventTypes\":[\"RedirectSessionCancelled\"]}}'"
+            )?;
+            write!(
+                f,
+                "Subscribe to cancelled redirect sessions (and run `herald listen` to see them arrive):\n{example}"
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! A listening socket and its connections: bounded in number, impatient with slow headers, and drained on stop. Knows no routes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+/// A client that has not sent its whole header by then is let go (SECURITY rule 14). It also bounds an idle keep-alive connection.
+const HEADERS_WITHIN: Duration = Duration::from_secs(15);
+/// Request headers altogether.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// After an accept that failed for want of file descriptors or memory.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// Binds a listening socket. The error names the setting that chose the address.
+pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| {
+        format!(
+            "cannot listen on {address}: {error}; end what listens there, or set {setting} to another address"
+        )
+    })
+}
+
+/// Serves a router until told to stop; then lets requests under way finish within `drain`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    connections_max: usize,
+    drain: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let connections = Arc::new(Semaphore::new(connections_max));
+    let graceful = GracefulShutdown::new();
+    loop {
+        // The place is taken before the connection is: beyond the cap clients wait in the kernel's line.
+        let place = tokio::select! {
+            _ = stop.changed() => break,
+            place = connections.clone().acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            _ = stop.changed() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _peer)) => {
+                let connection = graceful.watch(connection(stream, router.clone()));
+                tokio::spawn(async move {
+                    // A connection that breaks is the client's affair; what its requests did is logged where they are handled.
+                    let _broken = connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were still under way when the time to drain was over");
+    }
+}
+
+fn connection(
+    stream: TcpStream,
+    router: Router,
+) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
+    // Answers are small and whole; waiting to fill a packet would only delay them.
+    let _kept_waiting = stream.set_nodelay(true);
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+}

@@ -1,0 +1,242 @@
+//! Errors as the published document prints them: `{code, message, moreInfo, correlationId, details}`.
+
+use std::sync::Arc;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::response::Response;
+use serde::Serialize;
+
+use super::wire;
+use crate::domain::{Error, Noun, Violations};
+use crate::hub::Answer;
+use crate::surfaces::kit::ApiSettings;
+use crate::surfaces::kit::conversation::Conversation;
+use crate::surfaces::kit::guard::{Trouble, log_failure};
+
+/// What a 503 asks for, in seconds: a database restarts in about one.
+const RETRY_AFTER_S: &str = "2";
+
+/// The exchange that an answer belongs to, as far as errors have to know it.
+#[derive(Clone)]
+pub struct Exchange {
+    settings: Arc<ApiSettings>,
+    conversation: Conversation,
+}
+
+impl Exchange {
+    pub fn new(settings: Arc<ApiSettings>, conversation: Conversation) -> Self {
+        Self { settings, conversation }
+    }
+
+    /// Renders a result: a success by `show`, a failure into the envelope. A failure of ours is logged here, and only here.
+    pub fn render<T>(&self, result: Result<T, Error>, show: impl FnOnce(T) -> Answer) -> Answer {
+        result.map_or_else(|error| self.refusal(&error), show)
+    }
+
+    /// The response of an answer, or of whatever kept it from coming about.
+    pub fn respond(&self, answer: Result<Answer, Error>) -> Response {
+        wire::respond(self.render(answer, |answer| answer))
+    }
+
+    pub fn trouble(&self, trouble: &Trouble) -> Response {
+        wire::respond(self.envelope(of_trouble(trouble)))
+    }
+
+    fn refusal(&self, error: &Error) -> Answer {
+        log_failure(error, &self.conversation);
+        self.envelope(of_error(error))
+    }
+
+    fn envelope(&self, problem: Problem<'_>) -> Answer {
+        let body = Envelope {
+            code: problem.code,
+            more_info: format!(
+                "{}/errors#{}",
+                self.settings.public_url.as_str().trim_end_matches('/'),
+                problem.code
+            ),
+            message: problem.message,
+            correlation_id: &self.conversation.correlation_id,
+            details: problem.details,
+        };
+        let mut answer = wire::json(problem.status, &body);
+        if problem.status == 401 {
+            answer.headers.push((WWW_AUTHENTICATE.as_str().to_owned(), "Bearer realm=\"herald\"".to_owned()));
+        }
+        if problem.status == 503 {
+            answer.headers.push((RETRY_AFTER.as_str().to_owned(), RETRY_AFTER_S.to_owned()));
+        }
+        debug_assert!(answer.headers.iter().any(|(name, _)| name == CONTENT_TYPE.as_str()));
+        answer
+    }
+}
+
+struct Problem<'a> {
+    status: u16,
+    code: &'static str,
+    message: String,
+    details: Details<'a>,
+}
+
+impl Problem<'_> {
+    fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), details: Details::Nothing {} }
+    }
+}
+
+fn of_error(error: &Error) -> Problem<'_> {
+    match error {
+        Error::Invalid(violations) => invalid(violations),
+        Error::Unauthorized => Problem::new(
+            401,
+            "Unauthorized",
+            "A valid API key is needed: send it as x-api-key or as a bearer token.",
+        ),
+        // The published 403 speaks of an entity's creator, and most operations print none: a key without the scope opens nothing here.
+        Error::Forbidden => {
+            Problem::new(401, "Unauthorized", "The API key given does not have the partner scope.")
+        }
+        Error::NotFound(noun) => Problem::new(404, not_found(*noun), missing(*noun)),
+        Error::NotYours(noun) => {
+            Problem::new(not_yours(*noun), "InvalidTriggeredBy", "The entity was not created by the caller.")
+        }
+        Error::VersionMismatch(_) => Problem::new(
+            409,
+            "EntityVersionMismatch",
+            "The entity was updated in the meantime: get and retry.",
+        ),
+        Error::Duplicate(noun) => Problem::new(409, "DuplicateEntity", duplicate(*noun)),
+        Error::Transition { from, to, .. } => Problem::new(
+            400,
+            "InvalidRedirectSessionStateTransition",
+            format!("The redirect session is {from} and cannot become {to}."),
+        ),
+        Error::Unavailable(_) => Problem::new(
+            503,
+            "ServiceUnavailable",
+            "The service is not available right now: try again later.",
+        ),
+        Error::Internal(_) => unexpected(),
+    }
+}
+
+fn of_trouble(trouble: &Trouble) -> Problem<'static> {
+    match trouble {
+        Trouble::NotFound => Problem::new(404, "ResourceNotFound", "There is nothing at this path."),
+        Trouble::MethodNotAllowed => Problem::new(
+            405,
+            "MethodNotAllowed",
+            "This path has no such method; the Allow header lists those it has.",
+        ),
+        Trouble::UnsupportedMediaType => {
+            Problem::new(415, "UnsupportedMediaType", "The request body must be application/json.")
+        }
+        Trouble::PayloadTooLarge { bytes_max } => Problem::new(
+            413,
+            "PayloadTooLarge",
+            format!("The request body is larger than {bytes_max} bytes."),
+        ),
+        Trouble::BrokenBody => Problem {
+            details: Details::Validation {
+                validation_error_reasons: vec![Reason {
+                    field_name: "body",
+                    error_message: "ended before it was complete",
+                }],
+            },
+            ..Problem::new(400, "Validation", "The request body could not be read.")
+        },
+        Trouble::TimedOut => Problem::new(408, "RequestTimeout", "The request took too long."),
+        Trouble::Panicked => unexpected(),
+    }
+}
+
+fn unexpected() -> Problem<'static> {
+    Problem::new(500, "GeneralErrorOccurred", "An unexpected technical error occurred.")
+}
+
+fn invalid(violations: &Violations) -> Problem<'_> {
+    let reasons: Vec<Reason<'_>> =
+        violations.iter().map(|one| Reason { field_name: &one.field, error_message: &one.message }).collect();
+    let message = match reasons.as_slice() {
+        [only] => format!("The field \"{}\" could not be validated.", only.field_name),
+        several => format!("The request has {} fields that could not be validated.", several.len()),
+    };
+    Problem {
+        details: Details::Validation { validation_error_reasons: reasons },
+        ..Problem::new(400, "Validation", message)
+    }
+}
+
+fn not_found(noun: Noun) -> &'static str {
+    match noun {
+        Noun::Subscription => "SubscriptionNotFound",
+        Noun::Session => "RedirectSessionNotFound",
+        Noun::Customer => "CustomerNotFound",
+        Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key => "ResourceNotFound",
+    }
+}
+
+fn missing(noun: Noun) -> &'static str {
+    match noun {
+        Noun::Subscription => "There is no subscription with this id.",
+        Noun::Session => "There is no redirect session with this id.",
+        Noun::Customer => "There is no customer with this id.",
+        Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key => {
+            "There is no such thing."
+        }
+    }
+}
+
+/// The status of InvalidTriggeredBy: the published pages print it under 403 for subscriptions and under 400 for sessions.
+fn not_yours(noun: Noun) -> u16 {
+    match noun {
+        Noun::Session => 400,
+        Noun::Subscription
+        | Noun::Customer
+        | Noun::Callback
+        | Noun::Event
+        | Noun::Delivery
+        | Noun::Partner
+        | Noun::Key => 403,
+    }
+}
+
+fn duplicate(noun: Noun) -> &'static str {
+    match noun {
+        Noun::Subscription => {
+            "Another subscription of yours has this callbackUrl and one of these event types."
+        }
+        Noun::Session => "The redirect session exists already with other content.",
+        Noun::Customer | Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key => {
+            "The entity exists already."
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    code: &'static str,
+    message: String,
+    more_info: String,
+    correlation_id: &'a str,
+    details: Details<'a>,
+}
+
+/// Only the member that the code calls for.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Details<'a> {
+    #[serde(rename_all = "camelCase")]
+    Validation {
+        validation_error_reasons: Vec<Reason<'a>>,
+    },
+    Nothing {},
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reason<'a> {
+    field_name: &'a str,
+    error_message: &'a str,
+}

@@ -1,0 +1,154 @@
+//! A request taken apart: who asks, and everything of it that a command is made of.
+//!
+//! The caller is proven before the body is read. What is wrong with a header or the path is kept, so that it can be told together with
+//! what is wrong in the body.
+
+use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams, Request};
+use axum::http::header::IF_MATCH;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::error::Exchange;
+use crate::domain::caller::Caller;
+use crate::domain::id::parse_uuid;
+use crate::domain::partner_key::Scope;
+use crate::domain::version::IfMatch;
+use crate::domain::{Error, Violations};
+use crate::hub::Once;
+use crate::surfaces::kit::Api;
+use crate::surfaces::kit::body;
+use crate::surfaces::kit::conversation::{Conversation, REQUEST_ID};
+use crate::surfaces::kit::guard::Trouble;
+use crate::surfaces::kit::presented_key::presented_key;
+
+pub struct Asked {
+    pub exchange: Exchange,
+    pub caller: Caller,
+    /// There when the request may be repeated safely.
+    pub once: Option<Once>,
+    pub condition: IfMatch,
+    /// Empty for methods that carry none.
+    pub body: Bytes,
+    pub query: String,
+    /// The path that was asked, its mount included.
+    pub full_path: String,
+    /// The first parameter of the path; empty when it is unreadable.
+    path_id: String,
+    /// What is wrong with the headers.
+    violations: Violations,
+}
+
+impl Asked {
+    /// What is wrong with the request so far, to be added to.
+    pub fn violations(&self) -> Violations {
+        self.violations.clone()
+    }
+
+    /// The id in the path, under the name that its operation publishes.
+    pub fn id(&self, name: &str, violations: &mut Violations) -> Option<Uuid> {
+        violations.check(name, parse_uuid(&self.path_id))
+    }
+}
+
+impl FromRequest<Api> for Asked {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let exchange = Exchange::of(&parts, api);
+        let caller = caller(&parts.headers, api).await.map_err(|error| exchange.respond(Err(error)))?;
+        let carries_body = [Method::PUT, Method::PATCH, Method::POST].contains(&parts.method);
+        let body = if carries_body {
+            read_body(&parts.headers, body, api).await.map_err(|trouble| exchange.trouble(&trouble))?
+        } else {
+            Bytes::new()
+        };
+        let mut violations = Violations::default();
+        // Elsewhere any text is just echoed.
+        let request_id = if carries_body { request_id(&parts.headers, &mut violations) } else { None };
+        let once = request_id.map(|request_id| Once { request_id, fingerprint: fingerprint(&parts, &body) });
+        let Ok(OriginalUri(full_uri)) = OriginalUri::from_request_parts(&mut parts, api).await;
+        Ok(Self {
+            exchange,
+            caller,
+            once,
+            condition: condition(&parts.headers),
+            body,
+            query: parts.uri.query().unwrap_or_default().to_owned(),
+            full_path: full_uri.path().to_owned(),
+            path_id: first_path_parameter(&mut parts, api).await,
+            violations,
+        })
+    }
+}
+
+/// For those who answer without having looked at the request.
+impl FromRequestParts<Api> for Exchange {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Self::Rejection> {
+        Ok(Exchange::of(parts, api))
+    }
+}
+
+impl Exchange {
+    /// The listener's outermost layer has put the ids there.
+    fn of(parts: &Parts, api: &Api) -> Self {
+        let conversation = parts.extensions.get::<Conversation>().cloned();
+        let nameless = || Conversation { request_id: String::new(), correlation_id: String::new() };
+        Self::new(api.settings.clone(), conversation.unwrap_or_else(nameless))
+    }
+}
+
+async fn caller(headers: &HeaderMap, api: &Api) -> Result<Caller, Error> {
+    let key = presented_key(headers).ok_or(Error::Unauthorized)?;
+    let caller = api.hub.authenticate(&key).await?;
+    caller.require(Scope::Partner)?;
+    Ok(caller)
+}
+
+async fn read_body(headers: &HeaderMap, body: axum::body::Body, api: &Api) -> Result<Bytes, Trouble> {
+    let bytes = body::read(body, api.settings.body_bytes_max).await?;
+    if bytes.is_empty() || body::is_json(headers) { Ok(bytes) } else { Err(Trouble::UnsupportedMediaType) }
+}
+
+fn request_id(headers: &HeaderMap, violations: &mut Violations) -> Option<Uuid> {
+    let mut given = headers.get_all(REQUEST_ID).iter();
+    let first = given.next()?;
+    if given.next().is_some() {
+        violations.add(REQUEST_ID.as_str(), "must be given once");
+        return None;
+    }
+    violations.check(REQUEST_ID.as_str(), parse_uuid(first.to_str().unwrap_or_default()))
+}
+
+/// Every failure of a condition is the same conflict: what cannot be read as entity tags is a condition that nothing meets.
+fn condition(headers: &HeaderMap) -> IfMatch {
+    let lines = if_match_lines(headers);
+    if lines.is_empty() {
+        return IfMatch::Absent;
+    }
+    let text = String::from_utf8_lossy(&lines.join(&b", "[..])).into_owned();
+    IfMatch::parse(&text).unwrap_or_else(|_| IfMatch::Tags(Vec::new()))
+}
+
+fn if_match_lines(headers: &HeaderMap) -> Vec<&[u8]> {
+    headers.get_all(IF_MATCH).iter().map(|value| value.as_bytes()).collect()
+}
+
+/// All that makes a repeated request the same request. None of the parts but the last can hold a NUL.
+fn fingerprint(parts: &Parts, body: &[u8]) -> Vec<u8> {
+    let if_match = if_match_lines(&parts.headers).join(&b", "[..]);
+    // Inside a mount this is the path without it: the same request by another way is the same request.
+    [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &if_match, body].join(&0)
+}
+
+async fn first_path_parameter(parts: &mut Parts, api: &Api) -> String {
+    let parameters = RawPathParams::from_request_parts(parts, api).await;
+    let first =
+        parameters.ok().and_then(|parameters| parameters.iter().next().map(|(_, value)| value.to_owned()));
+    first.unwrap_or_default()
+}
