@@ -7,6 +7,7 @@
 
 mod cluster;
 mod embedded_postgres;
+mod health;
 mod house;
 mod listen;
 mod openapi;
