@@ -96,6 +96,8 @@ create table subscriptions (
     updated_at       timestamptz not null default herald_now()
 );
 create unique index subscriptions_external_key on subscriptions (partner_id, surface, external_key) where state <> 'deleted';
+-- Serves: the history under an external key, whose earlier subscriptions are deleted.
+create index subscriptions_ever on subscriptions (partner_id, surface, external_key, id);
 -- Serves: list a partner's subscriptions of one surface, by cursor.
 create index subscriptions_listing on subscriptions (partner_id, surface, id) where state <> 'deleted';
 

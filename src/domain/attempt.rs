@@ -50,6 +50,14 @@ impl Outcome {
         }
     }
 
+    /// Whether something was sent, or would have been if it had got out: the others only end a delivery.
+    pub fn is_of_an_attempt(self) -> bool {
+        match self {
+            Self::Delivered | Self::Refused | Self::TimedOut | Self::Unreachable | Self::Blocked => true,
+            Self::Cancelled | Self::Expired | Self::Crashed => false,
+        }
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
     }

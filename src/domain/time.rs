@@ -10,6 +10,11 @@ pub fn wire_time(moment: DateTime<Utc>) -> String {
     moment.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The same with milliseconds, `YYYY-MM-DDThh:mm:ss.sssZ`: the form of Herald's own API. Cut off as well.
+pub fn wire_time_ms(moment: DateTime<Utc>) -> String {
+    moment.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,6 +29,18 @@ mod tests {
         ] {
             let moment = DateTime::from_timestamp_millis(millis).unwrap();
             assert_eq!(wire_time(moment), expected);
+        }
+    }
+
+    #[test]
+    fn milliseconds_are_always_three_digits_and_cut_off() {
+        for (micros, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_548_935_999_999_999, "2019-01-31T11:59:59.999Z"),
+            (1_548_935_999_050_000, "2019-01-31T11:59:59.050Z"),
+        ] {
+            let moment = DateTime::from_timestamp_micros(micros).unwrap();
+            assert_eq!(wire_time_ms(moment), expected);
         }
     }
 }

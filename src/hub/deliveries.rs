@@ -6,17 +6,19 @@ use chrono::{DateTime, Utc};
 
 use super::Hub;
 use super::subscriptions::signing_key_identity;
+use crate::domain::attempt::Attempt;
 use crate::domain::caller::Caller;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::id::DeliveryId;
+use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::secret::Secret;
 use crate::domain::signature::SigningKey;
 use crate::domain::subscription::Subscription;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun, Violations};
 use crate::store::deliveries::DeliveryView;
+use crate::store::events::EventView;
 use crate::store::subscriptions::PolicyRow;
-use crate::store::{callbacks, deliveries, queue, subscriptions};
+use crate::store::{self, attempts, callbacks, deliveries, events, queue, subscriptions};
 
 /// What the operator lets partners set.
 #[derive(Debug, Clone)]
@@ -35,9 +37,19 @@ pub struct PolicyChange {
     pub rate_per_s: Option<Option<u32>>,
 }
 
+/// How a subscription is doing.
+pub struct Standing {
+    pub subscription: Subscription,
+    /// Deliveries that wait for it to be active again.
+    pub held: i64,
+    pub health: attempts::Health,
+    pub policy: PolicyRow,
+}
+
 /// A fresh signing key, shown this once.
 pub struct NewSigningKey {
     pub text: Secret,
+    pub created_at: DateTime<Utc>,
     pub previous_valid_until: Option<DateTime<Utc>>,
 }
 
@@ -52,6 +64,67 @@ impl Hub {
         let mut connection = self.connection().await?;
         let found = subscriptions::find(&mut connection, caller.partner, surface, key).await?;
         found.ok_or(Error::NotFound(Noun::Subscription))
+    }
+
+    /// A page of the caller's deliveries, newest first. `of` narrows it to those of one published subscription, whichever stood behind it.
+    pub async fn list_deliveries(
+        &self,
+        caller: &Caller,
+        mut filter: deliveries::Filter,
+        of: Option<(Surface, &str)>,
+        before: Option<DeliveryId>,
+        limit: i64,
+    ) -> Result<Vec<DeliveryView>, Error> {
+        let mut connection = self.connection().await?;
+        if let Some((surface, key)) = of {
+            let ids = subscriptions::list_ids_ever(&mut connection, caller.partner, surface, key).await?;
+            filter.subscriptions = Some(ids);
+        }
+        deliveries::list(&mut connection, caller.partner, &filter, before, limit).await
+    }
+
+    /// One delivery of the caller with its history. Errors: `NotFound`.
+    pub async fn find_delivery(
+        &self,
+        caller: &Caller,
+        id: DeliveryId,
+    ) -> Result<(DeliveryView, Vec<Attempt>), Error> {
+        let mut connection = self.connection().await?;
+        let view = deliveries::find(&mut connection, caller.partner, id).await?;
+        let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
+        let attempts = attempts::list(&mut connection, caller.partner, id).await?;
+        Ok((view, attempts))
+    }
+
+    /// An event of the caller with up to `limit` of its deliveries, oldest first. Errors: `NotFound`.
+    pub async fn find_event(
+        &self,
+        caller: &Caller,
+        id: EventId,
+        limit: i64,
+    ) -> Result<(EventView, Vec<DeliveryView>), Error> {
+        let mut connection = self.connection().await?;
+        let event = events::find(&mut connection, caller.partner, id).await?;
+        let event = event.ok_or(Error::NotFound(Noun::Event))?;
+        let filter = deliveries::Filter { event: Some(id), ..deliveries::Filter::default() };
+        let mut deliveries = deliveries::list(&mut connection, caller.partner, &filter, None, limit).await?;
+        deliveries.reverse();
+        Ok((event, deliveries))
+    }
+
+    /// How a subscription of the caller is doing. Errors: `NotFound`.
+    pub async fn find_standing(
+        &self,
+        caller: &Caller,
+        surface: Surface,
+        key: &str,
+    ) -> Result<Standing, Error> {
+        let subscription = self.find_published(caller, surface, key).await?;
+        let mut connection = self.connection().await?;
+        let held = queue::count_held(&mut connection, subscription.id).await?;
+        let health = attempts::health(&mut connection, caller.partner, subscription.id).await?;
+        let policy = subscriptions::find_policy(&mut connection, caller.partner, subscription.id).await?;
+        Ok(Standing { subscription, held, health, policy })
     }
 
     /// Makes a pending delivery due, or queues a finished one again under its own id with a fresh budget.
@@ -71,7 +144,7 @@ impl Hub {
             | DeliveryState::Cancelled
             | DeliveryState::Expired => {
                 let (event, subscription) = (view.event, view.subscription);
-                if crate::store::events::find(&mut transaction, caller.partner, event).await?.is_none() {
+                if events::find(&mut transaction, caller.partner, event).await?.is_none() {
                     return Err(not_redeliverable("expired"));
                 }
                 if !queue::insert_again(&mut transaction, caller.partner, id, event, subscription).await? {
@@ -98,8 +171,8 @@ impl Hub {
         let mut transaction = self.pool.begin().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
-        let mut policy =
-            subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
+        let policy = subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
+        let mut policy = policy.ok_or(Error::NotFound(Noun::Subscription))?;
         apply(&mut policy, change);
         subscriptions::update_policy(&mut transaction, caller.partner, subscription.id, &policy).await?;
         transaction.commit().await?;
@@ -107,7 +180,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Rolls the signing key of a subscription's callback; the old one stays valid for a day beside it. Errors: `NotFound`.
+    /// Rolls the signing key of a subscription's callback; the old one stays valid for a day beside it.
+    /// Errors: `NotFound`; `Transition` where the surface signs with the partner's own secret.
     pub async fn roll_signing_key(
         &self,
         caller: &Caller,
@@ -117,14 +191,18 @@ impl Hub {
         let mut transaction = self.pool.begin().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
+        if surface == Surface::Webhooks {
+            return Err(Error::Transition { noun: Noun::Key, from: "fixed", to: "rolled" });
+        }
         let fresh = SigningKey::generate();
         let sealed = self.keys.seal(&signing_key_identity(subscription.callback), fresh.expose());
         let until =
             callbacks::rotate_signing_key(&mut transaction, caller.partner, subscription.callback, &sealed)
                 .await?;
+        let created_at = store::now(&mut transaction).await?;
         transaction.commit().await?;
         self.handoff.changed();
-        Ok(NewSigningKey { text: fresh.text(), previous_valid_until: until })
+        Ok(NewSigningKey { text: fresh.text(), created_at, previous_valid_until: until })
     }
 }
 

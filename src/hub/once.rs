@@ -180,7 +180,9 @@ fn identity(partner: PartnerId, request_id: Uuid) -> String {
 
 /// The requests of this process that carry an id, so that those with the same one take turns.
 #[derive(Clone, Default)]
-pub(super) struct InFlight(Arc<Mutex<HashMap<(PartnerId, Uuid), Weak<AsyncMutex<()>>>>>);
+pub(super) struct InFlight(Arc<Mutex<Turns>>);
+
+type Turns = HashMap<(PartnerId, Uuid), Weak<AsyncMutex<()>>>;
 
 /// Above this many entries the ones that nobody holds are swept out.
 const SWEEP_ABOVE: usize = 1024;

@@ -81,7 +81,7 @@ impl Hub {
         Ok((id, created_at))
     }
 
-    /// Makes a key for a partner. Errors: `NotFound` when there is no such partner.
+    /// Makes a key for a partner. Errors: `NotFound` when there is no such partner, `Invalid` when it would have expired already.
     pub async fn create_key(
         &self,
         partner: PartnerId,
@@ -91,6 +91,10 @@ impl Hub {
         let mut transaction = self.pool.begin().await?;
         if !store::partners::exists(&mut transaction, partner).await? {
             return Err(Error::NotFound(Noun::Partner));
+        }
+        let now = store::now(&mut transaction).await?;
+        if expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Err(Error::invalid("expiresAt", "must lie in the future"));
         }
         let (key, text) = PartnerKey::generate();
         let id = ApiKeyId::new();
@@ -114,6 +118,12 @@ impl Hub {
         let created_at = store::customers::insert(&mut transaction, partner, id).await?;
         transaction.commit().await?;
         Ok(created_at)
+    }
+
+    /// Erases anyone's customer, for the operator. Errors: `NotFound` when there is none to erase.
+    pub async fn erase_customer(&self, id: CustomerId) -> Result<(), Error> {
+        let erased = store::customers::erase(&mut *self.connection().await?, id).await?;
+        if erased { Ok(()) } else { Err(Error::NotFound(Noun::Customer)) }
     }
 
     /// Sees to it that the development partner exists and that this key, and no other one of its kind, opens it.

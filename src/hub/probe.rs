@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::Hub;
-use crate::domain::Error;
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Outcome};
 use crate::domain::caller::Caller;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
 use crate::domain::surface::Surface;
+use crate::domain::{Error, Noun};
 use crate::store::{self, attempts, events, partitions};
 
 /// The type of a test event, on every surface.
@@ -28,21 +28,33 @@ pub struct Tested {
 
 impl Hub {
     /// Sends a test event to a subscription, whatever its state, and waits for its one attempt.
-    /// Errors: `NotFound`; `Unavailable` when the attempt was not made in time (it may still be).
+    /// Errors: `NotFound`, also when it is deleted before the attempt; `Unavailable` when there was no attempt in time (it may still come).
     pub async fn test(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Tested, Error> {
         let subscription = self.find_published(caller, surface, key).await?;
         let delivery = self.queue_probe(caller, subscription.id).await?;
         self.handoff.ring();
-        let give_up = Instant::now() + self.settings.policy_limits.timeout_max + PATIENCE;
+        let give_up = Instant::now() + self.test_patience();
         while Instant::now() < give_up {
             // The connection goes back between looks: an attempt may take as long as its receiver likes.
             let made = attempts::list(&mut *self.connection().await?, caller.partner, delivery).await?;
-            if let Some(attempt) = made.into_iter().next_back() {
-                return Ok(Tested { delivery, attempt });
+            match made.into_iter().next_back() {
+                Some(attempt) if attempt.outcome.is_of_an_attempt() => {
+                    return Ok(Tested { delivery, attempt });
+                }
+                Some(ended) if ended.outcome == Outcome::Cancelled => {
+                    return Err(Error::NotFound(Noun::Subscription));
+                }
+                Some(_) => return Err(Error::unavailable("the test event ended without an attempt")),
+                None => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Err(Error::unavailable("the test event is queued and was not attempted in time"))
+    }
+
+    /// How long [`Hub::test`] takes at most, but for the database: longer than requests usually may.
+    pub fn test_patience(&self) -> Duration {
+        self.settings.policy_limits.timeout_max + PATIENCE
     }
 
     async fn queue_probe(&self, caller: &Caller, subscription: SubscriptionId) -> Result<DeliveryId, Error> {

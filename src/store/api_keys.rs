@@ -52,7 +52,7 @@ pub async fn find_usable(db: &mut PgConnection, prefix: &str) -> Result<Vec<ApiK
     Ok(rows)
 }
 
-/// Revokes one key; false when the partner has no such usable key.
+/// Revokes one key; false when the partner has no such key that is not revoked.
 pub async fn revoke(db: &mut PgConnection, partner: PartnerId, id: ApiKeyId) -> Result<bool, Error> {
     let done = sqlx::query(
         "update api_keys set revoked_at = herald_now() where partner_id = $1 and id = $2 and revoked_at is null",

@@ -44,7 +44,8 @@ struct Row {
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub state: Option<DeliveryState>,
-    pub subscription: Option<SubscriptionId>,
+    /// Of any of these.
+    pub subscriptions: Option<Vec<SubscriptionId>>,
     pub event_type: Option<String>,
     pub event: Option<EventId>,
     pub delivery: Option<DeliveryId>,
@@ -59,15 +60,14 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<DeliveryView>, Error> {
     // Deliveries share their event's millisecond, so those of one event lie between two ids.
-    let (from, to) = match filter.event {
-        Some(event) => millisecond_of(event.0),
-        None => (Uuid::nil(), Uuid::max()),
-    };
+    let moment = filter.event.map(|id| id.0).or(filter.delivery.map(|id| id.0));
+    let (from, to) = moment.map_or((Uuid::nil(), Uuid::max()), millisecond_of);
+    let ids = |ids: &Vec<SubscriptionId>| ids.iter().map(|id| id.0).collect::<Vec<_>>();
     let rows: Vec<Row> = sqlx::query_as(include_str!("queries/deliveries/list.sql"))
         .bind(partner.0)
         .bind(before.map_or(to, |id| id.0.min(to)))
         .bind(filter.state.map(DeliveryState::as_str))
-        .bind(filter.subscription.map(|id| id.0))
+        .bind(filter.subscriptions.as_ref().map(ids))
         .bind(&filter.event_type)
         .bind(filter.event.map(|id| id.0))
         .bind(filter.delivery.map(|id| id.0))

@@ -75,6 +75,24 @@ pub async fn find(
     row.map(Subscription::try_from).transpose()
 }
 
+/// Every subscription that had this external key, the deleted ones too (the latest hundred), for looking into their history.
+pub async fn list_ids_ever(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    surface: Surface,
+    external_key: &str,
+) -> Result<Vec<SubscriptionId>, Error> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "select id from subscriptions where partner_id = $1 and surface = $2 and external_key = $3 order by id desc limit 100",
+    )
+    .bind(partner.0)
+    .bind(surface.as_str())
+    .bind(external_key)
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(SubscriptionId).collect())
+}
+
 /// Up to `limit` living subscriptions after a cursor, oldest first.
 pub async fn list(
     db: &mut PgConnection,
@@ -205,18 +223,19 @@ pub struct PolicyRow {
     pub rate_per_s: Option<i32>,
 }
 
-/// Reads a policy for changing it within the present transaction.
+/// Reads a policy for changing it within the present transaction. `None` when the subscription was deleted meanwhile.
 pub async fn lock_policy(
     db: &mut PgConnection,
     partner: PartnerId,
     id: SubscriptionId,
-) -> Result<PolicyRow, Error> {
+) -> Result<Option<PolicyRow>, Error> {
     let row = sqlx::query_as(
-        "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions where partner_id = $1 and id = $2 for update",
+        "select retry_delays_ms, timeout_ms, rate_per_s from subscriptions
+         where partner_id = $1 and id = $2 and state <> 'deleted' for update",
     )
     .bind(partner.0)
     .bind(id.0)
-    .fetch_one(db)
+    .fetch_optional(db)
     .await?;
     Ok(row)
 }

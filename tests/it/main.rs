@@ -9,6 +9,7 @@ mod cluster;
 mod embedded_postgres;
 mod health;
 mod house;
+mod kill;
 mod listen;
 mod openapi;
 mod outbound;

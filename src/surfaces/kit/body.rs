@@ -1,6 +1,7 @@
 //! Reading a request's body: within its bound, and of the right type.
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
@@ -18,6 +19,17 @@ pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Trouble> {
         }
         Err(_) => Err(Trouble::BrokenBody),
     }
+}
+
+/// The whole body of a request that has to send JSON, or nothing at all: whether nothing will do is the reader's to say.
+/// Errors: `UnsupportedMediaType`, and those of [`read`].
+pub async fn json(request: Request, bytes_max: usize) -> Result<Bytes, Trouble> {
+    let says_json = is_json(request.headers());
+    if !says_json && request.headers().contains_key(CONTENT_TYPE) {
+        return Err(Trouble::UnsupportedMediaType);
+    }
+    let body = read(request.into_body(), bytes_max).await?;
+    if says_json || body.is_empty() { Ok(body) } else { Err(Trouble::UnsupportedMediaType) }
 }
 
 /// Whether the request says that its body is JSON: `application/json` or any `+json`, with whatever parameters.

@@ -1,12 +1,15 @@
 //! The mechanics that every HTTP surface needs and that know none of their dialects: who asks, what the body holds, which request this is,
 //! and how trouble reaches a surface's own error shape.
 
+pub mod access_log;
+pub mod authorize;
 pub mod body;
 pub mod conversation;
 pub mod cursor;
 pub mod fields;
 pub mod guard;
 pub mod presented_key;
+pub mod problem;
 pub mod routes;
 
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use url::Url;
 
 use crate::domain::egress::EgressPolicy;
 use crate::domain::key_ring::KeyRing;
+use crate::domain::retry::RetryPolicy;
 use crate::hub::Hub;
 
 /// What handlers stand on. Cheap to clone.
@@ -34,4 +38,14 @@ pub struct ApiSettings {
     pub request_timeout: Duration,
     /// Authenticates cursors.
     pub keys: KeyRing,
+    /// What a subscription without a policy of its own gets.
+    pub default_policy: DefaultPolicy,
+}
+
+/// The delivery policy that the operator sets for everybody. There is no default rate limit.
+#[derive(Debug, Clone)]
+pub struct DefaultPolicy {
+    pub retry: RetryPolicy,
+    /// Of one whole attempt.
+    pub timeout: Duration,
 }

@@ -1,5 +1,5 @@
 -- A page of a partner's deliveries, newest first: those still in the queue and those whose last final attempt ended them.
--- Every filter is optional: $3 state, $4 subscription (inside), $5 event type, $6 one event, $7 one delivery.
+-- Every filter is optional: $3 state, $4 subscriptions (inside), $5 event type, $6 one event, $7 one delivery.
 with live as (
     select q.delivery_id, q.event_id, q.subscription_id, e.type as event_type,
            case when q.due_at = 'infinity' then 'held' else 'pending' end as state,
@@ -7,7 +7,7 @@ with live as (
     from queue q join events e on e.id = q.event_id
     where q.partner_id = $1 and q.delivery_id < $2 and q.delivery_id >= $9
       and ($3::text is null or $3 = case when q.due_at = 'infinity' then 'held' else 'pending' end)
-      and ($4::uuid is null or q.subscription_id = $4)
+      and ($4::uuid[] is null or q.subscription_id = any ($4))
       and ($5::text is null or e.type = $5)
       and ($6::uuid is null or q.event_id = $6)
       and ($7::uuid is null or q.delivery_id = $7)
@@ -20,7 +20,7 @@ ended as (
     from attempts a
     where a.partner_id = $1 and a.delivery_id < $2 and a.delivery_id >= $9 and a.final_state is not null
       and ($3::text is null or a.final_state = $3)
-      and ($4::uuid is null or a.subscription_id = $4)
+      and ($4::uuid[] is null or a.subscription_id = any ($4))
       and ($5::text is null or a.event_type = $5)
       and ($6::uuid is null or a.event_id = $6)
       and ($7::uuid is null or a.delivery_id = $7)

@@ -1,0 +1,116 @@
+//! The operations: from the wire, one call, to the wire.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+
+use super::Answered;
+use super::extract::{ListQuery, Partner, PathId, Published};
+use super::wire::{
+    Attempt, Delivery, DeliveryWithAttempts, Event, Page, SigningKey, SubscriptionState, TestResult,
+    policy_change,
+};
+use crate::domain::id::{DeliveryId, EventId};
+use crate::store::deliveries::Filter;
+use crate::surfaces::kit::guard::Trouble;
+use crate::surfaces::kit::problem::Failure;
+use crate::surfaces::kit::{Api, body, cursor};
+
+/// Deliveries shown with their event at most.
+const EVENT_DELIVERIES_MAX: i64 = 100;
+
+pub async fn list_deliveries(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    query: ListQuery,
+) -> Answered<Json<Page<Delivery>>> {
+    let (keys, list) = (&api.settings.keys, query.list_name());
+    let before = query.cursor.as_deref().map(|text| cursor::read(keys, caller.partner, &list, text));
+    let filter = Filter { state: query.state, event_type: query.event_type, ..Filter::default() };
+    let of = query.subscription.as_ref().map(|(surface, id)| (*surface, id.as_str()));
+    // One more than asked for tells whether there is a next page.
+    let before = before.transpose()?.map(DeliveryId);
+    let mut found = api.hub.list_deliveries(&caller, filter, of, before, query.limit + 1).await?;
+    let page_size = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let more = found.len() > page_size;
+    found.truncate(page_size);
+    let last = found.last().filter(|_| more);
+    let next_cursor = last.map(|last| cursor::write(keys, caller.partner, &list, last.id.0));
+    Ok(Json(Page { items: found.into_iter().map(Delivery::from).collect(), next_cursor }))
+}
+
+pub async fn get_delivery(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    PathId(id): PathId,
+) -> Answered<Json<DeliveryWithAttempts>> {
+    let (delivery, attempts) = api.hub.find_delivery(&caller, DeliveryId(id)).await?;
+    Ok(Json(DeliveryWithAttempts { delivery: delivery.into(), attempts: Attempt::numbered(attempts) }))
+}
+
+pub async fn redeliver(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    PathId(id): PathId,
+) -> Answered<(StatusCode, Json<Delivery>)> {
+    let delivery = api.hub.redeliver(&caller, DeliveryId(id)).await?;
+    Ok((StatusCode::ACCEPTED, Json(delivery.into())))
+}
+
+pub async fn get_event(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    PathId(id): PathId,
+) -> Answered<Json<Event>> {
+    let (event, deliveries) = api.hub.find_event(&caller, EventId(id), EVENT_DELIVERIES_MAX).await?;
+    Ok(Json(Event::new(event, deliveries)?))
+}
+
+pub async fn get_subscription(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    published: Published,
+) -> Answered<Json<SubscriptionState>> {
+    let standing = api.hub.find_standing(&caller, published.surface, &published.id).await?;
+    Ok(Json(SubscriptionState::new(standing, &api.settings.default_policy)))
+}
+
+pub async fn set_policy(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    published: Published,
+    request: Request,
+) -> Answered<Json<SubscriptionState>> {
+    let body = body::json(request, api.settings.body_bytes_max).await?;
+    let change = policy_change(&body)?;
+    let Published { surface, id } = &published;
+    api.hub.set_policy(&caller, *surface, id, change).await?;
+    let standing = api.hub.find_standing(&caller, *surface, id).await?;
+    Ok(Json(SubscriptionState::new(standing, &api.settings.default_policy)))
+}
+
+pub async fn roll_signing_key(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    published: Published,
+) -> Answered<(StatusCode, Json<SigningKey>)> {
+    let key = api.hub.roll_signing_key(&caller, published.surface, &published.id).await?;
+    Ok((StatusCode::CREATED, Json(SigningKey::shown_once(&key)?)))
+}
+
+pub async fn test(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    published: Published,
+) -> Answered<Json<TestResult>> {
+    let tested = api.hub.test(&caller, published.surface, &published.id).await?;
+    Ok(Json(tested.try_into()?))
+}
+
+pub async fn nothing_here() -> Failure {
+    Trouble::NotFound.into()
+}
+
+pub async fn no_such_method() -> Failure {
+    Trouble::MethodNotAllowed.into()
+}
