@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::config::{Config, Mode};
@@ -22,13 +27,12 @@ use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{self, Hub};
-use crate::surfaces::kit::{Api, ApiSettings, conversation};
-use crate::surfaces::redirect;
+use crate::operator::{self, Operator};
+use crate::surfaces::kit::access_log::{self, AccessLog};
+use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy, conversation};
+use crate::surfaces::{self, redirect};
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
-use axum::Router;
-use axum::middleware::from_fn;
-use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 /// Connections to PostgreSQL at most: requests, and the four that the background half keeps or takes.
 const DATABASE_CONNECTIONS_MAX: u32 = 24;
@@ -86,6 +90,7 @@ impl App {
             retry_delay_max: Duration::from_secs(7 * 86_400),
             rate_per_s_max: 100_000,
         };
+        let default_policy = DefaultPolicy { retry: retry.clone(), timeout };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
         let settings =
             hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
@@ -116,6 +121,7 @@ impl App {
             body_bytes_max: config.body_bytes_max,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             keys,
+            default_policy,
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
         Ok(Self { config, hub, api, engine, health, metrics })
@@ -131,7 +137,13 @@ impl App {
         let bound = Duration::from_millis(config.stop_timeout_ms);
         let drain = bound / 3;
         health.serving();
-        let routers = (api_router(state), operator_router(hub, health.clone(), metrics));
+        let settings = operator::Settings {
+            body_bytes_max: config.body_bytes_max,
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+        };
+        let operator_state =
+            Operator { hub, health: health.clone(), metrics: metrics.clone(), settings: Arc::new(settings) };
+        let routers = (api_router(state, metrics), operator_router(operator_state));
         let serving_api = listener::serve(api, routers.0, config.connections_max, drain, stop.clone());
         let serving_operator =
             listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
@@ -210,14 +222,32 @@ fn dialects() -> Dialects {
 }
 
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
-pub fn api_router(api: Api) -> Router {
-    let redirect = redirect::router(api);
-    Router::new()
+pub fn api_router(api: Api, metrics: Metrics) -> Router {
+    let redirect = redirect::router(api.clone());
+    let own = surfaces::herald::router(api);
+    let router = Router::new()
+        .route_service("/herald", own.clone())
+        .route_service("/herald/{*path}", own)
         .nest_service(redirect::MOUNT, redirect.clone())
-        .fallback_service(redirect)
-        .layer(from_fn(conversation::converse))
+        .fallback_service(redirect);
+    observed(
+        router,
+        AccessLog { metrics, surface_of: |path| if is_own(path) { "herald" } else { "redirect" } },
+    )
 }
 
-fn operator_router(_: Hub, _: Health, _: Metrics) -> Router {
-    Router::new()
+fn is_own(path: &str) -> bool {
+    path.strip_prefix("/herald").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+pub fn operator_router(operator: Operator) -> Router {
+    let metrics = operator.metrics.clone();
+    observed(operator::router(operator), AccessLog { metrics, surface_of: |_| "operator" })
+}
+
+/// The layers around a whole listener: the ids of the exchange outermost, then the line that names them.
+fn observed(router: Router, log: AccessLog) -> Router {
+    router
+        .layer(from_fn(move |request: Request, next: Next| access_log::record(request, next, log.clone())))
+        .layer(from_fn(conversation::converse))
 }

@@ -14,12 +14,13 @@ use super::*;
 use crate::domain::egress::EgressPolicy;
 use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
+use crate::domain::retry::RetryPolicy;
 use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{Hub, Settings};
-use crate::surfaces::kit::ApiSettings;
 use crate::surfaces::kit::conversation::converse;
+use crate::surfaces::kit::{ApiSettings, DefaultPolicy};
 
 /// An API over a database that is never reached.
 pub(super) fn api() -> Api {
@@ -40,6 +41,7 @@ pub(super) fn api() -> Api {
         body_bytes_max: 1_000,
         request_timeout: Duration::from_millis(20),
         keys,
+        default_policy: DefaultPolicy { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) },
     };
     Api { hub, settings: Arc::new(settings) }
 }
