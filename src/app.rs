@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use sqlx::PgPool;
@@ -224,11 +225,11 @@ fn dialects() -> Dialects {
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
 pub fn api_router(api: Api, metrics: Metrics) -> Router {
     let redirect = redirect::router(api.clone());
-    let own = surfaces::herald::router(api);
+    let own = surfaces::herald::router(api).into_service::<Body>();
     let router = Router::new()
         .route_service("/herald", own.clone())
         .route_service("/herald/{*path}", own)
-        .nest_service(redirect::MOUNT, redirect.clone())
+        .nest(redirect::MOUNT, redirect.clone())
         .fallback_service(redirect);
     observed(
         router,
@@ -250,4 +251,19 @@ fn observed(router: Router, log: AccessLog) -> Router {
     router
         .layer(from_fn(move |request: Request, next: Next| access_log::record(request, next, log.clone())))
         .layer(from_fn(conversation::converse))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_under_herald_is_its_own_api_and_nothing_else_is() {
+        for path in ["/herald", "/herald/", "/herald/v1/deliveries", "/herald/nothing"] {
+            assert!(is_own(path), "{path}");
+        }
+        for path in ["/", "/heraldry", "/redirect-sessions/herald", "/Herald"] {
+            assert!(!is_own(path), "{path}");
+        }
+    }
 }
