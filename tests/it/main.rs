@@ -7,6 +7,8 @@
 
 mod cluster;
 mod embedded_postgres;
+mod health;
+mod house;
 mod kill;
 mod listen;
 mod openapi;
