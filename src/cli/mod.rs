@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the server with everything it needs
-    Serve(RawConfig),
+    Serve(Box<RawConfig>),
     /// Receive callbacks and print them, for developing and trying things out
     Listen(listen::ListenArgs),
     /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
