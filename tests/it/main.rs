@@ -7,7 +7,9 @@
 
 mod cluster;
 mod embedded_postgres;
+mod herald_api;
 mod listen;
 mod openapi;
+mod operator;
 mod outbound;
 mod support;
