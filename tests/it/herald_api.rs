@@ -401,7 +401,7 @@ async fn what_is_wrong_with_a_request_is_said_in_one_shape() {
 async fn without_its_database_it_says_when_to_come_again() {
     let desk = Desk::open().await;
     let (_, key) = desk.partner("partner").await;
-    desk.database.pool.close().await;
+    desk.take_database_away();
     let answer = desk.get(&key, "/herald/v1/deliveries").await;
     assert_eq!(answer.problem(), (503, "ServiceUnavailable"));
     assert!(answer.headers.contains_key("retry-after"));

@@ -179,7 +179,7 @@ async fn rule_24_readiness_names_what_is_not_well() {
     assert_eq!((crippled.status, failing(&crippled)), (503, vec!["dispatcher"]));
     let _restarted = desk.health.worker("dispatcher");
     assert_eq!(get(&desk, "/readyz").await.status, 200);
-    desk.database.pool.close().await;
+    desk.take_database_away();
     let alone = get(&desk, "/readyz").await;
     assert_eq!((alone.status, failing(&alone)), (503, vec!["database"]));
     assert!(alone.headers.contains_key("retry-after"));
@@ -205,7 +205,7 @@ async fn metrics_show_requests_and_the_queue() {
     ] {
         assert!(shown.text.lines().any(|one| one == line), "{line}\n{}", shown.text);
     }
-    desk.database.pool.close().await;
+    desk.take_database_away();
     let alone = get(&desk, "/metrics").await;
     assert_eq!(alone.status, 200);
     assert!(alone.text.contains("herald_database_up 0") && !alone.text.contains("herald_queue_pending"));

@@ -123,6 +123,11 @@ impl Desk {
         (partner, key.text.expose_str().unwrap().to_owned())
     }
 
+    /// From here on nobody gets a connection. Not waited for: the writer of events keeps one.
+    pub fn take_database_away(&self) {
+        drop(self.database.pool.close());
+    }
+
     pub async fn get(&self, key: &str, path: &str) -> Answer {
         self.api(Method::GET, key, path, None).await
     }
@@ -174,6 +179,7 @@ impl Desk {
 
     fn judge(&self, method: &str, path: &str, answer: &Answer) {
         let Some(template) = self.document.path_template(path) else { return };
+        // Of a method that the path does not have there is nothing to read.
         if answer.status == 405 {
             return;
         }
