@@ -3,10 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::config::{Config, Mode};
@@ -25,14 +31,9 @@ use crate::hub::{self, Hub};
 use crate::operator::{self, Operator};
 use crate::surfaces::kit::access_log::{self, AccessLog};
 use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy, conversation};
-use crate::surfaces::{herald, redirect};
+use crate::surfaces::{self, redirect};
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
-use axum::Router;
-use axum::extract::Request;
-use axum::middleware::from_fn;
-use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use tower::{ServiceExt as _, service_fn};
 
 /// Connections to PostgreSQL at most: requests, and the four that the background half keeps or takes.
 const DATABASE_CONNECTIONS_MAX: u32 = 24;
@@ -90,6 +91,7 @@ impl App {
             retry_delay_max: Duration::from_secs(7 * 86_400),
             rate_per_s_max: 10_000,
         };
+        let default_policy = DefaultPolicy { retry: retry.clone(), timeout };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
         let settings =
             hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
@@ -120,7 +122,7 @@ impl App {
             body_bytes_max: config.body_bytes_max,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             keys,
-            default_policy: DefaultPolicy { retry, timeout },
+            default_policy,
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
         Ok(Self { config, hub, api, engine, health, metrics })
@@ -140,9 +142,9 @@ impl App {
             body_bytes_max: config.body_bytes_max,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
         };
-        let (settings, api_metrics) = (Arc::new(settings), metrics.clone());
-        let operator_side = Operator { hub, health: health.clone(), metrics, settings };
-        let routers = (api_router(state, api_metrics), operator_router(operator_side));
+        let operator_state =
+            Operator { hub, health: health.clone(), metrics: metrics.clone(), settings: Arc::new(settings) };
+        let routers = (api_router(state, metrics), operator_router(operator_state));
         let serving_api = listener::serve(api, routers.0, config.connections_max, drain, stop.clone());
         let serving_operator =
             listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
@@ -223,34 +225,45 @@ fn dialects() -> Dialects {
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
 pub fn api_router(api: Api, metrics: Metrics) -> Router {
     let redirect = redirect::router(api.clone());
-    let herald = herald::router(api);
-    let mounted = redirect.clone();
-    let by_prefix = service_fn(move |request: Request| {
-        let surface = if surface_of(request.uri().path()) == HERALD { &herald } else { &redirect };
-        surface.clone().oneshot(request)
-    });
-    let router = Router::new().nest_service(redirect::MOUNT, mounted).fallback_service(by_prefix);
-    observed(router, AccessLog { metrics, surface_of })
+    let own = surfaces::herald::router(api).into_service::<Body>();
+    let router = Router::new()
+        .route_service("/herald", own.clone())
+        .route_service("/herald/{*path}", own)
+        .nest(redirect::MOUNT, redirect.clone())
+        .fallback_service(redirect);
+    observed(
+        router,
+        AccessLog { metrics, surface_of: |path| if is_own(path) { "herald" } else { "redirect" } },
+    )
 }
 
-/// The operator's listener.
+fn is_own(path: &str) -> bool {
+    path.strip_prefix("/herald").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 pub fn operator_router(operator: Operator) -> Router {
-    let log = AccessLog { metrics: operator.metrics.clone(), surface_of: |_| "operator" };
-    observed(operator::router(operator), log)
+    let metrics = operator.metrics.clone();
+    observed(operator::router(operator), AccessLog { metrics, surface_of: |_| "operator" })
 }
 
-const HERALD: &str = "herald";
-
-fn surface_of(path: &str) -> &'static str {
-    match path.split('/').nth(1) {
-        Some("herald") => HERALD,
-        _ => Surface::Redirect.as_str(),
-    }
-}
-
-/// What is around every listener: the ids of the exchange, and inside them the access log.
+/// The layers around a whole listener: the ids of the exchange outermost, then the line that names them.
 fn observed(router: Router, log: AccessLog) -> Router {
     router
-        .layer(from_fn(move |request, next| access_log::record(request, next, log.clone())))
+        .layer(from_fn(move |request: Request, next: Next| access_log::record(request, next, log.clone())))
         .layer(from_fn(conversation::converse))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_under_herald_is_its_own_api_and_nothing_else_is() {
+        for path in ["/herald", "/herald/", "/herald/v1/deliveries", "/herald/nothing"] {
+            assert!(is_own(path), "{path}");
+        }
+        for path in ["/", "/heraldry", "/redirect-sessions/herald", "/Herald"] {
+            assert!(!is_own(path), "{path}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The command line: which commands there are, and nothing of what they do. Each command is a module of its own.
 
+pub mod health;
 pub mod listen;
 pub mod serve;
 
@@ -26,6 +27,8 @@ enum Command {
     Serve(RawConfig),
     /// Receive callbacks and print them, for developing and trying things out
     Listen(listen::ListenArgs),
+    /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
+    Health(health::HealthArgs),
 }
 
 impl Cli {
@@ -34,6 +37,7 @@ impl Cli {
             None => serve::run(&self.settings).await,
             Some(Command::Serve(settings)) => serve::run(&settings).await,
             Some(Command::Listen(args)) => listen::run(args).await,
+            Some(Command::Health(args)) => health::run(args).await,
         }
     }
 }

@@ -106,7 +106,7 @@ pub struct RawConfig {
     #[arg(long, value_name = "MS", env = "HERALD_STOP_TIMEOUT_MS", hide_env_values = true)]
     pub stop_timeout_ms: Option<String>,
 
-    /// What to log: a level, or directives such as `info,herald=debug` [default: info]
+    /// What to log: a level, or directives such as `info,herald=debug` [default: info,sqlx=warn]
     #[arg(long, value_name = "DIRECTIVES", env = "HERALD_LOG", hide_env_values = true)]
     pub log: Option<String>,
 

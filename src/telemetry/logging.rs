@@ -1,5 +1,7 @@
 //! Where log lines go and what they look like. Who writes them, and what must not be in them, is the callers' matter.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
@@ -13,6 +15,7 @@ use crate::config::LogFormat;
 pub fn install(directives: &str, format: LogFormat) -> Result<(), ParseError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(directives)?)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let first = match format {
         LogFormat::Text => lines.try_init(),

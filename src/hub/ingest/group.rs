@@ -20,6 +20,7 @@ use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::{RedirectSession, SessionState};
 use crate::domain::{Error, Noun};
 use crate::store::events::{BirthLease, Born};
+use crate::store::idempotency::Entry;
 use crate::store::redirect_ids::{self, ClaimKind};
 use crate::store::redirect_sessions::Found;
 use crate::store::{self, events, idempotency, partitions, redirect_sessions};
@@ -75,17 +76,21 @@ async fn claim_ids(
     keys: &KeyRing,
     group: &[Request],
 ) -> Result<HashMap<usize, Answer>, Error> {
-    let mut claims: Vec<(usize, &Request, &once::Once)> = group
+    let asked: Vec<(usize, &Request, &once::Once)> = group
         .iter()
         .enumerate()
         .filter_map(|(place, request)| request.once.as_ref().map(|once| (place, request, once)))
         .collect();
-    // Always in the same order, so that two groups cannot wait for each other.
-    claims.sort_by_key(|(_, request, once)| (request.partner, once.request_id));
+    if asked.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let entry = |(_, request, once): &(usize, &Request, &once::Once)| {
+        Entry::claim(request.partner, once.request_id, once::fingerprint_hash(keys, once))
+    };
+    let claimed = idempotency::claim_many(db, &asked.iter().map(entry).collect::<Vec<_>>()).await?;
     let mut repeats = HashMap::new();
-    for (place, request, once) in claims {
-        let hash = once::fingerprint_hash(keys, once);
-        if idempotency::claim(db, request.partner, once.request_id, &hash).await? {
+    for (place, request, once) in asked {
+        if claimed.contains(&(request.partner, once.request_id)) {
             continue;
         }
         let answer = match once::first_answer(db, keys, request.partner, once).await {
@@ -185,6 +190,7 @@ async fn keep_answers(
     repeats: &HashMap<usize, Answer>,
     answers: &[Answer],
 ) -> Result<(), Error> {
+    let mut kept = Vec::new();
     for (place, (request, answer)) in group.iter().zip(answers).enumerate() {
         let Some(once) = &request.once else { continue };
         if repeats.contains_key(&place) {
@@ -193,10 +199,14 @@ async fn keep_answers(
         if once::is_kept(answer.status) {
             let sealed = once::seal(keys, request.partner, once.request_id, answer);
             let status = i16::try_from(answer.status).map_err(Error::internal)?;
-            idempotency::answer(db, request.partner, once.request_id, status, &sealed).await?;
+            let claim = Entry::claim(request.partner, once.request_id, Vec::new());
+            kept.push(Entry { status, answer: sealed, ..claim });
         } else {
             idempotency::release(db, request.partner, once.request_id).await?;
         }
+    }
+    if !kept.is_empty() {
+        idempotency::answer_many(db, &kept).await?;
     }
     Ok(())
 }

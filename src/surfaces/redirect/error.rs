@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::Response;
 use serde::Serialize;
 
@@ -66,7 +66,6 @@ impl Exchange {
         if problem.status == 503 {
             answer.headers.push((RETRY_AFTER.as_str().to_owned(), RETRY_AFTER_S.to_owned()));
         }
-        debug_assert!(answer.headers.iter().any(|(name, _)| name == CONTENT_TYPE.as_str()));
         answer
     }
 }
@@ -239,4 +238,75 @@ enum Details<'a> {
 struct Reason<'a> {
     field_name: &'a str,
     error_message: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn exchange() -> Exchange {
+        let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c-1".to_owned() };
+        Exchange::new(super::super::tests::api().settings, conversation)
+    }
+
+    fn body(answer: &Answer) -> Value {
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_error_has_its_published_status_and_code() {
+        let transition = Error::Transition { noun: Noun::Session, from: "Expired", to: "Cancelled" };
+        for (error, status, code) in [
+            (Error::invalid("a", "b"), 400, "Validation"),
+            (Error::Unauthorized, 401, "Unauthorized"),
+            (Error::Forbidden, 401, "Unauthorized"),
+            (Error::NotFound(Noun::Subscription), 404, "SubscriptionNotFound"),
+            (Error::NotFound(Noun::Session), 404, "RedirectSessionNotFound"),
+            (Error::NotFound(Noun::Customer), 404, "CustomerNotFound"),
+            (Error::NotFound(Noun::Key), 404, "ResourceNotFound"),
+            (Error::NotYours(Noun::Subscription), 403, "InvalidTriggeredBy"),
+            (Error::NotYours(Noun::Session), 400, "InvalidTriggeredBy"),
+            (Error::VersionMismatch(Noun::Session), 409, "EntityVersionMismatch"),
+            (Error::Duplicate(Noun::Session), 409, "DuplicateEntity"),
+            (Error::Duplicate(Noun::Subscription), 409, "DuplicateEntity"),
+            (transition, 400, "InvalidRedirectSessionStateTransition"),
+            (Error::unavailable("canary"), 503, "ServiceUnavailable"),
+            (Error::internal("canary"), 500, "GeneralErrorOccurred"),
+        ] {
+            let answer = exchange().render(Err::<Answer, _>(error), |answer| answer);
+            let body = body(&answer);
+            assert_eq!((answer.status, body["code"].as_str()), (status, Some(code)));
+            assert!(
+                body["message"].as_str().is_some_and(|text| !text.is_empty() && !text.contains("canary"))
+            );
+            assert_eq!(body["correlationId"], "c-1");
+            let has = |name: &str| answer.headers.iter().any(|(known, _)| known == name);
+            assert_eq!((has("retry-after"), has("www-authenticate")), (status == 503, status == 401));
+        }
+    }
+
+    #[tokio::test]
+    async fn validation_gives_one_reason_for_each_wrong_field() {
+        let mut violations = Violations::one("callbackUrl", "is required");
+        violations.add("transactionData.amount", "must be a number");
+        let answer = exchange().render(Err::<Answer, _>(violations.into()), |answer| answer);
+        assert_eq!(
+            body(&answer),
+            json!({
+                "code": "Validation",
+                "message": "The request has 2 fields that could not be validated.",
+                "moreInfo": "https://herald.example/base/errors#Validation",
+                "correlationId": "c-1",
+                "details": { "validationErrorReasons": [
+                    { "fieldName": "callbackUrl", "errorMessage": "is required" },
+                    { "fieldName": "transactionData.amount", "errorMessage": "must be a number" },
+                ] },
+            })
+        );
+        let one =
+            exchange().render(Err::<Answer, _>(Error::invalid("apiKey", "is required")), |answer| answer);
+        assert_eq!(body(&one)["message"], "The field \"apiKey\" could not be validated.");
+    }
 }

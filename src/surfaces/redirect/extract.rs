@@ -53,6 +53,28 @@ impl Asked {
     }
 }
 
+#[cfg(test)]
+impl Asked {
+    /// A request with this id in its path and this body, and nothing wrong with its headers.
+    pub fn example(path_id: &str, body: &str) -> Self {
+        use crate::domain::id::{ApiKeyId, PartnerId};
+        use crate::domain::partner_key::Scopes;
+
+        let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c".to_owned() };
+        Self {
+            exchange: Exchange::new(super::tests::api().settings, conversation),
+            caller: Caller { partner: PartnerId::new(), key: ApiKeyId::new(), scopes: Scopes::all() },
+            once: None,
+            condition: IfMatch::Absent,
+            body: Bytes::from(body.to_owned()),
+            query: String::new(),
+            full_path: String::new(),
+            path_id: path_id.to_owned(),
+            violations: Violations::default(),
+        }
+    }
+}
+
 impl FromRequest<Api> for Asked {
     type Rejection = Response;
 
@@ -146,4 +168,67 @@ async fn first_path_parameter(parts: &mut Parts, api: &Api) -> String {
     let first =
         parameters.ok().and_then(|parameters| parameters.iter().next().map(|(_, value)| value.to_owned()));
     first.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_request_id_is_one_uuid() {
+        let id = "1e7a2a63-3f5d-4a57-9d43-0a5f6cf0b0c1";
+        let read = |pairs: &[(&'static str, &str)]| {
+            let mut violations = Violations::default();
+            let found = request_id(&headers(pairs), &mut violations);
+            let fields: Vec<_> = violations.iter().map(|one| one.field.clone()).collect();
+            (found.map(|id| id.to_string()), fields)
+        };
+        assert_eq!(read(&[]), (None, vec![]));
+        assert_eq!(read(&[("x-request-id", id)]), (Some(id.to_owned()), vec![]));
+        for bad in [
+            &[("x-request-id", "")][..],
+            &[("x-request-id", "42")],
+            &[("x-request-id", id), ("x-request-id", id)],
+        ] {
+            assert_eq!(read(bad), (None, vec!["x-request-id".to_owned()]), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn several_lines_of_if_match_are_one_list_and_gibberish_matches_nothing() {
+        let tags = |list: &[&str]| IfMatch::Tags(list.iter().map(|tag| tag.to_string()).collect());
+        assert_eq!(condition(&headers(&[])), IfMatch::Absent);
+        assert_eq!(condition(&headers(&[("if-match", "*")])), IfMatch::Any);
+        assert_eq!(condition(&headers(&[("if-match", "\"1\""), ("if-match", "\"2\"")])), tags(&["1", "2"]));
+        for gibberish in ["", "1", "\"1", "*, \"1\"", "W/\"1\""] {
+            assert_eq!(condition(&headers(&[("if-match", gibberish)])), tags(&[]), "{gibberish}");
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_request_counts_for_its_fingerprint() {
+        let of = |method: &str, uri: &str, if_match: &str, body: &str| {
+            let request = axum::http::Request::builder().method(method).uri(uri).header(IF_MATCH, if_match);
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            fingerprint(&parts, body.as_bytes())
+        };
+        let first = of("PUT", "/a", "*", "b");
+        assert_eq!(first, of("PUT", "/a", "*", "b"));
+        for other in [
+            of("POST", "/a", "*", "b"),
+            of("PUT", "/b", "*", "b"),
+            of("PUT", "/a", "", "b"),
+            of("PUT", "/a", "*", "c"),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
 }

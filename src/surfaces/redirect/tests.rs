@@ -1,1 +1,105 @@
+//! What happens around the handlers, and how bodies are read: no database needed.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use sqlx::postgres::PgPoolOptions;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::domain::egress::EgressPolicy;
+use crate::domain::id::NodeId;
+use crate::domain::key_ring::KeyRing;
+use crate::domain::retry::RetryPolicy;
+use crate::hub::deliveries::PolicyLimits;
+use crate::hub::handoff::handoff;
+use crate::hub::ingest::LeaseTerms;
+use crate::hub::{Hub, Settings};
+use crate::surfaces::kit::conversation::converse;
+use crate::surfaces::kit::{ApiSettings, DefaultPolicy};
+
+/// An API over a database that is never reached.
+pub(super) fn api() -> Api {
+    let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@localhost/nothing").unwrap();
+    let (keys, _) = KeyRing::generate();
+    let policy_limits = PolicyLimits {
+        timeout_max: Duration::from_secs(15),
+        retries_max: 10,
+        retry_delay_max: Duration::from_secs(60),
+        rate_per_s_max: 100,
+    };
+    let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits };
+    let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
+    let hub = Hub::new(pool, keys.clone(), settings, handoff(1).0, lease);
+    let settings = ApiSettings {
+        egress: Arc::new(EgressPolicy::production()),
+        public_url: "https://herald.example/base/".parse().unwrap(),
+        body_bytes_max: 1_000,
+        request_timeout: Duration::from_millis(20),
+        keys,
+        default_policy: DefaultPolicy { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) },
+    };
+    Api { hub, settings: Arc::new(settings) }
+}
+
+/// The surface with two routes that misbehave, at the root and under its mount.
+fn listener() -> Router {
+    let mut table = routes();
+    table.push(Route::new("GET", "/panic", get(async || -> Response { panic!("canary") })));
+    table.push(Route::new("GET", "/stall", get(async || std::future::pending::<Response>().await)));
+    let surface = guarded(table, api());
+    Router::new().nest(MOUNT, surface.clone()).fallback_service(surface).layer(middleware::from_fn(converse))
+}
+
+async fn ask(mount: &str, method: &str, path: &str) -> (StatusCode, axum::http::HeaderMap, Value) {
+    let request =
+        Request::builder().method(method).uri(format!("{mount}{path}")).header("x-correlation-id", "c-1");
+    let response = listener().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (parts.status, parts.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_around_a_handler_answers_in_the_published_envelope_at_both_mounts() {
+    let id = "6d245f63-fdfc-4a6b-a351-bc0b03260dcd";
+    let subscription = format!("/redirect-session-events/subscriptions/{id}");
+    for (method, path, status, code) in [
+        ("GET", "/nowhere", 404, "ResourceNotFound"),
+        ("GET", "/", 404, "ResourceNotFound"),
+        ("GET", "/redirect-sessions", 404, "ResourceNotFound"),
+        ("POST", subscription.as_str(), 405, "MethodNotAllowed"),
+        ("OPTIONS", subscription.as_str(), 405, "MethodNotAllowed"),
+        ("GET", subscription.as_str(), 401, "Unauthorized"),
+        ("GET", "/panic", 500, "GeneralErrorOccurred"),
+        ("GET", "/stall", 408, "RequestTimeout"),
+    ] {
+        for mount in ["", MOUNT] {
+            let (found, headers, body) = ask(mount, method, path).await;
+            assert_eq!(found.as_u16(), status, "{method} {mount}{path}");
+            let message = body["message"].as_str().unwrap_or_default();
+            assert!(!message.is_empty() && !message.contains("canary"), "{method} {mount}{path}: {body}");
+            let expected = json!({
+                "code": code, "message": message, "correlationId": "c-1", "details": {},
+                "moreInfo": format!("https://herald.example/base/errors#{code}"),
+            });
+            assert_eq!(body, expected);
+            assert_eq!(headers["content-type"], "application/json");
+            assert_eq!(headers["x-correlation-id"], "c-1");
+            assert_eq!(headers.contains_key("www-authenticate"), status == 401);
+            assert_eq!(headers.contains_key("allow"), status == 405, "{headers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_405_lists_the_methods_of_the_path() {
+    let (_, headers, _) = ask(MOUNT, "PUT", SUBSCRIPTIONS).await;
+    let mut allowed: Vec<_> = headers["allow"].to_str().unwrap().split(',').collect();
+    allowed.sort();
+    assert_eq!(allowed, ["GET", "HEAD", "POST"]);
+}

@@ -155,6 +155,10 @@ fn a_subscription_request_is_judged_member_by_member() {
         ("callbackUrl", json!("ftp://partner.example/in")),
         ("callbackUrl", json!("https://user@partner.example/in")),
         ("callbackUrl", json!("https://partner.example/in#here")),
+        ("callbackUrl", json!("https://partner.example/in out")),
+        ("callbackUrl", json!("https://partner.example/in\\out")),
+        ("callbackUrl", json!("https://partner.example\t/in")),
+        ("callbackUrl", json!("https://①②⑦.⓪.⓪.①/in")),
         ("callbackUrl", json!("")),
         ("callbackUrl", json!(format!("https://partner.example/{}", "x".repeat(2048)))),
         ("callbackUrl", Value::Null),
@@ -171,6 +175,11 @@ fn a_subscription_request_is_judged_member_by_member() {
         assert!(document.validate(whole, &bad).is_err(), "{member}: {value}");
         assert!(document.validate(part, &json!({ member: value })).is_err(), "{member}: {value}");
         assert!(document.validate(part, &json!({ member: good[member] })).is_ok(), "{member}");
+    }
+    for url in
+        ["http://127.0.0.1:9000", "https://[2001:db8::1]:8443/in", "HTTPS://partner.example/@us?to=%2Fin&a=b"]
+    {
+        assert_eq!(document.validate(part, &json!({ "callbackUrl": url })), Ok(()), "{url}");
     }
     assert!(document.validate(part, &json!({})).is_err());
     assert!(document.validate(part, &json!({ "somethingNew": true })).is_err());
@@ -250,4 +259,12 @@ fn the_published_callback_is_valid_and_others_are_not() {
         *bad.pointer_mut(pointer).expect("it is there") = value.clone();
         assert!(document.validate_callback(&callback, &bad).is_err(), "{pointer}: {value}");
     }
+}
+
+#[test]
+fn the_document_prints_the_currencies_that_the_server_takes() {
+    let document = Document::load();
+    let printed =
+        &document.root()["components"]["schemas"]["TransactionData"]["properties"]["currency"]["enum"];
+    assert_eq!(printed, &json!(herald::domain::currency::CODES.as_slice()));
 }

@@ -2,5 +2,8 @@
 
 pub mod cluster;
 pub mod desk;
+pub mod herald;
 pub mod process;
+pub mod receiver;
 pub mod scratch;
+pub mod server;

@@ -323,3 +323,6 @@ struct CancelledBody {
     created_on: String,
     last_modified_on: String,
 }
+
+#[cfg(test)]
+mod tests;

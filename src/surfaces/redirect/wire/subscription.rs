@@ -172,3 +172,91 @@ struct PageBody<'a> {
     items: Vec<SubscriptionBody<'a>>,
     next_cursor: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOME_ID: &str = "6d245f63-fdfc-4a6b-a351-bc0b03260dcd";
+
+    fn wrong_fields<T>(result: Result<T, Error>) -> Vec<String> {
+        match result {
+            Ok(_) => Vec::new(),
+            Err(Error::Invalid(violations)) => violations.iter().map(|one| one.field.clone()).collect(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_15_a_put_names_every_wrong_field_at_once() {
+        let url = r#""callbackUrl":"https://partner.example/x""#;
+        let (key, types) = (r#""apiKey":"k""#, r#""eventTypes":["RedirectSessionCancelled"]"#);
+        for (path_id, body, wrong) in [
+            (SOME_ID, format!("{{{url},{key},{types}}}"), &[][..]),
+            (SOME_ID, format!("{{{url},{key},{types},\"more\":null}}"), &[]),
+            ("42", format!("{{{url},{key},{types}}}"), &["eventSubscriptionId"]),
+            ("42", "{}".to_owned(), &["eventSubscriptionId", "callbackUrl", "apiKey", "eventTypes"]),
+            ("42", String::new(), &["eventSubscriptionId", "body"]),
+            (SOME_ID, "[]".to_owned(), &["body"]),
+            (SOME_ID, format!("{{{url},{url},{key},{types}}}"), &["callbackUrl"]),
+            (SOME_ID, format!("{{\"callbackUrl\":\"http://10.0.0.1/\",{key},{types}}}"), &["callbackUrl"]),
+            (SOME_ID, format!("{{{url},\"apiKey\":\"a.b\",{types}}}"), &["apiKey"]),
+            (SOME_ID, format!("{{{url},{key},\"eventTypes\":[]}}"), &["eventTypes"]),
+            (
+                SOME_ID,
+                format!("{{{url},{key},\"eventTypes\":\"RedirectSessionCancelled\"}}"),
+                &["eventTypes"],
+            ),
+            (SOME_ID, format!("{{{url},{key},\"eventTypes\":[null]}}"), &["eventTypes"]),
+            (
+                SOME_ID,
+                r#"{"callbackUrl":null,"apiKey":1,"eventTypes":{}}"#.to_owned(),
+                &["callbackUrl", "apiKey", "eventTypes"],
+            ),
+        ] {
+            let replace = replace(&Asked::example(path_id, &body), &EgressPolicy::production());
+            assert_eq!(wrong_fields(replace), wrong, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_patch_needs_one_of_the_three_and_takes_no_null() {
+        for (body, wrong) in [
+            (r#"{"callbackUrl":"https://partner.example/x"}"#, &[][..]),
+            (r#"{"apiKey":"k"}"#, &[]),
+            (r#"{"eventTypes":["RedirectSessionCancelled"]}"#, &[]),
+            ("{}", &["body"]),
+            (r#"{"more":1}"#, &["body"]),
+            (r#"{"apiKey":null}"#, &["apiKey"]),
+            (r#"{"apiKey":"","eventTypes":null}"#, &["apiKey", "eventTypes"]),
+            ("null", &["body"]),
+        ] {
+            let change = change(&Asked::example(SOME_ID, body), &EgressPolicy::production());
+            assert_eq!(wrong_fields(change), wrong, "{body}");
+        }
+        let asked = Asked::example(SOME_ID, r#"{"apiKey":"k"}"#);
+        let change = change(&asked, &EgressPolicy::production()).unwrap();
+        assert!(change.callback_url.is_none() && change.event_types.is_none() && change.key.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_query_may_say_each_thing_once() {
+        let (keys, _) = KeyRing::generate();
+        for (query, wrong) in [
+            ("", &[][..]),
+            ("limit=1", &[]),
+            ("limit=100&other=x", &[]),
+            ("limit=0", &["limit"]),
+            ("limit=-1", &["limit"]),
+            ("limit=101", &["limit"]),
+            ("limit=", &["limit"]),
+            ("limit=1&limit=1", &["limit"]),
+            ("limit=x&cursor=x", &["limit", "cursor"]),
+            ("cursor=", &["cursor"]),
+        ] {
+            let mut asked = Asked::example("", "");
+            asked.query = query.to_owned();
+            assert_eq!(wrong_fields(page(&asked, &keys)), wrong, "{query}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A callback: keeps what arrives, and answers as it is told.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use super::herald::PATIENCE;
+
+#[derive(Clone)]
+pub struct Call {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub at: Instant,
+}
+
+impl Call {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("the call has no {name}")).to_str().unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The session that a cancelled-session callback speaks of.
+    pub fn session(&self) -> String {
+        self.json()["data"]["id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What a receiver does with a call.
+#[derive(Clone)]
+pub enum Reply {
+    Status(u16),
+    /// With a `Retry-After`.
+    Later(u16, String),
+    /// Says nothing for this long, then 204.
+    Stall(Duration),
+}
+
+impl From<u16> for Reply {
+    fn from(status: u16) -> Self {
+        Self::Status(status)
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    calls: Mutex<Vec<Call>>,
+    replies: Mutex<VecDeque<Reply>>,
+    arrived: Notify,
+}
+
+/// Serves until it is dropped with its test.
+#[derive(Clone)]
+pub struct Receiver {
+    pub url: String,
+    shared: Arc<Shared>,
+}
+
+impl Receiver {
+    pub async fn start() -> Receiver {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/callback", listener.local_addr().unwrap());
+        let shared = Arc::<Shared>::default();
+        let router = Router::new().fallback(any(take)).with_state(shared.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Receiver { url, shared }
+    }
+
+    /// The answers to the next calls, in order; after them every call is answered 204.
+    pub fn reply<R: Into<Reply>>(&self, replies: impl IntoIterator<Item = R>) {
+        self.shared.replies.lock().unwrap().extend(replies.into_iter().map(Into::into));
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.shared.calls.lock().unwrap().clone()
+    }
+
+    /// Waits until the calls so far are as wished.
+    pub async fn wait_until(&self, what: &str, wished: impl Fn(&[Call]) -> bool) -> Vec<Call> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let arrived = self.shared.arrived.notified();
+            let calls = self.calls();
+            if wished(&calls) {
+                return calls;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                tokio::time::timeout(left, arrived).await.is_ok(),
+                "waited in vain for {what}; {} calls came",
+                calls.len()
+            );
+        }
+    }
+
+    pub async fn wait_for(&self, count: usize) -> Vec<Call> {
+        self.wait_until(&format!("{count} calls"), |calls| calls.len() >= count).await
+    }
+}
+
+async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    shared.calls.lock().unwrap().push(Call { headers, body, at: Instant::now() });
+    shared.arrived.notify_waiters();
+    let reply = shared.replies.lock().unwrap().pop_front().unwrap_or(Reply::Status(204));
+    let status = |status: u16| StatusCode::from_u16(status).unwrap();
+    match reply {
+        Reply::Status(code) => status(code).into_response(),
+        Reply::Later(code, after) => (status(code), [("retry-after", after)]).into_response(),
+        Reply::Stall(time) => {
+            tokio::time::sleep(time).await;
+            StatusCode::NO_CONTENT.into_response()
+        }
+    }
+}
