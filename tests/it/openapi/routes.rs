@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use herald::operator;
 use herald::surfaces::kit::routes;
-use herald::surfaces::{herald, redirect};
+use herald::surfaces::{herald as own, redirect};
 
 use crate::openapi::document::Document;
 
@@ -54,7 +54,7 @@ fn the_routers_of_both_listeners_agree_with_the_document() {
         redirect.iter().map(|(method, path)| (method.clone(), format!("{}{path}", redirect::MOUNT)));
     let mut table: Vec<_> = mounted.collect();
     table.extend(redirect);
-    table.extend(routes::listing(&herald::routes()));
+    table.extend(routes::listing(&own::routes()));
     table.extend(routes::listing(&operator::routes()));
     assert_router_agrees(&table);
 }
