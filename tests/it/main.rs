@@ -8,10 +8,12 @@
 mod cluster;
 mod embedded_postgres;
 mod health;
+mod herald_api;
 mod house;
 mod kill;
 mod listen;
 mod openapi;
+mod operator;
 mod outbound;
 mod redirect;
 mod support;
