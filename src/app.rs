@@ -87,9 +87,9 @@ impl App {
         let timeout = Duration::from_millis(config.delivery_timeout_ms);
         let policy_limits = PolicyLimits {
             timeout_max: timeout,
-            retries_max: 50,
+            retries_max: 30,
             retry_delay_max: Duration::from_secs(7 * 86_400),
-            rate_per_s_max: 100_000,
+            rate_per_s_max: 10_000,
         };
         let default_policy = DefaultPolicy { retry: retry.clone(), timeout };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
@@ -109,7 +109,7 @@ impl App {
                 node,
                 lease,
                 timeout,
-                retry,
+                retry: retry.clone(),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
             },

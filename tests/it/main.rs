@@ -13,4 +13,5 @@ mod kill;
 mod listen;
 mod openapi;
 mod outbound;
+mod redirect;
 mod support;

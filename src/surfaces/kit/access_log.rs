@@ -1,11 +1,11 @@
 //! One log line and one count for each request, on either listener.
 //!
-//! What is never logged: query strings, headers, bodies, and paths beyond a length. The path is the route's pattern where there is one.
+//! What is never logged: query strings, headers, bodies, and what a path has beyond a length.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -34,15 +34,12 @@ impl CallerSlot {
     }
 }
 
-/// The layer right inside [`super::conversation::converse`]. Added with `Router::layer`, it also sees the matched path.
+/// The layer right inside [`super::conversation::converse`], whose ids it logs.
 pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let surface = (log.surface_of)(request.uri().path());
-    let path = match request.extensions().get::<MatchedPath>() {
-        Some(matched) => matched.as_str().to_owned(),
-        None => request.uri().path().chars().take(PATH_CHARS_MAX).collect(),
-    };
+    let path: String = request.uri().path().chars().take(PATH_CHARS_MAX).collect();
     let conversation = guard::conversation(&request);
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());

@@ -5,3 +5,4 @@ pub mod herald;
 pub mod process;
 pub mod receiver;
 pub mod scratch;
+pub mod server;
