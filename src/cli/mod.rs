@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod listen;
+pub mod partners;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -29,6 +30,12 @@ enum Command {
     Listen(listen::ListenArgs),
     /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
     Health(health::HealthArgs),
+    /// Make partners in the database
+    #[command(subcommand)]
+    Partners(partners::PartnersCommand),
+    /// Make API keys in the database
+    #[command(subcommand)]
+    Keys(partners::KeysCommand),
 }
 
 impl Cli {
@@ -38,6 +45,8 @@ impl Cli {
             Some(Command::Serve(settings)) => serve::run(&settings).await,
             Some(Command::Listen(args)) => listen::run(args).await,
             Some(Command::Health(args)) => health::run(args).await,
+            Some(Command::Partners(command)) => partners::partners(command).await,
+            Some(Command::Keys(command)) => partners::keys(command).await,
         }
     }
 }

@@ -89,18 +89,9 @@ impl Hub {
         expires_at: Option<DateTime<Utc>>,
     ) -> Result<NewKey, Error> {
         let mut transaction = self.pool.begin().await?;
-        if !store::partners::exists(&mut transaction, partner).await? {
-            return Err(Error::NotFound(Noun::Partner));
-        }
-        let now = store::now(&mut transaction).await?;
-        if expires_at.is_some_and(|expires_at| expires_at <= now) {
-            return Err(Error::invalid("expiresAt", "must lie in the future"));
-        }
-        let (key, text) = PartnerKey::generate();
-        let id = ApiKeyId::new();
-        let created_at = insert_key(&mut transaction, partner, id, &key, scopes, expires_at).await?;
+        let key = create_key(&mut transaction, partner, scopes, expires_at).await?;
         transaction.commit().await?;
-        Ok(NewKey { id, prefix: key.prefix, text, created_at })
+        Ok(key)
     }
 
     /// Revokes a key. Errors: `NotFound` when the partner has no such usable key.
@@ -146,6 +137,26 @@ impl Hub {
         transaction.commit().await?;
         Ok(partner)
     }
+}
+
+/// Makes a key within the caller's transaction; also for those who have a database and no hub. Errors as [`Hub::create_key`].
+pub async fn create_key(
+    db: &mut sqlx::PgConnection,
+    partner: PartnerId,
+    scopes: Scopes,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<NewKey, Error> {
+    if !store::partners::exists(db, partner).await? {
+        return Err(Error::NotFound(Noun::Partner));
+    }
+    let now = store::now(db).await?;
+    if expires_at.is_some_and(|expires_at| expires_at <= now) {
+        return Err(Error::invalid("expiresAt", "must lie in the future"));
+    }
+    let (key, text) = PartnerKey::generate();
+    let id = ApiKeyId::new();
+    let created_at = insert_key(db, partner, id, &key, scopes, expires_at).await?;
+    Ok(NewKey { id, prefix: key.prefix, text, created_at })
 }
 
 async fn insert_key(
