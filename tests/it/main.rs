@@ -7,6 +7,7 @@
 
 mod cluster;
 mod embedded_postgres;
+mod first_partner;
 mod health;
 mod herald_api;
 mod house;
