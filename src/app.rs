@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tower::{ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::config::{Config, Mode};
@@ -225,11 +226,13 @@ fn dialects() -> Dialects {
 pub fn api_router(api: Api, metrics: Metrics) -> Router {
     let redirect = redirect::router(api.clone());
     let own = surfaces::herald::router(api);
-    let router = Router::new()
-        .route_service("/herald", own.clone())
-        .route_service("/herald/{*path}", own)
-        .nest_service(redirect::MOUNT, redirect.clone())
-        .fallback_service(redirect);
+    let rest = redirect.clone();
+    // Not nested: its routes are whole paths, and its prefix answers in its shape whatever follows.
+    let by_prefix = service_fn(move |request: Request| {
+        let router = if is_own(request.uri().path()) { own.clone() } else { rest.clone() };
+        router.oneshot(request)
+    });
+    let router = Router::new().nest_service(redirect::MOUNT, redirect).fallback_service(by_prefix);
     observed(
         router,
         AccessLog { metrics, surface_of: |path| if is_own(path) { "herald" } else { "redirect" } },
