@@ -1,7 +1,9 @@
 //! What the tests stand on: a PostgreSQL for all of them, a database for each, folders and processes that do not stay behind.
 
+pub mod app;
 pub mod cluster;
 pub mod herald;
+pub mod partner;
 pub mod process;
 pub mod receiver;
 pub mod scratch;
