@@ -37,6 +37,16 @@ async fn rule_21_a_410_disables_visibly_and_what_was_held_drains_oldest_first() 
     assert_eq!(status, 409, "{problem}");
     assert_eq!(receiver.calls().len(), 1, "nothing is sent meanwhile");
 
+    // What the order of rows on disk is shall not matter.
+    for id in app.deliveries_that("state=held").await.iter().map(|held| text(&held["id"])) {
+        for away_and_back in [
+            "update queue set due_at = herald_now() + interval '1 day' where delivery_id = $1::uuid",
+            "update queue set due_at = 'infinity' where delivery_id = $1::uuid",
+        ] {
+            let moved = sqlx::query(away_and_back).bind(&id).execute(&database.pool).await.unwrap();
+            assert_eq!(moved.rows_affected(), 1);
+        }
+    }
     app.change(subscription, json!({ "apiKey": "another-key" })).await;
     let standing = app.standing(subscription).await;
     assert_eq!((&standing["state"], standing.get("reason")), (&json!("active"), None));
