@@ -97,7 +97,7 @@ impl App {
             hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
         let hub =
             Hub::new(pool.clone(), keys.clone(), settings, handoff, LeaseTerms { node, duration: lease });
-        let outbound = Outbound::with(egress.clone(), Limits::default(), extras(&config)?)?;
+        let outbound = Outbound::with(egress.clone(), limits(timeout), extras(&config)?)?;
         let engine = Engine::start(engine::Parts {
             pool,
             keys: keys.clone(),
@@ -199,6 +199,12 @@ fn egress_policy(config: &Config) -> Result<EgressPolicy, StartError> {
         policy.nat64_prefix = Some(parsed.map_err(wrong)?);
     }
     Ok(policy)
+}
+
+/// How long a first byte may take is the attempt's own matter where the operator gives attempts longer than usual.
+fn limits(timeout: Duration) -> Limits {
+    let usual = Limits::default();
+    Limits { first_byte: usual.first_byte.max(timeout), ..usual }
 }
 
 /// The certificates of a private CA, if one is set.
