@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::lanes::Lanes;
 use super::outbound::Outbound;
@@ -43,6 +44,8 @@ pub struct Dispatcher {
     results: mpsc::UnboundedSender<Finished>,
     landed: mpsc::UnboundedSender<CallbackId>,
     landings: mpsc::UnboundedReceiver<CallbackId>,
+    /// Posts under way. They end with the dispatcher, however it ends.
+    posts: JoinSet<()>,
 }
 
 impl Dispatcher {
@@ -56,7 +59,8 @@ impl Dispatcher {
     ) -> Self {
         let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
-        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings }
+        let posts = JoinSet::new();
+        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings, posts }
     }
 
     pub(super) async fn run(
@@ -81,6 +85,7 @@ impl Dispatcher {
                 }
             }
             landings.drain(..).for_each(|callback| self.lanes.landed(callback));
+            while self.posts.try_join_next().is_some() {}
             let arrivals = fresh.drain(..).map(Held::from).chain(again.drain(..)).collect();
             self.admit(arrivals).await;
             self.start().await;
@@ -99,12 +104,7 @@ impl Dispatcher {
         for held in self.lanes.empty() {
             self.finish(held, Ending::Release { delay_ms: 0 });
         }
-        while self.lanes.in_flight() > 0 {
-            match self.landings.recv().await {
-                Some(callback) => self.lanes.landed(callback),
-                None => return,
-            }
-        }
+        while self.posts.join_next().await.is_some() {}
     }
 
     async fn refresh(&mut self) {
@@ -209,7 +209,7 @@ impl Dispatcher {
         }
     }
 
-    fn launch(&self, callback: CallbackId, held: Held, target: Arc<Target>) {
+    fn launch(&mut self, callback: CallbackId, held: Held, target: Arc<Target>) {
         let Some(dialect) = self.dialects.get(&target.surface).cloned() else {
             tracing::error!(surface = target.surface.as_str(), "no dialect is installed for this surface");
             let _landed = self.landed.send(callback);
@@ -218,12 +218,12 @@ impl Dispatcher {
         let (outbound, results, landed) =
             (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
         let metrics = self.metrics.clone();
-        tokio::spawn(async move {
+        self.posts.spawn(async move {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
             metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
-            drop((landed, in_flight));
             let _stopped = results.send(judge(held, &target, posted, started));
+            drop((landed, in_flight));
         });
     }
 
