@@ -40,6 +40,8 @@ pub struct Dispatcher {
     outbound: Outbound,
     dialects: Arc<Dialects>,
     lanes: Lanes,
+    /// No post takes longer.
+    timeout_max: Duration,
     metrics: Metrics,
     results: mpsc::UnboundedSender<Finished>,
     landed: mpsc::UnboundedSender<CallbackId>,
@@ -60,7 +62,8 @@ impl Dispatcher {
         let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
         let posts = JoinSet::new();
-        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings, posts }
+        let timeout_max = settings.timeout;
+        Self { targets, outbound, dialects, lanes, timeout_max, metrics, results, landed, landings, posts }
     }
 
     pub(super) async fn run(
@@ -76,7 +79,10 @@ impl Dispatcher {
             tokio::select! {
                 () = stopped(&mut stop) => break,
                 _ = self.landings.recv_many(&mut landings, BATCH_MAX) => {}
-                _ = refresh.tick() => self.refresh().await,
+                _ = refresh.tick() => {
+                    self.shed();
+                    self.refresh().await;
+                }
                 n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
                     if n == 0 { continue }
                 }
@@ -105,6 +111,13 @@ impl Dispatcher {
             self.finish(held, Ending::Release { delay_ms: 0 });
         }
         while self.posts.join_next().await.is_some() {}
+    }
+
+    /// Waiting for room must not look like a crash: a lease that has become too short for a post is given back before it passes.
+    fn shed(&mut self) {
+        for held in self.lanes.shed(Instant::now() + self.timeout_max) {
+            self.finish(held, Ending::Release { delay_ms: 0 });
+        }
     }
 
     async fn refresh(&mut self) {
@@ -297,7 +310,7 @@ impl Drop for Landing {
 
 impl From<Handed> for Held {
     fn from(handed: Handed) -> Self {
-        Self { lease: handed.lease, _room: handed.room }
+        Self { lease: handed.lease, room: handed.room }
     }
 }
 

@@ -179,7 +179,7 @@ async fn ended(mut worker: JoinHandle<()>, until: Instant) {
 /// A lease in this process's hands, with the room in memory that is its.
 struct Held {
     lease: Lease,
-    _room: tokio::sync::OwnedSemaphorePermit,
+    room: tokio::sync::OwnedSemaphorePermit,
 }
 
 /// Returns when it is time to stop.
