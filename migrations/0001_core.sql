@@ -189,8 +189,8 @@ create table queue (
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0, fillfactor = 85);
 -- Serves: claim what is due.
 create index queue_due_at on queue (due_at);
--- Serves: hold, resume, cancel and count by subscription.
-create index queue_subscription on queue (subscription_id, due_at);
+-- Serves: hold, resume (oldest first), cancel and count by subscription.
+create index queue_subscription on queue (subscription_id, due_at, delivery_id);
 
 -- What came of it: append-only, one row for each attempt (numbered by their order, which nothing stores), and one more for an end that no attempt made (cancelled, expired). A row with
 -- final_state ends its delivery; late marks a result that came after its lease had passed to another. Partitioned by day on the attempt's

@@ -41,8 +41,6 @@ const DATABASE_CONNECTIONS_MAX: u32 = 24;
 const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
 /// Fresh deliveries in memory at most, waiting or under way; what does not fit waits in the database.
 const LEASES_IN_MEMORY_MAX: usize = 20_000;
-/// What the engine keeps of the time to stop, for writing results after the last post.
-const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the server could not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +101,7 @@ impl App {
             LeaseTerms { node, duration: lease },
             &health,
         );
-        let outbound = Outbound::with(egress.clone(), Limits::default(), extras(&config)?)?;
+        let outbound = Outbound::with(egress.clone(), limits(timeout), extras(&config)?)?;
         let engine = Engine::start(engine::Parts {
             pool,
             keys: keys.clone(),
@@ -161,7 +159,7 @@ impl App {
             Instant::now()
         };
         let (stop_began, (), ()) = tokio::join!(started_to_stop, serving_api, serving_operator);
-        let left = bound.saturating_sub(stop_began.elapsed()).saturating_sub(WRITE_RESULTS_WITHIN);
+        let left = bound.saturating_sub(stop_began.elapsed()).saturating_sub(engine::WRITE_RESULTS_WITHIN);
         engine.stop(left).await;
     }
 }
@@ -205,6 +203,12 @@ fn egress_policy(config: &Config) -> Result<EgressPolicy, StartError> {
         policy.nat64_prefix = Some(parsed.map_err(wrong)?);
     }
     Ok(policy)
+}
+
+/// How long a first byte may take is the attempt's own matter where the operator gives attempts longer than usual.
+fn limits(timeout: Duration) -> Limits {
+    let usual = Limits::default();
+    Limits { first_byte: usual.first_byte.max(timeout), ..usual }
 }
 
 /// The certificates of a private CA, if one is set.

@@ -105,7 +105,7 @@ impl Claimer {
     fn pass_on(&self, claimed: Vec<(Lease, bool)>, mut room: OwnedSemaphorePermit) {
         for (lease, event_is_there) in claimed {
             let Some(share) = room.split(1) else { return };
-            let held = Held { lease, _room: share };
+            let held = Held { lease, room: share };
             if event_is_there {
                 let _stopped = self.claims.send(held);
             } else {

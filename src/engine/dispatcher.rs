@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::lanes::Lanes;
 use super::outbound::Outbound;
@@ -39,10 +40,14 @@ pub struct Dispatcher {
     outbound: Outbound,
     dialects: Arc<Dialects>,
     lanes: Lanes,
+    /// No post takes longer.
+    timeout_max: Duration,
     metrics: Metrics,
     results: mpsc::UnboundedSender<Finished>,
     landed: mpsc::UnboundedSender<CallbackId>,
     landings: mpsc::UnboundedReceiver<CallbackId>,
+    /// Posts under way. They end with the dispatcher, however it ends.
+    posts: JoinSet<()>,
 }
 
 impl Dispatcher {
@@ -56,7 +61,9 @@ impl Dispatcher {
     ) -> Self {
         let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
-        Self { targets, outbound, dialects, lanes, metrics, results, landed, landings }
+        let posts = JoinSet::new();
+        let timeout_max = settings.timeout;
+        Self { targets, outbound, dialects, lanes, timeout_max, metrics, results, landed, landings, posts }
     }
 
     pub(super) async fn run(
@@ -72,7 +79,10 @@ impl Dispatcher {
             tokio::select! {
                 () = stopped(&mut stop) => break,
                 _ = self.landings.recv_many(&mut landings, BATCH_MAX) => {}
-                _ = refresh.tick() => self.refresh().await,
+                _ = refresh.tick() => {
+                    self.shed();
+                    self.refresh().await;
+                }
                 n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
                     if n == 0 { continue }
                 }
@@ -81,6 +91,7 @@ impl Dispatcher {
                 }
             }
             landings.drain(..).for_each(|callback| self.lanes.landed(callback));
+            while self.posts.try_join_next().is_some() {}
             let arrivals = fresh.drain(..).map(Held::from).chain(again.drain(..)).collect();
             self.admit(arrivals).await;
             self.start().await;
@@ -99,11 +110,13 @@ impl Dispatcher {
         for held in self.lanes.empty() {
             self.finish(held, Ending::Release { delay_ms: 0 });
         }
-        while self.lanes.in_flight() > 0 {
-            match self.landings.recv().await {
-                Some(callback) => self.lanes.landed(callback),
-                None => return,
-            }
+        while self.posts.join_next().await.is_some() {}
+    }
+
+    /// Waiting for room must not look like a crash: a lease that has become too short for a post is given back before it passes.
+    fn shed(&mut self) {
+        for held in self.lanes.shed(Instant::now() + self.timeout_max) {
+            self.finish(held, Ending::Release { delay_ms: 0 });
         }
     }
 
@@ -209,7 +222,7 @@ impl Dispatcher {
         }
     }
 
-    fn launch(&self, callback: CallbackId, held: Held, target: Arc<Target>) {
+    fn launch(&mut self, callback: CallbackId, held: Held, target: Arc<Target>) {
         let Some(dialect) = self.dialects.get(&target.surface).cloned() else {
             tracing::error!(surface = target.surface.as_str(), "no dialect is installed for this surface");
             let _landed = self.landed.send(callback);
@@ -218,12 +231,12 @@ impl Dispatcher {
         let (outbound, results, landed) =
             (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
         let metrics = self.metrics.clone();
-        tokio::spawn(async move {
+        self.posts.spawn(async move {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
             metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
-            drop((landed, in_flight));
             let _stopped = results.send(judge(held, &target, posted, started));
+            drop((landed, in_flight));
         });
     }
 
@@ -297,7 +310,7 @@ impl Drop for Landing {
 
 impl From<Handed> for Held {
     fn from(handed: Handed) -> Self {
-        Self { lease: handed.lease, _room: handed.room }
+        Self { lease: handed.lease, room: handed.room }
     }
 }
 

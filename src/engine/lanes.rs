@@ -2,11 +2,12 @@
 //! nobody else's. Lanes take turns. Pure bookkeeping: it starts nothing and knows no time.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use super::Held;
 use crate::domain::id::CallbackId;
 
-/// How many leases may wait in one lane. Beyond that they go back to the queue to be due a little later.
+/// How many leases may wait in one lane at most. Beyond that they go back to the queue to be due a little later.
 const PARKED_MAX: usize = 256;
 
 struct Lane {
@@ -35,18 +36,21 @@ impl Lanes {
         }
     }
 
-    pub fn in_flight(&self) -> usize {
+    #[cfg(test)]
+    fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Puts a lease in its callback's lane; gives it back when the lane is full.
+    /// Puts a lease in its callback's lane; gives it back when the lane is full. A lane may take as much as is still free of the room that the
+    /// lease came with: lanes that do not move share the room with each other and always leave some for the next one.
     pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
         let lane = self.lanes.entry(callback).or_insert_with(|| Lane {
             in_flight: 0,
             parked: VecDeque::new(),
             in_line: false,
         });
-        if lane.parked.len() >= PARKED_MAX {
+        let free = held.room.semaphore().available_permits();
+        if lane.parked.len() >= free.max(self.callback_in_flight_max).min(PARKED_MAX) {
             return Some(held);
         }
         lane.parked.push_back(held);
@@ -59,14 +63,20 @@ impl Lanes {
         if self.in_flight >= self.in_flight_max {
             return None;
         }
-        let callback = self.line.pop_front()?;
-        let lane = self.lanes.get_mut(&callback)?;
-        lane.in_line = false;
-        let held = lane.parked.pop_front()?;
-        lane.in_flight += 1;
-        self.in_flight += 1;
-        self.line_up(callback);
-        Some((callback, held))
+        // A lane in line may have been shed of everything since.
+        while let Some(callback) = self.line.pop_front() {
+            let Some(lane) = self.lanes.get_mut(&callback) else { continue };
+            lane.in_line = false;
+            let Some(held) = lane.parked.pop_front() else {
+                self.forget_if_idle(callback);
+                continue;
+            };
+            lane.in_flight += 1;
+            self.in_flight += 1;
+            self.line_up(callback);
+            return Some((callback, held));
+        }
+        None
     }
 
     /// A lease that was taken is no longer under way.
@@ -74,12 +84,31 @@ impl Lanes {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(lane) = self.lanes.get_mut(&callback) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
-            if lane.in_flight == 0 && lane.parked.is_empty() {
-                self.lanes.remove(&callback);
-                return;
-            }
         }
         self.line_up(callback);
+        self.forget_if_idle(callback);
+    }
+
+    /// A lane that still stands in line is forgotten when its turn comes: it must not get a second place.
+    fn forget_if_idle(&mut self, callback: CallbackId) {
+        let idle = |lane: &Lane| lane.in_flight == 0 && lane.parked.is_empty() && !lane.in_line;
+        if self.lanes.get(&callback).is_some_and(idle) {
+            self.lanes.remove(&callback);
+        }
+    }
+
+    /// What waits with a lease that ends before this: too late to be sent, and to be given back before it passes.
+    pub fn shed(&mut self, before: Instant) -> Vec<Held> {
+        let mut shed = Vec::new();
+        for lane in self.lanes.values_mut() {
+            if lane.parked.iter().any(|held| held.lease.until < before) {
+                let (late, kept): (VecDeque<Held>, _) =
+                    lane.parked.drain(..).partition(|held| held.lease.until < before);
+                shed.extend(late);
+                lane.parked = kept;
+            }
+        }
+        shed
     }
 
     /// Everything that waits: what a stop gives back.
@@ -108,7 +137,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
+    use std::time::Duration;
 
     use chrono::DateTime;
     use tokio::sync::Semaphore;
@@ -118,7 +147,7 @@ mod tests {
     use crate::domain::event::Event;
     use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
 
-    fn held() -> Held {
+    fn held_in(room: &Arc<Semaphore>) -> Held {
         let event = Event {
             id: EventId::new(),
             kind: "Type".into(),
@@ -137,7 +166,12 @@ mod tests {
             crashes: 0,
             until: Instant::now(),
         };
-        Held { lease, _room: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap() }
+        Held { lease, room: room.clone().try_acquire_owned().unwrap() }
+    }
+
+    /// A lease with more room around it than any lane takes.
+    fn held() -> Held {
+        held_in(&Arc::new(Semaphore::new(10_000)))
     }
 
     #[test]
@@ -182,5 +216,51 @@ mod tests {
             assert!(lanes.park(callback, held()).is_none());
         }
         assert!(lanes.park(callback, held()).is_some());
+    }
+
+    #[test]
+    fn rule_20_lanes_that_do_not_move_leave_room_for_others() {
+        let room = Arc::new(Semaphore::new(16));
+        let (mut lanes, dead) = (Lanes::new(1, 1), CallbackId::new());
+        let refused =
+            std::iter::from_fn(|| Some(lanes.park(dead, held_in(&room)))).position(|it| it.is_some());
+        assert_eq!(refused, Some(8), "half of it");
+        let healthy = CallbackId::new();
+        assert!(lanes.park(healthy, held_in(&room)).is_none());
+        let rest: Vec<_> =
+            std::iter::from_fn(|| (room.available_permits() > 1).then(|| held_in(&room))).collect();
+        assert!(lanes.park(CallbackId::new(), held_in(&room)).is_none(), "the last one still gets a place");
+        drop(rest);
+    }
+
+    #[test]
+    fn rule_23_what_has_waited_too_long_to_be_sent_is_given_back() {
+        let (now, callback) = (Instant::now(), CallbackId::new());
+        let in_s = |seconds| now + Duration::from_secs(seconds);
+        let mut lanes = Lanes::new(10, 1);
+        for until in [5, 30, 9, 20] {
+            let mut held = held();
+            held.lease.until = in_s(until);
+            assert!(lanes.park(callback, held).is_none());
+        }
+        let ends = |held: &[Held]| held.iter().map(|held| held.lease.until).collect::<Vec<_>>();
+        assert_eq!(ends(&lanes.shed(in_s(10))), [in_s(5), in_s(9)]);
+        assert_eq!(lanes.take().map(|(_, held)| held.lease.until), Some(in_s(30)), "the rest in its order");
+        assert_eq!(ends(&lanes.shed(in_s(60))), [in_s(20)]);
+        lanes.landed(callback);
+        assert!(lanes.take().is_none() && lanes.lanes.is_empty());
+    }
+
+    #[test]
+    fn a_lane_that_was_shed_while_in_line_keeps_its_one_place() {
+        let callback = CallbackId::new();
+        let mut lanes = Lanes::new(10, 1);
+        lanes.park(callback, held());
+        assert_eq!(lanes.shed(Instant::now() + Duration::from_secs(1)).len(), 1);
+        for _ in 0..3 {
+            lanes.park(callback, held());
+        }
+        let taken = std::iter::from_fn(|| lanes.take()).count();
+        assert_eq!(taken, 1, "no more than its own room");
     }
 }

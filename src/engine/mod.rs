@@ -23,7 +23,7 @@ mod targets;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +41,9 @@ use crate::store;
 use crate::telemetry::{Health, Metrics};
 
 use self::outbound::Outbound;
+
+/// How long writing results may take once the last post has ended.
+pub const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How each surface speaks to its callbacks.
 pub type Dialects = HashMap<Surface, Arc<dyn Dialect>>;
@@ -126,12 +129,14 @@ impl Engine {
     /// another process to send at once.
     pub async fn stop(self, bound: Duration) {
         let _nobody_listens = self.stopping.send(true);
+        let until = Instant::now() + bound;
         for worker in self.others {
-            ended(worker, bound).await;
+            ended(worker, until).await;
         }
-        ended(self.dispatcher, bound).await;
+        // Posts that are still under way then end with it.
+        ended(self.dispatcher, until).await;
         // The recorder ends when the last sender of results is gone, after it has written them all.
-        ended(self.recorder, bound).await;
+        ended(self.recorder, Instant::now() + WRITE_RESULTS_WITHIN).await;
         let released = match self.pool.acquire().await {
             Ok(mut connection) => store::queue::release_all(&mut connection, self.node).await,
             Err(error) => Err(error.into()),
@@ -159,18 +164,22 @@ fn worker(
     })
 }
 
-async fn ended(mut worker: JoinHandle<()>, bound: Duration) {
-    match tokio::time::timeout(bound, &mut worker).await {
+/// Waits for a worker until then; one that takes longer is ended.
+async fn ended(mut worker: JoinHandle<()>, until: Instant) {
+    match tokio::time::timeout_at(until.into(), &mut worker).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "a background worker failed"),
-        Err(_elapsed) => worker.abort(),
+        Err(_elapsed) => {
+            worker.abort();
+            let _aborted = worker.await;
+        }
     }
 }
 
 /// A lease in this process's hands, with the room in memory that is its.
 struct Held {
     lease: Lease,
-    _room: tokio::sync::OwnedSemaphorePermit,
+    room: tokio::sync::OwnedSemaphorePermit,
 }
 
 /// Returns when it is time to stop.

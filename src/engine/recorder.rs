@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres};
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Notify, mpsc};
 
 use super::Held;
@@ -136,14 +136,14 @@ async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Resul
         queue::finish(db, node, &rows).await?;
         return Ok(());
     }
-    sqlx::query("begin").execute(&mut *db).await?;
+    // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
+    let mut transaction = db.begin().await?;
     for (finished, reason) in gone {
         let lease = &finished.held.lease;
-        subscriptions::disable(db, lease.partner, lease.subscription, reason).await?;
+        subscriptions::disable(&mut transaction, lease.partner, lease.subscription, reason).await?;
     }
-    queue::finish(db, node, &rows).await?;
-    sqlx::query("commit").execute(db).await?;
-    Ok(())
+    queue::finish(&mut transaction, node, &rows).await?;
+    transaction.commit().await
 }
 
 fn finish(finished: &Finished) -> Finish<'_> {

@@ -89,10 +89,10 @@ impl Hub {
         caller: &Caller,
         id: DeliveryId,
     ) -> Result<(DeliveryView, Vec<Attempt>), Error> {
-        let mut connection = self.connection().await?;
-        let view = deliveries::find(&mut connection, caller.partner, id).await?;
+        let mut moment = self.snapshot().await?;
+        let view = deliveries::find(&mut moment, caller.partner, id).await?;
         let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
-        let attempts = attempts::list(&mut connection, caller.partner, id).await?;
+        let attempts = attempts::list(&mut moment, caller.partner, id).await?;
         Ok((view, attempts))
     }
 
@@ -103,11 +103,11 @@ impl Hub {
         id: EventId,
         limit: i64,
     ) -> Result<(EventView, Vec<DeliveryView>), Error> {
-        let mut connection = self.connection().await?;
-        let event = events::find(&mut connection, caller.partner, id).await?;
+        let mut moment = self.snapshot().await?;
+        let event = events::find(&mut moment, caller.partner, id).await?;
         let event = event.ok_or(Error::NotFound(Noun::Event))?;
         let filter = deliveries::Filter { event: Some(id), ..deliveries::Filter::default() };
-        let mut deliveries = deliveries::list(&mut connection, caller.partner, &filter, None, limit).await?;
+        let mut deliveries = deliveries::list(&mut moment, caller.partner, &filter, None, limit).await?;
         deliveries.reverse();
         Ok((event, deliveries))
     }
@@ -119,11 +119,12 @@ impl Hub {
         surface: Surface,
         key: &str,
     ) -> Result<Standing, Error> {
-        let subscription = self.find_published(caller, surface, key).await?;
-        let mut connection = self.connection().await?;
-        let held = queue::count_held(&mut connection, subscription.id).await?;
-        let health = attempts::health(&mut connection, caller.partner, subscription.id).await?;
-        let policy = subscriptions::find_policy(&mut connection, caller.partner, subscription.id).await?;
+        let mut moment = self.snapshot().await?;
+        let subscription = subscriptions::find(&mut moment, caller.partner, surface, key).await?;
+        let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
+        let held = queue::count_held(&mut moment, subscription.id).await?;
+        let health = attempts::health(&mut moment, caller.partner, subscription.id).await?;
+        let policy = subscriptions::find_policy(&mut moment, caller.partner, subscription.id).await?;
         Ok(Standing { subscription, held, health, policy })
     }
 

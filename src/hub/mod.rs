@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::domain::Error;
 use crate::domain::key_ring::KeyRing;
@@ -75,5 +75,10 @@ impl Hub {
     /// A connection for a request that only reads. Errors: `Unavailable` when there is none to be had in time.
     pub async fn connection(&self) -> Result<PoolConnection<Postgres>, Error> {
         Ok(self.pool.acquire().await?)
+    }
+
+    /// For an answer that takes several reads: all of them see one moment.
+    async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        Ok(self.pool.begin_with("begin isolation level repeatable read, read only").await?)
     }
 }

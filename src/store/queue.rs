@@ -152,12 +152,14 @@ pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Er
     Ok(done.rows_affected())
 }
 
-/// Makes what is held for a subscription due, oldest first by its id, up to `limit`; returns how many.
+/// Makes the oldest of what is held for a subscription due, up to `limit`; returns how many. Each is due a microsecond after the one before,
+/// so that they are claimed in their order.
 pub async fn resume(db: &mut PgConnection, subscription: SubscriptionId, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "update queue q set due_at = herald_now() from (
-             select partner_id, delivery_id from queue where subscription_id = $1 and due_at = 'infinity' limit $2
-             for update skip locked) as held
+        "update queue q set due_at = herald_now() + held.place * interval '1 microsecond' from (
+             select partner_id, delivery_id, row_number() over (order by delivery_id) as place from (
+                 select partner_id, delivery_id from queue where subscription_id = $1 and due_at = 'infinity'
+                 order by delivery_id limit $2 for update skip locked) as locked) as held
          where q.partner_id = held.partner_id and q.delivery_id = held.delivery_id",
     )
     .bind(subscription.0)
@@ -170,9 +172,12 @@ pub async fn resume(db: &mut PgConnection, subscription: SubscriptionId, limit: 
 /// Makes rows due that are held although their subscription is active: what a race between a hold and a resume left behind.
 pub async fn resume_stranded(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "update queue q set due_at = herald_now() from (
-             select h.partner_id, h.delivery_id from queue h join subscriptions s on s.id = h.subscription_id
-             where h.due_at = 'infinity' and s.state = 'active' limit $1 for update of h skip locked) as held
+        "update queue q set due_at = herald_now() + held.place * interval '1 microsecond' from (
+             select partner_id, delivery_id, row_number() over (order by subscription_id, delivery_id) as place from (
+                 select h.partner_id, h.subscription_id, h.delivery_id
+                 from queue h join subscriptions s on s.id = h.subscription_id
+                 where h.due_at = 'infinity' and s.state = 'active'
+                 order by h.subscription_id, h.delivery_id limit $1 for update of h skip locked) as locked) as held
          where q.partner_id = held.partner_id and q.delivery_id = held.delivery_id",
     )
     .bind(limit)

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::support::herald::{CALLBACK_KEY, Herald};
+use crate::support::herald::Herald;
+use crate::support::partner::CALLBACK_KEY;
 use crate::support::receiver::Receiver;
 use crate::support::scratch::Scratch;
 

@@ -5,7 +5,9 @@
     reason = "in a test program a panic is how a failure is told, in its helpers too"
 )]
 
+mod agreement;
 mod cluster;
+mod delivery;
 mod embedded_postgres;
 mod first_partner;
 mod health;

@@ -139,6 +139,11 @@ pub async fn database() -> TestDatabase {
 }
 
 impl TestDatabase {
+    /// For a server in this process.
+    pub fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
     /// For a server in a process of its own, as its `DATABASE_URL`.
     pub fn url(&self) -> String {
         let socket_dir = self.options.get_socket().expect("the cluster listens on a socket only");

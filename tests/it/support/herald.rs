@@ -1,26 +1,22 @@
 //! The built binary, run as an operator runs it: a process of its own with a folder of its own.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use uuid::Uuid;
 
+use super::partner::{PATIENCE, Partner};
 use super::process;
 
-/// Only a broken test waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const DEV_KEY: &str = "development-key-for-tests";
-pub const CALLBACK_KEY: &str = "callback-key";
 
+/// Dereferences to its development partner.
 pub struct Herald {
     child: Child,
-    pub api: String,
     pub operator: String,
-    client: reqwest::Client,
+    partner: Partner,
 }
 
 impl Herald {
@@ -51,13 +47,8 @@ impl Herald {
         }
         // What it says later must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Herald {
-            child,
-            api: api.expect("the server says where its API is"),
-            operator: operator.unwrap(),
-            client,
-        }
+        let partner = Partner::new(api.expect("the server says where its API is"), DEV_KEY);
+        Herald { child, operator: operator.unwrap(), partner }
     }
 
     pub fn pid(&self) -> u32 {
@@ -82,46 +73,13 @@ impl Herald {
         assert!(asked.success());
         tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it stops in time").unwrap()
     }
+}
 
-    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.api)).header("x-api-key", DEV_KEY)
-    }
+impl Deref for Herald {
+    type Target = Partner;
 
-    pub async fn subscribe(&self, callback_url: &str) -> Uuid {
-        let id = Uuid::new_v4();
-        let body = json!({ "callbackUrl": callback_url, "apiKey": CALLBACK_KEY, "eventTypes": ["RedirectSessionCancelled"] });
-        let path = format!("/redirect-session-events/subscriptions/{id}");
-        let answer = self.request(reqwest::Method::PUT, &path).json(&body).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
-        id
-    }
-
-    pub async fn open_session(&self) -> Uuid {
-        let id = Uuid::new_v4();
-        let url = "https://shop.example/";
-        let body = json!({ "type": "NewCustomer", "redirectData":
-            { "successUrl": url, "failureUrl": url, "abortUrl": url, "qrCodeSuccessUrl": url } });
-        let answer = self
-            .request(reqwest::Method::PUT, &format!("/redirect-sessions/{id}"))
-            .json(&body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
-        id
-    }
-
-    /// Cancels a session; the status, if there was an answer at all.
-    pub async fn cancel(&self, session: Uuid) -> Option<u16> {
-        let answer =
-            self.request(reqwest::Method::POST, &format!("/redirect-sessions/{session}/cancel")).send().await;
-        answer.ok().map(|answer| answer.status().as_u16())
-    }
-
-    pub async fn get(&self, path: &str) -> Value {
-        let answer = self.request(reqwest::Method::GET, path).send().await.unwrap();
-        assert_eq!(answer.status(), 200, "GET {path}");
-        answer.json().await.unwrap()
+    fn deref(&self) -> &Partner {
+        &self.partner
     }
 }
 

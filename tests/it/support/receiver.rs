@@ -12,9 +12,9 @@ use axum::routing::any;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
-use super::herald::PATIENCE;
+use super::partner::PATIENCE;
 
 #[derive(Clone)]
 pub struct Call {
@@ -44,8 +44,17 @@ pub enum Reply {
     Status(u16),
     /// With a `Retry-After`.
     Later(u16, String),
+    /// With a body.
+    Body(u16, Vec<u8>),
     /// Says nothing for this long, then 204.
     Stall(Duration),
+    /// Says nothing until the gate lets this one through, then answers with this status.
+    Gate(Arc<Semaphore>, u16),
+}
+
+/// A gate that is shut. Each permit that is added lets one call through.
+pub fn gate() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(0))
 }
 
 impl From<u16> for Reply {
@@ -58,6 +67,8 @@ impl From<u16> for Reply {
 struct Shared {
     calls: Mutex<Vec<Call>>,
     replies: Mutex<VecDeque<Reply>>,
+    /// Once the others are used up; 204 unless told otherwise.
+    always: Mutex<Option<Reply>>,
     arrived: Notify,
 }
 
@@ -69,6 +80,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
+    /// The URL of a port at which nobody listens.
+    pub async fn nobody() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}/callback", listener.local_addr().unwrap())
+    }
+
     pub async fn start() -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/callback", listener.local_addr().unwrap());
@@ -76,6 +93,11 @@ impl Receiver {
         let router = Router::new().fallback(any(take)).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Receiver { url, shared }
+    }
+
+    /// How every call is answered from now on, once the answers of [`Receiver::reply`] are used up.
+    pub fn always(&self, reply: impl Into<Reply>) {
+        *self.shared.always.lock().unwrap() = Some(reply.into());
     }
 
     /// The answers to the next calls, in order; after them every call is answered 204.
@@ -113,11 +135,17 @@ impl Receiver {
 async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
     shared.calls.lock().unwrap().push(Call { headers, body, at: Instant::now() });
     shared.arrived.notify_waiters();
-    let reply = shared.replies.lock().unwrap().pop_front().unwrap_or(Reply::Status(204));
+    let next = shared.replies.lock().unwrap().pop_front();
+    let reply = next.or_else(|| shared.always.lock().unwrap().clone()).unwrap_or(Reply::Status(204));
     let status = |status: u16| StatusCode::from_u16(status).unwrap();
     match reply {
         Reply::Status(code) => status(code).into_response(),
         Reply::Later(code, after) => (status(code), [("retry-after", after)]).into_response(),
+        Reply::Body(code, body) => (status(code), body).into_response(),
+        Reply::Gate(gate, code) => {
+            gate.acquire_owned().await.unwrap().forget();
+            status(code).into_response()
+        }
         Reply::Stall(time) => {
             tokio::time::sleep(time).await;
             StatusCode::NO_CONTENT.into_response()

@@ -1,20 +1,26 @@
--- Leases up to $2 due rows to this node. A row that still names an owner when it is due again was never released: its sender died or
+-- Leases up to $2 due rows to this node, and returns them oldest first: deliveries start in that order. A row that still names an owner when it is due again was never released: its sender died or
 -- stalled, and that counts as a crash. SKIP LOCKED lets any number of nodes claim side by side; MATERIALIZED keeps the planner from
 -- evaluating the locking scan twice.
 with due as materialized (
-    select partner_id, delivery_id, event_id
+    select partner_id, delivery_id, event_id, due_at
     from queue
     where due_at <= herald_now()
     order by due_at
     limit $2
     for update skip locked
+),
+claimed as (
+    update queue q set
+        lease_owner = $1,
+        lease_epoch = q.lease_epoch + 1,
+        crashes = q.crashes + (q.lease_owner is not null)::int,
+        due_at = herald_now() + make_interval(secs => $3 / 1000.0)
+    from due d
+    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
+    returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe,
+              d.due_at as was_due_at
 )
-update queue q set
-    lease_owner = $1,
-    lease_epoch = q.lease_epoch + 1,
-    crashes = q.crashes + (q.lease_owner is not null)::int,
-    due_at = herald_now() + make_interval(secs => $3 / 1000.0)
-from due d left join events e on e.id = d.event_id
-where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
-returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe,
-          e.type, e.source, e.payload, e.occurred_at
+select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe,
+       e.type, e.source, e.payload, e.occurred_at
+from claimed c left join events e on e.id = c.event_id
+order by c.was_due_at, c.delivery_id

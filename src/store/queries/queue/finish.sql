@@ -19,7 +19,7 @@ ended as (
     delete from queue q using done d
     where d.verdict = 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
       and q.lease_owner = $1 and q.lease_epoch = d.epoch
-    returning q.partner_id, q.delivery_id
+    returning q.partner_id, q.delivery_id, d.epoch
 ),
 kept as (
     update queue q set
@@ -32,7 +32,7 @@ kept as (
     from done d
     where d.verdict <> 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
       and q.lease_owner = $1 and q.lease_epoch = d.epoch
-    returning q.partner_id, q.delivery_id
+    returning q.partner_id, q.delivery_id, d.epoch
 ),
 guarded as (select * from ended union all select * from kept),
 recorded as (
@@ -41,7 +41,8 @@ recorded as (
     select d.partner_id, d.delivery_id, d.attempt_id, d.event_id, d.subscription_id, d.event_type, d.outcome,
            case when g.delivery_id is not null then d.final_state end, g.delivery_id is null, d.status,
            herald_now() - make_interval(secs => d.started_ago_ms / 1000.0), d.latency_ms, d.response, d.detail
-    from done d left join guarded g on g.partner_id = d.partner_id and g.delivery_id = d.delivery_id
+    from done d left join guarded g
+        on g.partner_id = d.partner_id and g.delivery_id = d.delivery_id and g.epoch = d.epoch
     where d.outcome is not null and (g.delivery_id is not null or d.outcome not in ('cancelled', 'expired', 'crashed'))
 )
 select count(*) from guarded

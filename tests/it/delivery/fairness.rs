@@ -1,0 +1,110 @@
+//! One callback that hangs delays nobody else (SECURITY rule 20), and waiting costs a delivery nothing (rule 23).
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use herald::config::RawConfig;
+use serde_json::json;
+
+use crate::support::app::{App, settings};
+use crate::support::cluster;
+use crate::support::receiver::{Call, Receiver, Reply, gate};
+
+const BACKLOG: usize = 1_000;
+const UNDER_WAY: usize = 20;
+
+#[tokio::test]
+async fn rule_20_a_thousand_waiting_for_a_hanging_callback_delay_nobody_else() {
+    let (database, hanging, healthy) =
+        (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    let app = Arc::new(App::start(&database, settings()).await);
+    app.subscribe(&hanging.url).await;
+    app.subscribe(&healthy.url).await;
+    hanging.always(Reply::Gate(gate(), 204));
+    let cancellers: Vec<_> = (0..UNDER_WAY)
+        .map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                for _ in 0..BACKLOG / UNDER_WAY {
+                    app.cancel_one().await;
+                }
+            })
+        })
+        .collect();
+    for canceller in cancellers {
+        canceller.await.unwrap();
+    }
+    healthy.wait_for(BACKLOG).await;
+    // Four at a time, and a few more if the thousand took longer than they may hang.
+    assert!(hanging.calls().len() < BACKLOG / 10, "{} calls hang", hanging.calls().len());
+}
+
+#[tokio::test]
+async fn rule_20_a_backlog_for_a_hanging_callback_delays_no_retry_of_another() {
+    let (database, hanging, healthy) =
+        (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    // Room for few, so that a small backlog would fill it.
+    let narrow = RawConfig {
+        in_flight_max: Some("4".to_owned()),
+        callback_in_flight_max: Some("1".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, narrow).await;
+    let hang = app.subscribe(&hanging.url).await;
+    hanging.reply([410]);
+    app.cancel_one().await;
+    app.wait_for_state(&app.the_delivery().await, "held").await;
+    for _ in 0..50 {
+        app.cancel_one().await;
+    }
+    app.subscribe(&healthy.url).await;
+    healthy.reply([500]);
+    app.cancel_one().await;
+    let retried = healthy.wait_for(1).await[0].header("webhook-id").to_owned();
+    app.wait_for_attempts(&retried, 1).await;
+
+    hanging.always(Reply::Gate(gate(), 204));
+    app.change(hang, json!({ "apiKey": "again" })).await;
+    hanging.wait_for(2).await;
+    database.advance(TimeDelta::seconds(13)).await;
+    healthy.wait_for(2).await;
+    assert_eq!(hanging.calls().len(), 2, "the first post still hangs");
+    app.wait_for_state(&retried, "delivered").await;
+}
+
+#[tokio::test]
+async fn rule_23_waiting_behind_a_slow_callback_counts_no_crash_and_sends_nothing_twice() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    // A lease is shorter than the wait: eight posts of 0.4 s, one after the other.
+    let short = RawConfig {
+        callback_in_flight_max: Some("1".to_owned()),
+        delivery_timeout_ms: Some("400".to_owned()),
+        lease_ms: Some("1000".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, short).await;
+    app.subscribe(&receiver.url).await;
+    receiver.always(Reply::Gate(gate(), 204));
+    for _ in 0..8 {
+        app.cancel_one().await;
+    }
+    // Watched all along: a crash that was counted is forgotten with the next outcome.
+    sqlx::raw_sql(
+        "create table seen_crashes (delivery_id uuid);
+         create function see_crash() returns trigger language plpgsql as $$
+             begin insert into seen_crashes values (new.delivery_id); return null; end $$;
+         create trigger see_crash after update on queue for each row when (new.crashes > 0) execute function see_crash()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let calls = receiver.wait_until("each to be sent", |calls| distinct(calls) == 8).await;
+    assert_eq!(calls.len(), 8, "none is sent twice before each was sent once");
+    let crashes: i64 =
+        sqlx::query_scalar("select count(*) from seen_crashes").fetch_one(&database.pool).await.unwrap();
+    assert_eq!(crashes, 0);
+}
+
+fn distinct(calls: &[Call]) -> usize {
+    calls.iter().map(|call| call.header("webhook-id")).collect::<std::collections::HashSet<_>>().len()
+}

@@ -1,0 +1,304 @@
+//! Several processes on one database: one stops, one dies, one comes late.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use herald::config::RawConfig;
+use herald::domain::attempt::Outcome;
+use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::event::Event;
+use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::store::queue::{self, Claimed, Ending, Finish, Record};
+use serde_json::json;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::support::app::{App, settings};
+use crate::support::cluster::{self, TestDatabase};
+use crate::support::herald::Herald;
+use crate::support::partner::of_attempts;
+use crate::support::receiver::{Receiver, Reply, gate};
+use crate::support::scratch::Scratch;
+
+const LEASE: TimeDelta = TimeDelta::seconds(30);
+const LEASE_MS: i64 = 30_000;
+
+async fn wait_until_none_is(database: &TestDatabase, what: &'static str) {
+    loop {
+        let left: i64 = sqlx::query_scalar(what).fetch_one(&database.pool).await.unwrap();
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_graceful_stop_finishes_what_is_under_way_and_gives_the_rest_to_others() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let one_at_a_time = RawConfig { callback_in_flight_max: Some("1".to_owned()), ..settings() };
+    let first = App::start(&database, one_at_a_time).await;
+    first.subscribe(&receiver.url).await;
+    let gate = gate();
+    receiver.reply([Reply::Gate(gate.clone(), 200)]);
+    for _ in 0..3 {
+        first.cancel_one().await;
+    }
+    let in_flight = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    first.begin_stop();
+    wait_until_none_is(
+        &database,
+        "select greatest(count(*) - 1, 0) from queue where lease_owner is not null",
+    )
+    .await;
+    gate.add_permits(1);
+    first.stopped().await;
+
+    let crashes: Vec<i16> = sqlx::query_scalar("select crashes from queue where lease_owner is null")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(crashes, [0, 0], "released, and no crash");
+    let second = App::start(&database, settings()).await;
+    let calls = receiver.wait_for(3).await;
+    let delivery = second.wait_for_state(&in_flight, "delivered").await;
+    assert_eq!(of_attempts(&delivery, "status"), [200]);
+    for call in &calls {
+        second.wait_for_state(call.header("webhook-id"), "delivered").await;
+    }
+    assert_eq!(receiver.calls().len(), 3, "none twice");
+}
+
+#[tokio::test]
+async fn rule_18_another_node_delivers_what_a_dead_one_had_once_the_lease_has_passed() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let first = App::start(&database, settings()).await;
+    first.subscribe(&receiver.url).await;
+    receiver.reply([Reply::Gate(gate(), 200)]);
+    first.cancel_one().await;
+    let before = receiver.wait_for(1).await.remove(0);
+    first.kill();
+
+    let second = App::start(&database, settings()).await;
+    let id = second.the_delivery().await;
+    assert_eq!(second.delivery(&id).await["state"], "pending", "the lease has not passed");
+    database.advance(LEASE).await;
+    let again = receiver.wait_for(2).await.remove(1);
+    assert_eq!(again.header("webhook-id"), before.header("webhook-id"));
+    assert_eq!(again.body, before.body);
+    let delivery = second.wait_for_state(&id, "delivered").await;
+    assert_eq!(of_attempts(&delivery, "number"), [1], "the lost post left no word");
+}
+
+#[tokio::test]
+async fn two_living_nodes_send_nothing_twice() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let (one, other) = (App::start(&database, settings()).await, App::start(&database, settings()).await);
+    one.subscribe(&receiver.url).await;
+    receiver.reply([500; 20]);
+    for _ in 0..20 {
+        one.cancel_one().await;
+        other.cancel_one().await;
+    }
+    receiver.wait_for(40).await;
+    wait_until_none_is(&database, "select count(*) from queue where lease_owner is not null").await;
+    database.advance(TimeDelta::seconds(13)).await;
+    let calls = receiver.wait_for(60).await;
+    wait_until_none_is(&database, "select count(*) from queue").await;
+    let mut ids: Vec<&str> = calls.iter().map(|call| call.header("webhook-id")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), receiver.calls().len()), (40, 60));
+}
+
+#[tokio::test]
+async fn a_change_on_one_node_is_obeyed_on_another_within_its_second() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let (one, other) = (App::start(&database, settings()).await, App::start(&database, settings()).await);
+    let subscription = one.subscribe(&receiver.url).await;
+    one.cancel_one().await;
+    receiver.wait_for(1).await;
+    other.change(subscription, json!({ "apiKey": "new-key" })).await;
+    let mut calls = 1;
+    loop {
+        one.cancel_one().await;
+        calls += 1;
+        let call = receiver.wait_for(calls).await.remove(calls - 1);
+        if call.header("x-api-key") == "new-key" {
+            return;
+        }
+        assert!(call.at.duration_since(receiver.calls()[0].at) < Duration::from_secs(10));
+    }
+}
+
+#[tokio::test]
+async fn sigterm_ends_the_server_within_20_s_although_a_callback_hangs() {
+    let (folder, receiver) = (Scratch::new("sigterm"), Receiver::start().await);
+    // A post may take longer than stopping may.
+    let patient = [("HERALD_DELIVERY_TIMEOUT_MS", "120000"), ("HERALD_LEASE_MS", "240000")];
+    let herald = Herald::start(folder.path(), &patient).await;
+    herald.subscribe(&receiver.url).await;
+    receiver.reply([Reply::Gate(gate(), 204)]);
+    herald.cancel_one().await;
+    let before = receiver.wait_for(1).await.remove(0);
+    let asked = std::time::Instant::now();
+    assert!(herald.terminate().await.success());
+    assert!(asked.elapsed() < Duration::from_secs(20), "it took {:?}", asked.elapsed());
+
+    // Released, not only left to its lease: the next one need not wait four minutes.
+    let herald = Herald::start(folder.path(), &patient).await;
+    let again = receiver.wait_for(2).await.remove(1);
+    assert_eq!(again.header("webhook-id"), before.header("webhook-id"));
+    herald.wait_for_state(again.header("webhook-id"), "delivered").await;
+    assert!(herald.terminate().await.success());
+}
+
+/// A delivery that failed once and waits in the queue, with no server about.
+async fn a_waiting_delivery(database: &TestDatabase) -> String {
+    let app = App::start(database, settings()).await;
+    app.subscribe(&Receiver::nobody().await).await;
+    app.cancel_one().await;
+    let id = app.the_delivery().await;
+    app.wait_for_attempts(&id, 1).await;
+    app.stop().await;
+    database.advance(TimeDelta::seconds(13)).await;
+    id
+}
+
+async fn claim(database: &TestDatabase, node: NodeId, limit: i64) -> Vec<Claimed> {
+    let mut connection = database.pool.acquire().await.unwrap();
+    queue::claim(&mut connection, node, limit, LEASE_MS).await.unwrap()
+}
+
+fn lease(row: Claimed) -> Lease {
+    let event = Event {
+        id: EventId(row.event_id),
+        kind: row.r#type.unwrap(),
+        source: row.source.unwrap(),
+        payload: row.payload.unwrap(),
+        occurred_at: row.occurred_at.unwrap(),
+    };
+    Lease {
+        partner: PartnerId(row.partner_id),
+        delivery: DeliveryId(row.delivery_id),
+        subscription: SubscriptionId(row.subscription_id),
+        event: event.into(),
+        attempts: row.attempts,
+        epoch: row.lease_epoch,
+        probe: row.probe,
+        crashes: row.crashes,
+        until: std::time::Instant::now(),
+    }
+}
+
+fn finish(lease: &Lease, ending: Ending, outcome: Outcome) -> Finish<'_> {
+    let record = Record {
+        attempt: AttemptId::new(),
+        outcome,
+        status: None,
+        started_ago_ms: 0,
+        latency_ms: 1,
+        response: None,
+        detail: None,
+    };
+    Finish { lease, ending, record: Some(record) }
+}
+
+const DELIVERED: Ending = Ending::Final(DeliveryState::Delivered);
+const DEAD: Ending = Ending::Final(DeliveryState::Dead);
+
+/// What the queue and the history hold of a delivery: the epoch it is leased under, and outcome, final state and lateness of its ends.
+type Standing = (Option<i32>, Vec<(String, Option<String>, bool)>);
+
+async fn standing(db: &mut PgConnection, id: &str) -> Standing {
+    let id: Uuid = id.parse().unwrap();
+    let queued = sqlx::query_scalar("select lease_epoch from queue where delivery_id = $1").bind(id);
+    let epoch = queued.fetch_optional(&mut *db).await.unwrap();
+    let history = sqlx::query_as(
+        "select outcome, final_state, late from attempts where delivery_id = $1 order by id offset 1",
+    );
+    (epoch, history.bind(id).fetch_all(db).await.unwrap())
+}
+
+fn told(outcome: &str, final_state: Option<&str>, late: bool) -> (String, Option<String>, bool) {
+    (outcome.to_owned(), final_state.map(str::to_owned), late)
+}
+
+#[tokio::test]
+async fn rule_19_a_late_finisher_changes_nothing_and_is_recorded() {
+    let database = cluster::database().await;
+    let id = a_waiting_delivery(&database).await;
+    let (zombie, heir) = (NodeId::new(), NodeId::new());
+    let old = lease(claim(&database, zombie, 1).await.pop().unwrap());
+    assert!(claim(&database, heir, 1).await.is_empty(), "it is leased");
+    database.advance(LEASE).await;
+    let new = lease(claim(&database, heir, 1).await.pop().unwrap());
+    assert_eq!((new.epoch, new.crashes), (old.epoch + 1, 1));
+
+    let mut connection = database.pool.acquire().await.unwrap();
+    for ending in [DELIVERED, Ending::Retry { delay_ms: 0 }, Ending::Hold, Ending::Release { delay_ms: 0 }] {
+        let mut late = finish(&old, ending, Outcome::Refused);
+        if matches!(ending, Ending::Release { .. }) {
+            late.record = None;
+        }
+        assert_eq!(queue::finish(&mut connection, zombie, &[late]).await.unwrap(), 0, "{ending:?}");
+    }
+    let late = told("refused", None, true);
+    let expected = (Some(new.epoch), vec![late.clone(), late.clone(), late]);
+    assert_eq!(standing(&mut connection, &id).await, expected);
+
+    let on_time = finish(&new, DELIVERED, Outcome::Delivered);
+    assert_eq!(queue::finish(&mut connection, heir, &[on_time]).await.unwrap(), 1);
+    let (queued, history) = standing(&mut connection, &id).await;
+    assert_eq!((queued, history.last()), (None, Some(&told("delivered", Some("delivered"), false))));
+    let app = App::start(&database, settings()).await;
+    let delivery = app.delivery(&id).await;
+    assert_eq!(delivery["state"], "delivered");
+    assert_eq!(of_attempts(&delivery, "late"), [false, true, true, true, false]);
+}
+
+#[tokio::test]
+async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
+    let database = cluster::database().await;
+    let id = a_waiting_delivery(&database).await;
+    // The same node lost the lease to itself: only the epoch tells the two apart.
+    let node = NodeId::new();
+    let old = lease(claim(&database, node, 1).await.pop().unwrap());
+    database.advance(LEASE).await;
+    let new = lease(claim(&database, node, 1).await.pop().unwrap());
+    let mut connection = database.pool.acquire().await.unwrap();
+    let batch = [finish(&old, DELIVERED, Outcome::Delivered), finish(&new, DEAD, Outcome::Refused)];
+    assert_eq!(queue::finish(&mut connection, node, &batch).await.unwrap(), 1);
+    let expected = vec![told("delivered", None, true), told("refused", Some("dead"), false)];
+    assert_eq!(standing(&mut connection, &id).await, (None, expected));
+}
+
+#[tokio::test]
+async fn rule_23_a_delivery_that_ends_its_sender_five_times_is_dead() {
+    for (crashes, state) in [(4, "delivered"), (5, "dead")] {
+        let (database, receiver) = (cluster::database().await, Receiver::start().await);
+        let app = App::start(&database, settings()).await;
+        app.subscribe(&receiver.url).await;
+        receiver.reply([Reply::Gate(gate(), 200)]);
+        app.cancel_one().await;
+        receiver.wait_for(1).await;
+        let id = app.the_delivery().await;
+        app.kill();
+        // Its first sender died, and so do those that claim it here; the last claim is the server's.
+        for crash in 1..crashes {
+            database.advance(LEASE).await;
+            let claimed = claim(&database, NodeId::new(), 1).await.pop().unwrap();
+            assert_eq!(claimed.crashes, crash);
+        }
+        database.advance(LEASE).await;
+        let app = App::start(&database, settings()).await;
+        let delivery = app.wait_for_state(&id, state).await;
+        let sent = usize::from(state == "delivered");
+        assert_eq!(of_attempts(&delivery, "outcome").len(), sent);
+        assert_eq!(receiver.calls().len(), 1 + sent);
+        if state == "dead" {
+            assert_eq!(app.redeliver(&id).await.0, 202);
+            app.wait_for_state(&id, "delivered").await;
+        }
+    }
+}

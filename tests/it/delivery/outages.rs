@@ -1,0 +1,103 @@
+//! The database goes away and comes back, or lacks a day.
+
+use herald::embedded_postgres::{EmbeddedPostgres, Settings};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::app::{App, settings};
+use crate::support::cluster::{self, TestDatabase};
+use crate::support::partner::of_attempts;
+use crate::support::receiver::{Receiver, Reply, gate};
+use crate::support::scratch::Scratch;
+
+#[tokio::test]
+async fn rule_24_a_restart_of_the_database_is_said_and_survived() {
+    let (folder, receiver) = (Scratch::new("outage"), Receiver::start().await);
+    let place = Settings { data_dir: folder.path().to_owned(), bin_dir: None };
+    let postgres = EmbeddedPostgres::start(place.clone()).await.unwrap();
+    let app = App::start_on(postgres.connect_options(), settings()).await;
+    app.subscribe(&receiver.url).await;
+    let session = app.open_session().await;
+    let gate = gate();
+    receiver.reply([Reply::Gate(gate.clone(), 200)]);
+    app.cancel_one().await;
+    let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+
+    postgres.stop().await;
+    for (method, path) in [
+        (Method::GET, format!("/redirect-sessions/{session}")),
+        (Method::POST, format!("/redirect-sessions/{session}/cancel")),
+        (Method::GET, "/herald/v1/deliveries".to_owned()),
+    ] {
+        let answer = app.request(method.clone(), &path).send().await.unwrap();
+        assert_eq!(answer.status(), 503, "{method} {path}");
+        let retry_after = answer.headers()["retry-after"].to_str().unwrap().to_owned();
+        assert!(retry_after.parse::<u64>().unwrap() > 0);
+        assert!(!answer.text().await.unwrap().to_lowercase().contains("sql"), "rule 17");
+    }
+    // The result of the post waits for a database to be written to.
+    gate.add_permits(1);
+    let (status, _) = app.operator().ask(Method::GET, "/readyz", None).await;
+    assert_eq!(status, 503);
+
+    let postgres = EmbeddedPostgres::start(place).await.unwrap();
+    while app.ask(Method::GET, &format!("/redirect-sessions/{session}"), None).await.0 != 200 {}
+    let delivery = app.wait_for_state(&id, "delivered").await;
+    assert_eq!(of_attempts(&delivery, "status"), [200]);
+    while app.cancel(session).await != Some(200) {}
+    let calls = receiver.wait_for(2).await;
+    assert_eq!(calls[1].session(), session.to_string());
+    app.wait_for_state(calls[1].header("webhook-id"), "delivered").await;
+    while app.operator().ask(Method::GET, "/readyz", None).await.0 != 200 {}
+    assert_eq!(receiver.calls().len(), 2);
+    app.stop().await;
+    postgres.stop().await;
+}
+
+/// Drops every day of a table.
+async fn drop_days(database: &TestDatabase, table: &str) {
+    let days: Vec<String> =
+        sqlx::query_scalar("select inhrelid::regclass::text from pg_inherits where inhparent = $1::regclass")
+            .bind(table)
+            .fetch_all(&database.pool)
+            .await
+            .unwrap();
+    assert!(!days.is_empty());
+    let drop = format!("drop table {}", days.join(", "));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&database.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_day_without_partitions_gets_them_from_the_first_insert() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    drop_days(&database, "events").await;
+    drop_days(&database, "attempts").await;
+    app.cancel_one().await;
+    let id = app.the_delivery().await;
+    app.wait_for_state(&id, "delivered").await;
+
+    drop_days(&database, "events").await;
+    drop_days(&database, "attempts").await;
+    assert_eq!(app.test(subscription).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_result_finds_no_partition_and_is_written_all_the_same() {
+    for (answer, state) in [(204, "delivered"), (500, "pending"), (410, "held")] {
+        let (database, receiver) = (cluster::database().await, Receiver::start().await);
+        let app = App::start(&database, settings()).await;
+        let subscription = app.subscribe(&receiver.url).await;
+        let gate = gate();
+        receiver.reply([Reply::Gate(gate.clone(), answer)]);
+        app.cancel_one().await;
+        let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+        drop_days(&database, "attempts").await;
+        gate.add_permits(1);
+        let delivery = app.wait_for_attempts(&id, 1).await;
+        assert_eq!((&delivery["state"], &delivery["attempts"][0]["status"]), (&json!(state), &json!(answer)));
+        let disabled = app.standing(subscription).await["state"] == "disabled";
+        assert_eq!(disabled, answer == 410);
+    }
+}
