@@ -5,7 +5,6 @@ use serde_json::json;
 use super::database::DatabaseArgs;
 use crate::domain::time::wire_time_ms;
 use crate::hub::partners;
-use crate::operator::partner_name;
 
 #[derive(clap::Subcommand)]
 pub enum PartnersCommand {
@@ -27,7 +26,7 @@ pub struct CreateArgs {
 
 pub async fn run(command: PartnersCommand) -> Result<(), String> {
     let PartnersCommand::Create(args) = command;
-    let name = partner_name(args.name).map_err(|complaint| format!("--name {complaint}"))?;
+    let name = partners::check_name(args.name).map_err(|complaint| format!("--name {complaint}"))?;
     let pool = args.database.open().await?;
     let (id, created_at) = partners::create_partner(&pool, &name).await.map_err(|error| error.chain())?;
     if args.json {

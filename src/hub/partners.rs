@@ -18,6 +18,8 @@ use crate::store::api_keys::{ApiKeyRow, NewApiKey};
 
 /// How long a key that was looked up is believed: a revocation is known everywhere after this.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// Characters of a partner's name at most.
+const NAME_CHARS_MAX: usize = 100;
 /// Keys remembered at most; the whole memory is dropped when it is full, which costs one look-up each.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -132,6 +134,17 @@ impl Hub {
         store::api_keys::revoke_others(&mut transaction, &key.prefix, key.hash.as_bytes()).await?;
         transaction.commit().await?;
         Ok(partner)
+    }
+}
+
+/// Errors: what a partner's name must be.
+pub fn check_name(name: String) -> Result<String, String> {
+    let fits =
+        (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.chars().any(|c| c.is_ascii_control());
+    if fits {
+        Ok(name)
+    } else {
+        Err(format!("must have 1 to {NAME_CHARS_MAX} characters, none of them a control character"))
     }
 }
 

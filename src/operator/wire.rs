@@ -9,27 +9,14 @@ use crate::domain::partner_key::{Scope, Scopes};
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::time::{wire_time, wire_time_ms};
 use crate::domain::{Error, Violations};
-use crate::hub::partners::NewKey;
+use crate::hub::partners::{NewKey, check_name};
 use crate::surfaces::kit::fields::Fields;
-
-const NAME_CHARS_MAX: usize = 100;
 
 /// The name of a partner to be.
 pub fn partner_request(body: &[u8]) -> Result<String, Violations> {
     let mut fields = Fields::parse(body, "body")?;
-    let name = fields.required("name", partner_name);
+    let name = fields.required("name", check_name);
     name.filter(|_| fields.violations.is_empty()).ok_or(fields.violations)
-}
-
-/// Errors: what a partner's name must be.
-pub fn partner_name(name: String) -> Result<String, String> {
-    let fits =
-        (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.chars().any(|c| c.is_ascii_control());
-    if fits {
-        Ok(name)
-    } else {
-        Err(format!("must have 1 to {NAME_CHARS_MAX} characters, none of them a control character"))
-    }
 }
 
 #[derive(Serialize)]

@@ -5,6 +5,7 @@
     reason = "in a test program a panic is how a failure is told, in its helpers too"
 )]
 
+mod admin;
 mod cluster;
 mod embedded_postgres;
 mod health;
