@@ -5,6 +5,7 @@
     reason = "in a test program a panic is how a failure is told, in its helpers too"
 )]
 
+mod admin;
 mod agreement;
 mod cluster;
 mod delivery;

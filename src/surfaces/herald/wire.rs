@@ -1,16 +1,13 @@
 //! What this API's JSON looks like, and how the core's values become it. Times have milliseconds; what is not there is left out.
 
-#[cfg(test)]
-mod tests;
+mod delivery;
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
-use crate::domain::attempt::{self, Outcome};
 use crate::domain::time::wire_time_ms;
 use crate::domain::{Error, Violations};
 use crate::hub::deliveries::{NewSigningKey, PolicyChange, Standing};
@@ -21,121 +18,14 @@ use crate::store::subscriptions::PolicyRow;
 use crate::surfaces::kit::DefaultPolicy;
 use crate::surfaces::kit::fields::{Fields, Nullable};
 
+pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// `null` on the last page.
     pub next_cursor: Option<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Delivery {
-    id: Uuid,
-    state: &'static str,
-    event: EventReference,
-    subscription: SubscriptionReference,
-    callback_url: String,
-    attempt_count: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_attempt_at: Option<String>,
-    created_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finished_at: Option<String>,
-}
-
-#[derive(Serialize)]
-struct EventReference {
-    id: Uuid,
-    r#type: String,
-}
-
-#[derive(Serialize)]
-struct SubscriptionReference {
-    surface: &'static str,
-    id: String,
-}
-
-impl From<DeliveryView> for Delivery {
-    fn from(view: DeliveryView) -> Self {
-        Self {
-            id: view.id.0,
-            state: view.state.as_str(),
-            event: EventReference { id: view.event.0, r#type: view.event_type },
-            subscription: SubscriptionReference { surface: view.surface.as_str(), id: view.external_key },
-            callback_url: view.callback_url,
-            attempt_count: view.attempts,
-            next_attempt_at: view.due_at.map(wire_time_ms),
-            created_at: wire_time_ms(moment_of(view.id.0)),
-            finished_at: view.ended_at.map(wire_time_ms),
-        }
-    }
-}
-
-/// When a version 7 uuid was made: a delivery's creation is stored nowhere else.
-fn moment_of(id: Uuid) -> DateTime<Utc> {
-    let ms = i64::try_from(id.as_u128() >> 80).expect("48 bits fit");
-    DateTime::from_timestamp_millis(ms).unwrap_or_default()
-}
-
-#[derive(Serialize)]
-pub struct DeliveryWithAttempts {
-    #[serde(flatten)]
-    pub delivery: Delivery,
-    pub attempts: Vec<Attempt>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Attempt {
-    id: Uuid,
-    number: usize,
-    started_at: String,
-    ended_at: String,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    latency_ms: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_body: Option<String>,
-    late: bool,
-}
-
-impl Attempt {
-    /// The attempts of one delivery, in their order. Ends that no attempt made are not among them: the delivery's state tells those.
-    pub fn numbered(history: Vec<attempt::Attempt>) -> Vec<Self> {
-        let attempts = history.into_iter().filter_map(|one| Some((partners_word(one.outcome)?, one)));
-        attempts.enumerate().map(|(index, (outcome, one))| Self::new(index + 1, outcome, one)).collect()
-    }
-
-    /// The operator's `detail` is not carried over.
-    fn new(number: usize, outcome: &'static str, attempt: attempt::Attempt) -> Self {
-        let ended_at = attempt.started_at + TimeDelta::milliseconds(attempt.latency_ms.into());
-        Self {
-            id: attempt.id.0,
-            number,
-            started_at: wire_time_ms(attempt.started_at),
-            ended_at: wire_time_ms(ended_at),
-            outcome,
-            status: attempt.status.filter(|status| *status >= 100),
-            latency_ms: attempt.latency_ms,
-            response_body: attempt.response.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-            late: attempt.late,
-        }
-    }
-}
-
-/// What a partner is told. Blocked looks like any other connection that did not come about, so that nobody can use us to look around
-/// networks that they cannot reach themselves (SECURITY rule 6).
-fn partners_word(outcome: Outcome) -> Option<&'static str> {
-    match outcome {
-        Outcome::Delivered => Some("delivered"),
-        Outcome::Refused => Some("refused"),
-        Outcome::TimedOut => Some("timedOut"),
-        Outcome::Unreachable | Outcome::Blocked => Some("unreachable"),
-        Outcome::Cancelled | Outcome::Expired | Outcome::Crashed => None,
-    }
 }
 
 #[derive(Serialize)]
@@ -316,5 +206,63 @@ impl TryFrom<Tested> for TestResult {
         let attempt = Attempt::numbered(vec![tested.attempt]).pop();
         let attempt = attempt.ok_or_else(|| Error::internal("a test event without an attempt"))?;
         Ok(Self { delivery_id: tested.delivery.0, attempt })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_events_data_is_shown_as_it_was_sent() {
+        for (payload, shown) in [
+            (
+                r#"{"n":1.10,"n":12345678901234567890123}"#.as_bytes(),
+                r#"{"n":1.10,"n":12345678901234567890123}"#,
+            ),
+            (b"plain", r#""plain""#),
+            (b"\xff", "\"\u{fffd}\""),
+        ] {
+            assert_eq!(as_sent(payload.to_vec()).unwrap().get(), shown);
+        }
+    }
+
+    #[test]
+    fn a_policy_changes_by_member_and_null_is_the_default() {
+        let change = policy_change(br#"{"retryDelaysS":[5,30],"ratePerS":null,"other":1}"#).unwrap();
+        let delays = [5, 30].map(Duration::from_secs).to_vec();
+        assert_eq!(change.retry_delays, Some(Some(delays)));
+        assert_eq!((change.timeout, change.rate_per_s), (None, Some(None)));
+        for (body, field) in [
+            (r#"{}"#, "body"),
+            (r#"{"other":1}"#, "body"),
+            (r#"[]"#, "body"),
+            (r#"{"retryDelaysS":5}"#, "retryDelaysS"),
+            (r#"{"retryDelaysS":[null]}"#, "retryDelaysS"),
+            (r#"{"retryDelaysS":[-1]}"#, "retryDelaysS"),
+            (r#"{"timeoutMs":1.5}"#, "timeoutMs"),
+            (r#"{"timeoutMs":1e400}"#, "timeoutMs"),
+            (r#"{"timeoutMs":-5}"#, "timeoutMs"),
+            (r#"{"ratePerS":4294967296}"#, "ratePerS"),
+            (r#"{"ratePerS":"5"}"#, "ratePerS"),
+            (r#"{"ratePerS":5,"ratePerS":6}"#, "ratePerS"),
+        ] {
+            let refused = policy_change(body.as_bytes()).expect_err(body);
+            assert_eq!(refused.iter().next().map(|one| one.field.as_str()), Some(field), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_policy_in_force_is_the_partners_own_where_there_is_one() {
+        let defaults = DefaultPolicy {
+            retry: crate::domain::retry::RetryPolicy { delays: vec![Duration::from_secs(9)] },
+            timeout: Duration::from_secs(15),
+        };
+        let own = PolicyRow { retry_delays_ms: Some(vec![]), timeout_ms: None, rate_per_s: Some(3) };
+        let told = serde_json::to_value(Policy::in_force(own, &defaults)).unwrap();
+        assert_eq!(told, json!({ "retryDelaysS": [], "timeoutMs": 15000, "ratePerS": 3 }));
+        let told = serde_json::to_value(Policy::in_force(PolicyRow::default(), &defaults)).unwrap();
+        assert_eq!(told, json!({ "retryDelaysS": [9], "timeoutMs": 15000 }));
     }
 }
