@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::domain::id::{PartnerId, parse_uuid};
@@ -96,8 +97,11 @@ async fn connect(database: &Database) -> Result<PgPool, String> {
         .expose_str()
         .and_then(|text| text.parse().ok())
         .ok_or("DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host/database")?;
-    let pool = PgPoolOptions::new().max_connections(2).connect_with(options.application_name("herald"));
-    let pool = pool.await.map_err(|error| format!("the database cannot be used: {error}"))?;
+    let options = options.application_name("herald");
+    // A pool would try for half a minute and then say only that the time is over.
+    let first = options.connect().await.map_err(|error| format!("the database cannot be used: {error}"))?;
+    drop(first);
+    let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options);
     store::migrate(&pool)
         .await
         .map_err(|error| format!("the database's schema cannot be brought up to date: {error}"))?;
