@@ -95,8 +95,14 @@ impl App {
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
         let settings =
             hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
-        let hub =
-            Hub::new(pool.clone(), keys.clone(), settings, handoff, LeaseTerms { node, duration: lease });
+        let hub = Hub::new(
+            pool.clone(),
+            keys.clone(),
+            settings,
+            handoff,
+            LeaseTerms { node, duration: lease },
+            &health,
+        );
         let outbound = Outbound::with(egress.clone(), Limits::default(), extras(&config)?)?;
         let engine = Engine::start(engine::Parts {
             pool,

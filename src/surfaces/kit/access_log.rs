@@ -62,3 +62,73 @@ pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Respons
     );
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+    use crate::surfaces::kit::conversation::converse;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_10_a_line_tells_who_asked_what_and_none_of_the_secrets() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
+        let _here = tracing::subscriber::set_default(subscriber);
+        let partner = PartnerId::new();
+        let greet = get(move |request: Request| async move {
+            request.extensions().get::<CallerSlot>().unwrap().note(partner);
+            "hello"
+        });
+        let metrics = Metrics::default();
+        let log = AccessLog { metrics: metrics.clone(), surface_of: |_| "redirect" };
+        let router = Router::new()
+            .route("/greet", greet)
+            .layer(from_fn(move |request, next| record(request, next, log.clone())))
+            .layer(from_fn(converse));
+        let request = Request::get("/greet?password=canary-query")
+            .header("x-api-key", "canary-header")
+            .header("x-request-id", "r-1")
+            .body(Body::from("canary-body"))
+            .unwrap();
+        router.oneshot(request).await.unwrap();
+
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains("canary"), "{text}");
+        for part in ["/greet", "r-1", r#""status":200"#, "latency_ms", &partner.to_string()] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(metrics.render(None).contains(r#"surface="redirect",method="GET",status="2xx"} 1"#));
+    }
+}

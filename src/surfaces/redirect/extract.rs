@@ -12,11 +12,11 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::error::Exchange;
+use crate::domain::Violations;
 use crate::domain::caller::Caller;
 use crate::domain::id::parse_uuid;
 use crate::domain::partner_key::Scope;
 use crate::domain::version::IfMatch;
-use crate::domain::Violations;
 use crate::hub::Once;
 use crate::surfaces::kit::Api;
 use crate::surfaces::kit::authorize::authorize;

@@ -1,6 +1,7 @@
 //! What the tests stand on: a PostgreSQL for all of them, a database for each, folders and processes that do not stay behind.
 
 pub mod cluster;
+pub mod desk;
 pub mod herald;
 pub mod process;
 pub mod receiver;

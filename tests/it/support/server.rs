@@ -15,7 +15,8 @@ use herald::hub::handoff::{Intake, handoff};
 use herald::hub::ingest::LeaseTerms;
 use herald::hub::{Hub, Settings};
 use herald::surfaces::kit::conversation::converse;
-use herald::surfaces::kit::{Api, ApiSettings};
+use herald::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
+use herald::telemetry::Health;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use sqlx::PgPool;
@@ -57,7 +58,7 @@ impl Server {
         };
         let settings = Settings { session_ttl: SESSION_TTL, policy_limits };
         let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
-        let hub = Hub::new(pool.clone(), keys.clone(), settings, handoff, lease);
+        let hub = Hub::new(pool.clone(), keys.clone(), settings, handoff, lease, &Health::default());
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", socket.local_addr().unwrap());
         let settings = ApiSettings {
@@ -66,6 +67,7 @@ impl Server {
             body_bytes_max: BODY_MAX,
             request_timeout,
             keys: keys.clone(),
+            default_policy: DefaultPolicy::default(),
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
         let router = listener(api).layer(middleware::from_fn(converse));
