@@ -37,7 +37,7 @@ async fn the_first_partner_gets_a_key_that_opens() {
     assert_eq!((code, about.as_str()), (Some(0), ""));
     let key = PartnerKey::parse(key.trim_end()).unwrap();
     let stored: (Uuid, Vec<u8>, Vec<String>, bool) = sqlx::query_as(
-        "select partner_id, hash, scopes, expires_at - created_at between '30 days' and '31 days' from api_keys where prefix = $1",
+        "select partner_id, hash, scopes, expires_at - created_at between '29 days 23 hours' and '30 days' from api_keys where prefix = $1",
     )
     .bind(&key.prefix)
     .fetch_one(&database.pool)
