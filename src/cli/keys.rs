@@ -23,8 +23,8 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ID")]
     partner: String,
     /// What it may do: partner, producer, operator, separated by commas
-    #[arg(long, value_name = "SCOPES", default_value = "partner", value_parser = Scopes::parse)]
-    scopes: Scopes,
+    #[arg(long, value_name = "SCOPES", value_parser = Scopes::parse)]
+    scope: Scopes,
     /// After how many days it ends [default: never]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     expires_in_days: Option<u32>,
@@ -39,14 +39,14 @@ pub async fn run(command: KeysCommand) -> Result<(), String> {
     let KeysCommand::Create(args) = command;
     let partner = parse_uuid(&args.partner).map_err(|complaint| format!("--partner {complaint}"))?;
     let pool = args.database.open().await?;
-    let made = create(&pool, PartnerId(partner), args.scopes, args.expires_in_days).await;
+    let made = create(&pool, PartnerId(partner), args.scope, args.expires_in_days).await;
     let (new, expires_at) = made.map_err(|error| match error {
         Error::NotFound(Noun::Partner) => format!("there is no partner {partner}"),
         error => error.chain(),
     })?;
     let key = new.text.expose_str().unwrap_or_default();
     if args.json {
-        let scopes: Vec<String> = args.scopes.to_string().split(',').map(str::to_owned).collect();
+        let scopes: Vec<String> = args.scope.to_string().split(',').map(str::to_owned).collect();
         let created_at = wire_time_ms(new.created_at);
         let mut shown = json!({ "id": new.id.0, "key": key, "prefix": new.prefix, "scopes": scopes, "createdAt": created_at });
         if let Some(expires_at) = expires_at {

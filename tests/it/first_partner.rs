@@ -32,13 +32,12 @@ async fn the_first_partner_gets_a_key_that_opens() {
 
     let id = partner.to_string();
     let asked =
-        ["keys", "create", "--partner", &id, "--scopes", "operator,partner", "--expires-in-days", "30"];
+        ["keys", "create", "--partner", &id, "--scope", "operator,partner", "--expires-in-days", "30"];
     let (code, key, about) = herald(&database.url(), &asked).await;
-    assert_eq!(code, Some(0));
-    assert!(!about.contains(key.trim_end()), "the key is printed once: {about}");
+    assert_eq!((code, about.as_str()), (Some(0), ""));
     let key = PartnerKey::parse(key.trim_end()).unwrap();
     let stored: (Uuid, Vec<u8>, Vec<String>, bool) = sqlx::query_as(
-        "select partner_id, hash, scopes, expires_at - created_at between interval '29 days' and interval '31 days' from api_keys where prefix = $1",
+        "select partner_id, hash, scopes, expires_at - created_at between '29 days 23 hours' and '30 days' from api_keys where prefix = $1",
     )
     .bind(&key.prefix)
     .fetch_one(&database.pool)
@@ -53,14 +52,14 @@ async fn what_cannot_be_made_is_said_and_nothing_is_made() {
     let database = cluster::database().await;
     let nobody = Uuid::nil().to_string();
     for (args, code, said) in [
-        (vec!["keys", "create", "--partner", &nobody], 1, "there is no partner"),
-        (vec!["keys", "create", "--partner", "example"], 1, "--partner must be a uuid"),
+        (vec!["keys", "create", "--partner", &nobody, "--scope", "partner"], 1, "there is no partner"),
+        (vec!["keys", "create", "--partner", "example", "--scope", "partner"], 1, "must be a uuid"),
         (
-            vec!["keys", "create", "--partner", &nobody, "--scopes", "admin"],
+            vec!["keys", "create", "--partner", &nobody, "--scope", "admin"],
             2,
             "partner, producer and operator",
         ),
-        (vec!["keys", "create", "--partner", &nobody, "--expires-in-days", "0"], 2, "not in 1..=36500"),
+        (vec!["keys", "create", "--partner", &nobody], 2, "--scope"),
         (vec!["partners", "create", "--name", ""], 2, "must have 1 to 100 characters"),
         (vec!["partners", "create"], 2, "--name"),
     ] {
@@ -78,9 +77,9 @@ async fn what_cannot_be_made_is_said_and_nothing_is_made() {
 
 #[tokio::test]
 async fn a_database_that_cannot_be_used_is_named_without_its_password() {
-    for url in ["mysql://herald:canary@localhost/herald", "postgres://herald:canary@127.0.0.1:1/herald"] {
+    for url in ["", "mysql://herald:canary@localhost/herald", "postgres://herald:canary@127.0.0.1:1/herald"] {
         let (code, stdout, stderr) = herald(url, &["partners", "create", "--name", "Example"]).await;
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
-        assert!(stderr.contains("database") && !stderr.contains("canary"), "{stderr}");
+        assert!(stderr.to_lowercase().contains("database") && !stderr.contains("canary"), "{stderr}");
     }
 }
