@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use sqlx::PgPool;
@@ -12,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tower::{ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::config::{Config, Mode};
@@ -85,16 +85,22 @@ impl App {
         let timeout = Duration::from_millis(config.delivery_timeout_ms);
         let policy_limits = PolicyLimits {
             timeout_max: timeout,
-            retries_max: 50,
+            retries_max: 30,
             retry_delay_max: Duration::from_secs(7 * 86_400),
-            rate_per_s_max: 100_000,
+            rate_per_s_max: 10_000,
         };
         let default_policy = DefaultPolicy { retry: retry.clone(), timeout };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
         let settings =
             hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
-        let hub =
-            Hub::new(pool.clone(), keys.clone(), settings, handoff, LeaseTerms { node, duration: lease });
+        let hub = Hub::new(
+            pool.clone(),
+            keys.clone(),
+            settings,
+            handoff,
+            LeaseTerms { node, duration: lease },
+            &health,
+        );
         let outbound = Outbound::with(egress.clone(), limits(timeout), extras(&config)?)?;
         let engine = Engine::start(engine::Parts {
             pool,
@@ -107,7 +113,7 @@ impl App {
                 node,
                 lease,
                 timeout,
-                retry,
+                retry: retry.clone(),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
             },
@@ -229,14 +235,12 @@ fn dialects() -> Dialects {
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
 pub fn api_router(api: Api, metrics: Metrics) -> Router {
     let redirect = redirect::router(api.clone());
-    let own = surfaces::herald::router(api);
-    let rest = redirect.clone();
-    // Not nested: its routes are whole paths, and its prefix answers in its shape whatever follows.
-    let by_prefix = service_fn(move |request: Request| {
-        let router = if is_own(request.uri().path()) { own.clone() } else { rest.clone() };
-        router.oneshot(request)
-    });
-    let router = Router::new().nest_service(redirect::MOUNT, redirect).fallback_service(by_prefix);
+    let own = surfaces::herald::router(api).into_service::<Body>();
+    let router = Router::new()
+        .route_service("/herald", own.clone())
+        .route_service("/herald/{*path}", own)
+        .nest(redirect::MOUNT, redirect.clone())
+        .fallback_service(redirect);
     observed(
         router,
         AccessLog { metrics, surface_of: |path| if is_own(path) { "herald" } else { "redirect" } },
@@ -257,4 +261,19 @@ fn observed(router: Router, log: AccessLog) -> Router {
     router
         .layer(from_fn(move |request: Request, next: Next| access_log::record(request, next, log.clone())))
         .layer(from_fn(conversation::converse))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_under_herald_is_its_own_api_and_nothing_else_is() {
+        for path in ["/herald", "/herald/", "/herald/v1/deliveries", "/herald/nothing"] {
+            assert!(is_own(path), "{path}");
+        }
+        for path in ["/", "/heraldry", "/redirect-sessions/herald", "/Herald"] {
+            assert!(!is_own(path), "{path}");
+        }
+    }
 }

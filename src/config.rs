@@ -26,6 +26,7 @@ pub use problem::{Problem, Problems};
 pub use raw::RawConfig;
 use read::{Reader, list, nat64_prefix, network, present, switch};
 
+const OPERATOR_PORT: u16 = 8081;
 const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
 const RETRY_DELAY_S_MAX: u64 = 7 * 86_400;
 const RETRIES_MAX: usize = 50;
@@ -104,6 +105,16 @@ impl Config {
     }
 }
 
+/// The operator listener's address, for those who need no other setting.
+///
+/// # Errors
+/// What is wrong with the setting.
+pub fn operator_listen(raw: Option<&str>) -> Result<SocketAddr, Problems> {
+    let mut reader = Reader::default();
+    let address = reader.listen("HERALD_OPERATOR_LISTEN", raw, OPERATOR_PORT);
+    if reader.problems.is_empty() { Ok(address) } else { Err(Problems(reader.problems)) }
+}
+
 /// Each setting by itself.
 fn read(raw: &RawConfig, r: &mut Reader) -> Config {
     let mode = mode(raw, r);
@@ -111,7 +122,7 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
     Config {
         mode,
         listen: r.listen("HERALD_LISTEN", raw.listen.as_deref(), 8080),
-        operator_listen: r.listen("HERALD_OPERATOR_LISTEN", raw.operator_listen.as_deref(), 8081),
+        operator_listen: r.listen("HERALD_OPERATOR_LISTEN", raw.operator_listen.as_deref(), OPERATOR_PORT),
         public_url: public_url(raw, r),
         database_url: database_url(raw, r),
         data_dir: path(&raw.data_dir),

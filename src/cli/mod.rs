@@ -1,6 +1,11 @@
 //! The command line: which commands there are, and nothing of what they do. Each command is a module of its own.
 
+mod database;
+pub mod health;
+pub mod keys;
 pub mod listen;
+pub mod migrate;
+pub mod partners;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -23,9 +28,19 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the server with everything it needs
-    Serve(RawConfig),
+    Serve(Box<RawConfig>),
+    /// Bring the schema of DATABASE_URL up to date
+    Migrate(migrate::MigrateArgs),
+    /// Make partners on DATABASE_URL
+    #[command(subcommand)]
+    Partners(partners::PartnersCommand),
+    /// Make API keys on DATABASE_URL
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Receive callbacks and print them, for developing and trying things out
     Listen(listen::ListenArgs),
+    /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
+    Health(health::HealthArgs),
 }
 
 impl Cli {
@@ -33,7 +48,11 @@ impl Cli {
         match self.command {
             None => serve::run(&self.settings).await,
             Some(Command::Serve(settings)) => serve::run(&settings).await,
+            Some(Command::Migrate(args)) => database::told(migrate::run(args).await),
+            Some(Command::Partners(command)) => database::told(partners::run(command).await),
+            Some(Command::Keys(command)) => database::told(keys::run(command).await),
             Some(Command::Listen(args)) => listen::run(args).await,
+            Some(Command::Health(args)) => health::run(args).await,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! `herald serve`: everything, from the command line to the last result written. What it did is said on standard output; what happens
 //! afterwards goes to the log.
 
-use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -181,6 +180,8 @@ fn keep(folder: &Path, name: &str, make: impl FnOnce() -> Secret) -> Result<Secr
     }
 }
 
+const EXAMPLE: &str = r#"{"callbackUrl":"http://127.0.0.1:9090/","apiKey":"callback-key","eventTypes":["RedirectSessionCancelled"]}"#;
+
 /// What a start says: what runs where, and what to try next.
 struct Announcement {
     mode: Mode,
@@ -204,20 +205,16 @@ impl std::fmt::Display for Announcement {
         if let Some((key, origin)) = &self.key {
             let key = key.expose_str().unwrap_or_default();
             writeln!(f, "\n  API key   {key} ({origin})\n")?;
-            let mut example = String::new();
-            write!(
-                example,
-                "  curl -X POST {api}/redirect-session-events/subscriptions -H 'x-api-key: {key}' \\\n"
-            )?;
-            write!(example, "    -H 'content-type: application/json' \\\n")?;
-            write!(
-                example,
-                "    -d '{{\"callbackUrl\":\"http://127.0.0.1:9090/\",\"apiKey\":\"callback-key\",\"eventTypes\":[\"RedirectSessionCancelled\"]}}'"
-            )?;
-            write!(
+            writeln!(
                 f,
-                "Subscribe to cancelled redirect sessions (and run `herald listen` to see them arrive):\n{example}"
+                "Subscribe to cancelled redirect sessions (and run `herald listen` to see them arrive):"
             )?;
+            writeln!(
+                f,
+                "  curl -X POST {api}/redirect-session-events/subscriptions -H 'x-api-key: {key}' \\"
+            )?;
+            writeln!(f, "    -H 'content-type: application/json' \\")?;
+            write!(f, "    -d '{EXAMPLE}'")?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::domain::Error;
 use crate::domain::key_ring::KeyRing;
+use crate::telemetry::Health;
 
 pub use handoff::{Handed, Handoff};
 pub use once::{Answer, Once};
@@ -51,8 +52,15 @@ impl Hub {
         settings: Settings,
         handoff: Handoff,
         lease: ingest::LeaseTerms,
+        health: &Health,
     ) -> Self {
-        let ingest = ingest::Ingest::start(pool.clone(), keys.clone(), handoff.clone(), lease);
+        let ingest = ingest::Ingest::start(
+            pool.clone(),
+            keys.clone(),
+            handoff.clone(),
+            lease,
+            health.worker("ingest"),
+        );
         Self {
             pool,
             keys,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use sqlx::PgPool;
 
 use super::Hub;
 use crate::domain::caller::Caller;
@@ -76,9 +77,7 @@ impl Hub {
     }
 
     pub async fn create_partner(&self, name: &str) -> Result<(PartnerId, DateTime<Utc>), Error> {
-        let id = PartnerId::new();
-        let created_at = store::partners::insert(&mut *self.connection().await?, id, name).await?;
-        Ok((id, created_at))
+        create_partner(&self.pool, name).await
     }
 
     /// Makes a key for a partner. Errors: `NotFound` when there is no such partner, `Invalid` when it would have expired already.
@@ -88,19 +87,7 @@ impl Hub {
         scopes: Scopes,
         expires_at: Option<DateTime<Utc>>,
     ) -> Result<NewKey, Error> {
-        let mut transaction = self.pool.begin().await?;
-        if !store::partners::exists(&mut transaction, partner).await? {
-            return Err(Error::NotFound(Noun::Partner));
-        }
-        let now = store::now(&mut transaction).await?;
-        if expires_at.is_some_and(|expires_at| expires_at <= now) {
-            return Err(Error::invalid("expiresAt", "must lie in the future"));
-        }
-        let (key, text) = PartnerKey::generate();
-        let id = ApiKeyId::new();
-        let created_at = insert_key(&mut transaction, partner, id, &key, scopes, expires_at).await?;
-        transaction.commit().await?;
-        Ok(NewKey { id, prefix: key.prefix, text, created_at })
+        create_key(&self.pool, partner, scopes, expires_at).await
     }
 
     /// Revokes a key. Errors: `NotFound` when the partner has no such usable key.
@@ -146,6 +133,35 @@ impl Hub {
         transaction.commit().await?;
         Ok(partner)
     }
+}
+
+/// Makes a partner. By itself, because the first one is made before there is a server.
+pub async fn create_partner(pool: &PgPool, name: &str) -> Result<(PartnerId, DateTime<Utc>), Error> {
+    let id = PartnerId::new();
+    let created_at = store::partners::insert(&mut *pool.acquire().await?, id, name).await?;
+    Ok((id, created_at))
+}
+
+/// As [`Hub::create_key`], which the first key cannot wait for either.
+pub async fn create_key(
+    pool: &PgPool,
+    partner: PartnerId,
+    scopes: Scopes,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<NewKey, Error> {
+    let mut transaction = pool.begin().await?;
+    if !store::partners::exists(&mut transaction, partner).await? {
+        return Err(Error::NotFound(Noun::Partner));
+    }
+    let now = store::now(&mut transaction).await?;
+    if expires_at.is_some_and(|expires_at| expires_at <= now) {
+        return Err(Error::invalid("expiresAt", "must lie in the future"));
+    }
+    let (key, text) = PartnerKey::generate();
+    let id = ApiKeyId::new();
+    let created_at = insert_key(&mut transaction, partner, id, &key, scopes, expires_at).await?;
+    transaction.commit().await?;
+    Ok(NewKey { id, prefix: key.prefix, text, created_at })
 }
 
 async fn insert_key(

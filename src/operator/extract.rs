@@ -5,10 +5,10 @@ use axum::http::request::Parts;
 use uuid::Uuid;
 
 use super::Operator;
+use crate::domain::id::parse_uuid;
 use crate::domain::partner_key::Scope;
 use crate::domain::{Error, Violations};
 use crate::surfaces::kit::authorize::authorize;
-use crate::surfaces::kit::fields::uuid;
 use crate::surfaces::kit::problem::Failure;
 
 /// Proof that an operator asks. It stands first among a handler's arguments, so that nothing is said to anybody else.
@@ -34,7 +34,7 @@ impl<const N: usize> FromRequestParts<Operator> for PathIds<N> {
             .await
             .map_err(|_| Error::invalid("path", "must be percent-encoded UTF-8"))?;
         let mut violations = Violations::default();
-        let read = |(name, text): (&str, &str)| violations.check(name, uuid(text));
+        let read = |(name, text): (&str, &str)| violations.check(name, parse_uuid(text));
         let ids: Vec<Uuid> = params.iter().filter_map(read).collect();
         if !violations.is_empty() {
             return Err(violations.into());

@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::domain::id::{CustomerId, PartnerId};
+use crate::domain::id::{CustomerId, PartnerId, parse_uuid};
 use crate::domain::partner_key::{Scope, Scopes};
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::time::{wire_time, wire_time_ms};
 use crate::domain::{Error, Violations};
 use crate::hub::partners::NewKey;
-use crate::surfaces::kit::fields::{Fields, uuid};
+use crate::surfaces::kit::fields::Fields;
 
 const NAME_CHARS_MAX: usize = 100;
 
@@ -119,7 +119,7 @@ pub fn customer_request(body: &[u8]) -> Result<Option<CustomerId>, Violations> {
         return Ok(None);
     }
     let mut fields = Fields::parse(body, "body")?;
-    let id = fields.optional("id", |text: String| uuid(&text).map(CustomerId));
+    let id = fields.optional("id", |text: String| parse_uuid(&text).map(CustomerId));
     if fields.violations.is_empty() { Ok(id) } else { Err(fields.violations) }
 }
 

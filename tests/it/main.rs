@@ -5,12 +5,16 @@
     reason = "in a test program a panic is how a failure is told, in its helpers too"
 )]
 
-mod agreement;
 mod cluster;
 mod delivery;
 mod embedded_postgres;
+mod health;
+mod herald_api;
+mod house;
 mod kill;
 mod listen;
 mod openapi;
+mod operator;
 mod outbound;
+mod redirect;
 mod support;

@@ -25,6 +25,7 @@ use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::version::IfMatch;
 use crate::store;
+use crate::telemetry::Heartbeat;
 
 /// Requests committed together at most.
 const GROUP_MAX: usize = 500;
@@ -66,9 +67,19 @@ pub(super) struct Request {
 pub(super) struct Ingest(mpsc::Sender<Request>);
 
 impl Ingest {
-    pub(super) fn start(pool: PgPool, keys: KeyRing, handoff: Handoff, lease: LeaseTerms) -> Self {
+    pub(super) fn start(
+        pool: PgPool,
+        keys: KeyRing,
+        handoff: Handoff,
+        lease: LeaseTerms,
+        heartbeat: Heartbeat,
+    ) -> Self {
         let (sender, line) = mpsc::channel(LINE_MAX);
-        tokio::spawn(Writer { pool, keys, handoff, lease, connection: None }.run(line));
+        let writer = Writer { pool, keys, handoff, lease, connection: None };
+        tokio::spawn(async move {
+            writer.run(line).await;
+            drop(heartbeat);
+        });
         Self(sender)
     }
 }

@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use crate::domain::caller::Caller;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::id::parse_uuid;
 use crate::domain::partner_key::Scope;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Violations};
 use crate::surfaces::kit::authorize::authorize;
-use crate::surfaces::kit::fields::uuid;
 use crate::surfaces::kit::problem::Failure;
 use crate::surfaces::kit::{Api, cursor};
 
@@ -38,7 +38,7 @@ impl FromRequestParts<Api> for PathId {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
         let params = params(parts, api).await?;
         let (name, text) = params.first().ok_or_else(|| Error::internal("a route without its parameter"))?;
-        let id = uuid(text).map_err(|complaint| Error::invalid(name, complaint))?;
+        let id = parse_uuid(text).map_err(|complaint| Error::invalid(name, complaint))?;
         Ok(Self(id))
     }
 }

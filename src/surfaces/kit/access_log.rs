@@ -1,11 +1,11 @@
 //! One log line and one count for each request, on either listener.
 //!
-//! What is never logged: query strings, headers, bodies, and paths beyond a length. The path is the route's pattern where there is one.
+//! What is never logged: query strings, headers, bodies, and what a path has beyond a length.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -34,15 +34,12 @@ impl CallerSlot {
     }
 }
 
-/// The layer right inside [`super::conversation::converse`]. Added with `Router::layer`, it also sees the matched path.
+/// The layer right inside [`super::conversation::converse`], whose ids it logs.
 pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let surface = (log.surface_of)(request.uri().path());
-    let path = match request.extensions().get::<MatchedPath>() {
-        Some(matched) => matched.as_str().to_owned(),
-        None => request.uri().path().chars().take(PATH_CHARS_MAX).collect(),
-    };
+    let path: String = request.uri().path().chars().take(PATH_CHARS_MAX).collect();
     let conversation = guard::conversation(&request);
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
@@ -64,4 +61,74 @@ pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Respons
         "answered"
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+    use crate::surfaces::kit::conversation::converse;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_10_a_line_tells_who_asked_what_and_none_of_the_secrets() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
+        let _here = tracing::subscriber::set_default(subscriber);
+        let partner = PartnerId::new();
+        let greet = get(move |request: Request| async move {
+            request.extensions().get::<CallerSlot>().unwrap().note(partner);
+            "hello"
+        });
+        let metrics = Metrics::default();
+        let log = AccessLog { metrics: metrics.clone(), surface_of: |_| "redirect" };
+        let router = Router::new()
+            .route("/greet", greet)
+            .layer(from_fn(move |request, next| record(request, next, log.clone())))
+            .layer(from_fn(converse));
+        let request = Request::get("/greet?password=canary-query")
+            .header("x-api-key", "canary-header")
+            .header("x-request-id", "r-1")
+            .body(Body::from("canary-body"))
+            .unwrap();
+        router.oneshot(request).await.unwrap();
+
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains("canary"), "{text}");
+        for part in ["/greet", "r-1", r#""status":200"#, "latency_ms", &partner.to_string()] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(metrics.render(None).contains(r#"surface="redirect",method="GET",status="2xx"} 1"#));
+    }
 }

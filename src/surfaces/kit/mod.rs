@@ -49,3 +49,9 @@ pub struct DefaultPolicy {
     /// Of one whole attempt.
     pub timeout: Duration,
 }
+
+impl Default for DefaultPolicy {
+    fn default() -> Self {
+        Self { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) }
+    }
+}

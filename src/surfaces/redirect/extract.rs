@@ -12,17 +12,17 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::error::Exchange;
+use crate::domain::Violations;
 use crate::domain::caller::Caller;
 use crate::domain::id::parse_uuid;
 use crate::domain::partner_key::Scope;
 use crate::domain::version::IfMatch;
-use crate::domain::{Error, Violations};
 use crate::hub::Once;
 use crate::surfaces::kit::Api;
+use crate::surfaces::kit::authorize::authorize;
 use crate::surfaces::kit::body;
 use crate::surfaces::kit::conversation::{Conversation, REQUEST_ID};
 use crate::surfaces::kit::guard::Trouble;
-use crate::surfaces::kit::presented_key::presented_key;
 
 pub struct Asked {
     pub exchange: Exchange,
@@ -81,7 +81,9 @@ impl FromRequest<Api> for Asked {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
         let exchange = Exchange::of(&parts, api);
-        let caller = caller(&parts.headers, api).await.map_err(|error| exchange.respond(Err(error)))?;
+        let caller = authorize(&api.hub, &parts, Scope::Partner)
+            .await
+            .map_err(|error| exchange.respond(Err(error)))?;
         let carries_body = [Method::PUT, Method::PATCH, Method::POST].contains(&parts.method);
         let body = if carries_body {
             read_body(&parts.headers, body, api).await.map_err(|trouble| exchange.trouble(&trouble))?
@@ -123,13 +125,6 @@ impl Exchange {
         let nameless = || Conversation { request_id: String::new(), correlation_id: String::new() };
         Self::new(api.settings.clone(), conversation.unwrap_or_else(nameless))
     }
-}
-
-async fn caller(headers: &HeaderMap, api: &Api) -> Result<Caller, Error> {
-    let key = presented_key(headers).ok_or(Error::Unauthorized)?;
-    let caller = api.hub.authenticate(&key).await?;
-    caller.require(Scope::Partner)?;
-    Ok(caller)
 }
 
 async fn read_body(headers: &HeaderMap, body: axum::body::Body, api: &Api) -> Result<Bytes, Trouble> {

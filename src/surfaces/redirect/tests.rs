@@ -14,13 +14,13 @@ use super::*;
 use crate::domain::egress::EgressPolicy;
 use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
-use crate::domain::retry::RetryPolicy;
 use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{Hub, Settings};
 use crate::surfaces::kit::conversation::converse;
 use crate::surfaces::kit::{ApiSettings, DefaultPolicy};
+use crate::telemetry::Health;
 
 /// An API over a database that is never reached.
 pub(super) fn api() -> Api {
@@ -34,14 +34,14 @@ pub(super) fn api() -> Api {
     };
     let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits };
     let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
-    let hub = Hub::new(pool, keys.clone(), settings, handoff(1).0, lease);
+    let hub = Hub::new(pool, keys.clone(), settings, handoff(1).0, lease, &Health::default());
     let settings = ApiSettings {
         egress: Arc::new(EgressPolicy::production()),
         public_url: "https://herald.example/base/".parse().unwrap(),
         body_bytes_max: 1_000,
         request_timeout: Duration::from_millis(20),
         keys,
-        default_policy: DefaultPolicy { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) },
+        default_policy: DefaultPolicy::default(),
     };
     Api { hub, settings: Arc::new(settings) }
 }

@@ -260,3 +260,11 @@ fn the_published_callback_is_valid_and_others_are_not() {
         assert!(document.validate_callback(&callback, &bad).is_err(), "{pointer}: {value}");
     }
 }
+
+#[test]
+fn the_document_prints_the_currencies_that_the_server_takes() {
+    let document = Document::load();
+    let printed =
+        &document.root()["components"]["schemas"]["TransactionData"]["properties"]["currency"]["enum"];
+    assert_eq!(printed, &json!(herald::domain::currency::CODES.as_slice()));
+}

@@ -6,6 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use herald::operator;
+use herald::surfaces::kit::routes;
+use herald::surfaces::{herald as own, redirect};
+
 use crate::openapi::document::Document;
 
 /// Panics with every route that only one side knows. `routes` is the table of both listeners together.
@@ -41,6 +45,18 @@ fn documented(document: &Document) -> BTreeSet<(String, String)> {
 fn nameless(path: &str) -> String {
     let parts = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part });
     parts.collect::<Vec<_>>().join("/")
+}
+
+#[test]
+fn the_routers_of_both_listeners_agree_with_the_document() {
+    let redirect = routes::listing(&redirect::routes());
+    let mounted =
+        redirect.iter().map(|(method, path)| (method.clone(), format!("{}{path}", redirect::MOUNT)));
+    let mut table: Vec<_> = mounted.collect();
+    table.extend(redirect);
+    table.extend(routes::listing(&own::routes()));
+    table.extend(routes::listing(&operator::routes()));
+    assert_router_agrees(&table);
 }
 
 #[test]

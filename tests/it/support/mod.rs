@@ -2,8 +2,10 @@
 
 pub mod app;
 pub mod cluster;
+pub mod desk;
 pub mod herald;
 pub mod partner;
 pub mod process;
 pub mod receiver;
 pub mod scratch;
+pub mod server;

@@ -1,0 +1,224 @@
+//! Sessions: opened, read, cancelled, expired.
+
+use chrono::TimeDelta;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::*;
+
+#[tokio::test]
+async fn a_session_is_opened_read_and_cancelled_at_either_mount() {
+    let world = world().await;
+    for mount in MOUNTS {
+        let (ann, id) = (world.ann.at(mount), Uuid::new_v4());
+        let customer = world.customer(&ann).await;
+        let asked = json!({
+            "type": "NewTransactionIntent", "customerId": customer.to_string(), "locale": "en-GB", "redirectData": redirect_data(),
+            "transactionData": { "currency": "EUR", "amount": 19.99, "direction": "CustomerToMerchant", "externalReference": "order-1" },
+        });
+        let made = ann.put(&session(id), &asked).await;
+        let shown = made.json();
+        assert_eq!((made.status, made.header("etag")), (200, "\"1\""));
+        for field in ["type", "customerId", "locale", "redirectData", "transactionData"] {
+            assert_eq!(shown[field], asked[field], "{field}");
+        }
+        assert_eq!((&shown["id"], &shown["merchantId"]), (&json!(id), &json!(ann.id.to_string())));
+        assert_eq!((&shown["state"], &shown["createdOn"]), (&json!("Active"), &shown["lastModifiedOn"]));
+        let again = ann.put(&session(id), &asked).await;
+        assert_eq!((again.status, again.json()), (200, shown.clone()), "the same content again");
+        assert_eq!(ann.get(&session(id)).await.json(), shown);
+
+        let cancelled = ann.cancel(id, &[]).await;
+        let body = cancelled.json();
+        assert_eq!((cancelled.status, cancelled.header("etag")), (200, "\"2\""));
+        assert_eq!(
+            body,
+            json!({
+                "id": id, "state": "Cancelled", "createdOn": shown["createdOn"],
+                "lastModifiedOn": body["lastModifiedOn"],
+            })
+        );
+        let read = ann.get(&session(id)).await;
+        assert_eq!((read.header("etag"), &read.json()["state"]), ("\"2\"", &json!("Cancelled")));
+        let after = ann.put(&session(id), &asked).await;
+        assert_eq!(
+            (after.status, &after.json()["state"]),
+            (200, &json!("Cancelled")),
+            "it does not come back to life"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_commits_the_event_and_the_means_to_deliver_it() {
+    let world = world().await;
+    world.ann.subscribed().await;
+    world.ben.subscribed().await;
+    let id = world.ann.opened().await;
+    assert_eq!(world.ann.cancel(id, &[]).await.status, 200);
+    let (payload, matched): (Vec<u8>, i32) =
+        sqlx::query_as("select payload, matched from events").fetch_one(&world.database.pool).await.unwrap();
+    assert_eq!((matched, world.count("queue").await), (1, 1), "ann's subscription and nobody else's");
+    let data: Value = serde_json::from_slice(&payload).unwrap();
+    assert_eq!(
+        (&data["id"], &data["state"], &data["type"]),
+        (&json!(id), &json!("Cancelled"), &json!("NewCustomer"))
+    );
+}
+
+#[tokio::test]
+async fn the_other_types_of_session_and_the_default_locale() {
+    let world = world().await;
+    let existing = json!({
+        "type": "ExistingTransactionIntent", "transactionIntentId": Uuid::new_v4(), "redirectData": redirect_data(),
+    });
+    let shown = world.ann.put(&session(Uuid::new_v4()), &existing).await.json();
+    assert_eq!(
+        (&shown["transactionIntentId"], &shown["locale"]),
+        (&existing["transactionIntentId"], &json!("de-DE"))
+    );
+    let by_type = json!({
+        "type": "NewTransactionIntent", "redirectData": redirect_data(),
+        "transactionData": { "currency": "JPY", "amount": 10000, "type": "PassthroughWithdrawal" },
+    });
+    let shown = world.ann.put(&session(Uuid::new_v4()), &by_type).await.json();
+    assert_eq!(shown["transactionData"], by_type["transactionData"]);
+    assert!(shown.get("customerId").is_none());
+}
+
+#[tokio::test]
+async fn the_same_id_with_other_content_is_a_duplicate() {
+    let world = world().await;
+    let id = world.ann.opened().await;
+    let mut other = new_customer();
+    other["locale"] = json!("en");
+    assert_eq!(world.ann.put(&session(id), &other).await.failure(), failed(409, "DuplicateEntity"));
+}
+
+#[tokio::test]
+async fn another_partners_session_is_not_there_to_read_and_not_ones_own_to_touch() {
+    let world = world().await;
+    let id = world.ann.opened().await;
+    for mount in MOUNTS {
+        let ben = world.ben.at(mount);
+        assert_eq!(ben.get(&session(id)).await.failure(), failed(404, "RedirectSessionNotFound"));
+        assert_eq!(ben.put(&session(id), &new_customer()).await.failure(), failed(400, "InvalidTriggeredBy"));
+        assert_eq!(ben.cancel(id, &[]).await.failure(), failed(400, "InvalidTriggeredBy"));
+        let unknown = Uuid::new_v4();
+        assert_eq!(ben.get(&session(unknown)).await.failure(), failed(404, "RedirectSessionNotFound"));
+        assert_eq!(ben.cancel(unknown, &[]).await.failure(), failed(404, "RedirectSessionNotFound"));
+    }
+    assert_eq!(world.ann.get(&session(id)).await.json()["state"], "Active");
+}
+
+#[tokio::test]
+async fn a_customer_who_is_unknown_anothers_or_erased_is_not_found() {
+    let world = world().await;
+    let (anns, bens) = (world.customer(&world.ann).await, world.customer(&world.ben).await);
+    let with = |customer: &str| json!({ "type": "NewCustomer", "redirectData": redirect_data(), "customerId": customer });
+    for customer in [Uuid::new_v4().to_string(), bens.to_string()] {
+        let refused = world.ann.put(&session(Uuid::new_v4()), &with(&customer)).await;
+        assert_eq!(refused.failure(), failed(404, "CustomerNotFound"));
+    }
+    let id = Uuid::new_v4();
+    assert_eq!(world.ann.put(&session(id), &with(&anns.to_string())).await.status, 200);
+    world.erase(anns).await;
+    for mount in MOUNTS {
+        let ann = world.ann.at(mount);
+        assert_eq!(ann.get(&session(id)).await.failure(), failed(404, "CustomerNotFound"));
+        assert_eq!(ann.cancel(id, &[]).await.failure(), failed(404, "CustomerNotFound"));
+        assert_eq!(
+            ann.put(&session(id), &with(&anns.to_string())).await.failure(),
+            failed(404, "CustomerNotFound")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_session_expires_after_its_quarter_of_an_hour() {
+    let world = world().await;
+    let id = world.ann.opened().await;
+    world.database.advance(TimeDelta::minutes(14)).await;
+    assert_eq!(world.ann.get(&session(id)).await.json()["state"], "Active");
+    world.database.advance(TimeDelta::minutes(1)).await;
+    let expired = world.ann.get(&session(id)).await;
+    assert_eq!((expired.header("etag"), &expired.json()["state"]), ("\"2\"", &json!("Expired")));
+    let refused = world.ann.cancel(id, &[]).await;
+    assert_eq!(refused.failure(), failed(400, "InvalidRedirectSessionStateTransition"));
+    assert_eq!(world.count("events").await, 0);
+}
+
+#[tokio::test]
+async fn a_completed_session_cannot_be_cancelled() {
+    let world = world().await;
+    let id = world.ann.opened().await;
+    world.server.hub.complete_session(id).await.unwrap();
+    let refused = world.ann.cancel(id, &[]).await;
+    assert_eq!(refused.failure(), failed(400, "InvalidRedirectSessionStateTransition"));
+    assert!(refused.json()["message"].as_str().unwrap().contains("Completed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_cancels_at_once_one_wins_and_the_others_find_it_cancelled() {
+    let world = world().await;
+    let id = world.ann.opened().await;
+    let replies = join_all((0..8).map(|_| world.ann.cancel(id, &[]))).await;
+    let won = replies.iter().filter(|reply| reply.status == 200).count();
+    assert_eq!((won, world.count("events").await), (1, 1));
+    for lost in replies.iter().filter(|reply| reply.status != 200) {
+        assert_eq!(lost.failure(), failed(400, "InvalidRedirectSessionStateTransition"));
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_takes_no_body_or_any_object_and_nothing_else() {
+    let world = world().await;
+    let path = |id: Uuid| format!("{}/cancel", session(id));
+    let key = ("x-api-key", world.ann.key.as_str());
+    let json_type = ("content-type", "application/json");
+    for (headers, body) in [
+        (vec![key], None),
+        (vec![key, json_type], Some("")),
+        (vec![key, ("content-type", "text/plain")], Some("")),
+        (vec![key, json_type], Some("{}")),
+        (vec![key, json_type], Some(r#"{"reason":"none"}"#)),
+    ] {
+        let id = world.ann.opened().await;
+        let reply = world.ann.send_raw("POST", &path(id), &headers, body.map(str::to_owned)).await;
+        assert_eq!(reply.status, 200, "{body:?}");
+    }
+    let id = world.ann.opened().await;
+    for body in ["[]", "null", "{", "1"] {
+        let reply = world.ann.send_raw("POST", &path(id), &[key, json_type], Some(body.to_owned())).await;
+        assert_eq!(reply.wrong_fields(), ["body"], "{body}");
+    }
+    let bad_id = world.ann.send("POST", "/redirect-sessions/42/cancel", &[("x-request-id", "7")], None).await;
+    assert_eq!(bad_id.wrong_fields(), ["x-request-id", "redirectSessionId"]);
+    assert_eq!(world.ann.get("/redirect-sessions/42").await.wrong_fields(), ["redirectSessionId"]);
+}
+
+#[tokio::test]
+async fn every_wrong_field_of_a_session_is_named_with_its_path() {
+    let world = world().await;
+    let wrong = json!({
+        "type": "NewTransactionIntent", "customerId": "nobody", "locale": "german",
+        "transactionData": { "currency": "euro", "amount": 0, "direction": "CustomerToMerchant", "type": "PassthroughDeposit" },
+        "redirectData": { "successUrl": "/relative", "failureUrl": "https://shop.example/\n", "abortUrl": 1 },
+    });
+    assert_eq!(
+        world.ann.put("/redirect-sessions/42", &wrong).await.wrong_fields(),
+        [
+            "redirectSessionId",
+            "transactionData.currency",
+            "transactionData.amount",
+            "transactionData.direction",
+            "customerId",
+            "redirectData.successUrl",
+            "redirectData.failureUrl",
+            "redirectData.abortUrl",
+            "redirectData.qrCodeSuccessUrl",
+            "locale",
+        ]
+    );
+}
