@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use sqlx::PgPool;
@@ -13,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tower::ServiceExt as _;
 use url::Url;
 
 use crate::config::{Config, Mode};
@@ -235,12 +235,13 @@ fn dialects() -> Dialects {
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
 pub fn api_router(api: Api, metrics: Metrics) -> Router {
     let redirect = redirect::router(api.clone());
-    let own = surfaces::herald::router(api).into_service::<Body>();
-    let router = Router::new()
-        .route_service("/herald", own.clone())
-        .route_service("/herald/{*path}", own)
-        .nest(redirect::MOUNT, redirect.clone())
-        .fallback_service(redirect);
+    let own = surfaces::herald::router(api);
+    // No route with a wildcard: its parameter would join those of the routes inside.
+    let nobodys = redirect.clone();
+    let router = Router::new().nest(redirect::MOUNT, redirect).fallback(async move |request: Request| {
+        let surface = if is_own(request.uri().path()) { own } else { nobodys };
+        surface.oneshot(request).await
+    });
     observed(
         router,
         AccessLog { metrics, surface_of: |path| if is_own(path) { "herald" } else { "redirect" } },

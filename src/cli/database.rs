@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
 
 use crate::store;
 
@@ -25,8 +25,10 @@ impl DatabaseArgs {
             "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database"
                 .to_owned()
         })?;
-        let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await;
-        let pool = pool.map_err(|error| format!("the database cannot be used: {error}"))?;
+        // A pool would try for half a minute and then say only that the time is over.
+        let first = options.connect().await;
+        drop(first.map_err(|error| format!("the database cannot be used: {error}"))?);
+        let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options);
         let migrated = store::migrate(&pool).await;
         migrated.map_err(|error| format!("the schema cannot be brought up to date: {error}"))?;
         Ok(pool)

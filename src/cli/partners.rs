@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::database::DatabaseArgs;
+use crate::domain::partner_name::PartnerName;
 use crate::domain::time::wire_time_ms;
 use crate::hub::partners;
-use crate::operator::partner_name;
 
 #[derive(clap::Subcommand)]
 pub enum PartnersCommand {
@@ -16,8 +16,8 @@ pub enum PartnersCommand {
 #[derive(clap::Args)]
 pub struct CreateArgs {
     /// For people to read
-    #[arg(long)]
-    name: String,
+    #[arg(long, value_parser = PartnerName::parse)]
+    name: PartnerName,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -27,9 +27,9 @@ pub struct CreateArgs {
 
 pub async fn run(command: PartnersCommand) -> Result<(), String> {
     let PartnersCommand::Create(args) = command;
-    let name = partner_name(args.name).map_err(|complaint| format!("--name {complaint}"))?;
+    let name = args.name.as_str();
     let pool = args.database.open().await?;
-    let (id, created_at) = partners::create_partner(&pool, &name).await.map_err(|error| error.chain())?;
+    let (id, created_at) = partners::create_partner(&pool, name).await.map_err(|error| error.chain())?;
     if args.json {
         println!("{}", json!({ "id": id.0, "name": name, "createdAt": wire_time_ms(created_at) }));
     } else {

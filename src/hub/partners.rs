@@ -18,6 +18,7 @@ use crate::store::api_keys::{ApiKeyRow, NewApiKey};
 
 /// How long a key that was looked up is believed: a revocation is known everywhere after this.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// Characters of a partner's name at most.
 /// Keys remembered at most; the whole memory is dropped when it is full, which costs one look-up each.
 const REMEMBERED_MAX: usize = 10_000;
 

@@ -22,8 +22,6 @@ use crate::surfaces::kit::problem::{write_failures, write_trouble};
 use crate::surfaces::kit::routes::{self, Route};
 use crate::telemetry::{Health, Metrics};
 
-pub use wire::partner_name;
-
 /// What the handlers stand on. Cheap to clone.
 #[derive(Clone)]
 pub struct Operator {

@@ -5,9 +5,11 @@
     reason = "in a test program a panic is how a failure is told, in its helpers too"
 )]
 
+mod admin;
 mod cluster;
 mod delivery;
 mod embedded_postgres;
+mod first_partner;
 mod health;
 mod herald_api;
 mod house;

@@ -163,10 +163,19 @@ impl<'a> Shape<'a> for serde_json::Number {
     }
 }
 
+/// `7606.0` and `1e3` are whole numbers too: JSON and its schemas know only one kind.
 impl<'a> Shape<'a> for i64 {
     fn read(raw: &'a RawValue) -> Result<Self, String> {
-        serde_json::from_str(raw.get()).map_err(|_| "must be a whole number".to_owned())
+        let plain = serde_json::from_str(raw.get()).ok();
+        let whole = plain.or_else(|| serde_json::from_str(raw.get()).ok().and_then(whole));
+        whole.ok_or_else(|| "must be a whole number".to_owned())
     }
+}
+
+/// Only as far as a float counts in ones.
+fn whole(number: f64) -> Option<i64> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
 }
 
 impl<'a> Shape<'a> for bool {
@@ -272,6 +281,25 @@ mod tests {
             fields.required("a", fine::<serde_json::Number>);
         });
         assert_eq!(found[0].0, "a");
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        for (text, number) in [
+            ("7606", Some(7_606)),
+            ("7606.0", Some(7_606)),
+            ("-1.5e1", Some(-15)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            ("1e300", None),
+            ("0.5", None),
+            (r#""1""#, None),
+            ("true", None),
+            ("null", None),
+        ] {
+            let raw = RawValue::from_string(text.to_owned()).unwrap();
+            assert_eq!(i64::read(&raw).ok(), number, "{text}");
+        }
     }
 
     #[test]
