@@ -2,6 +2,7 @@
 //! come in as arguments.
 
 pub mod attempt;
+pub mod breaker;
 pub mod callback_url;
 pub mod caller;
 pub mod credentials;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod key_ring;
+pub mod outage;
 pub mod partner_key;
 pub mod partner_name;
 pub mod redirect_data;
@@ -23,6 +25,7 @@ pub mod secret;
 pub mod signature;
 pub mod subscription;
 pub mod surface;
+pub mod throttle;
 pub mod time;
 pub mod transaction;
 pub mod version;

@@ -1,0 +1,154 @@
+//! A circuit breaker: when a callback fails again and again, it is left alone for a while, and then asked once.
+//!
+//! Pure: time and outcomes come in.
+
+use std::time::{Duration, Instant};
+
+use super::attempt::Outcome;
+
+/// Failures in a row before it opens: fewer say little about a receiver.
+const FAILURES_MIN: u32 = 5;
+const OPEN_FOR_MIN: Duration = Duration::from_secs(5);
+const OPEN_FOR_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// Everything passes; so many failures in a row were seen.
+    Closed { failures: u32 },
+    /// Nothing passes until then.
+    Open { until: Instant, open_for: Duration },
+    /// One is out as a probe, and its outcome decides.
+    HalfOpen { open_for: Duration },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker(State);
+
+/// Whether a post may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    Granted,
+    /// Not before this long has passed.
+    Denied(Duration),
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self(State::Closed { failures: 0 })
+    }
+}
+
+impl Breaker {
+    /// Asks to start a post. A grant after an open spell is for one probe; until its outcome is known the others are denied.
+    pub fn ask(&mut self, now: Instant) -> Permission {
+        match self.0 {
+            State::Closed { .. } => Permission::Granted,
+            State::Open { until, open_for } if now >= until => {
+                self.0 = State::HalfOpen { open_for };
+                Permission::Granted
+            }
+            State::Open { until, .. } => Permission::Denied(until - now),
+            State::HalfOpen { open_for } => Permission::Denied(open_for),
+        }
+    }
+
+    /// Takes note of an outcome. One of a post that was under way when it opened changes nothing, unless it is a success.
+    pub fn note(&mut self, failed: bool, now: Instant) {
+        self.0 = match (&self.0, failed) {
+            (_, false) => State::Closed { failures: 0 },
+            (State::Closed { failures }, true) if failures + 1 < FAILURES_MIN => {
+                State::Closed { failures: failures + 1 }
+            }
+            (State::Closed { .. }, true) => State::Open { until: now + OPEN_FOR_MIN, open_for: OPEN_FOR_MIN },
+            (State::HalfOpen { open_for }, true) => {
+                let open_for = (*open_for * 2).min(OPEN_FOR_MAX);
+                State::Open { until: now + open_for, open_for }
+            }
+            (open @ State::Open { .. }, true) => open.clone(),
+        }
+    }
+
+    /// A granted post was not started after all: if it was the probe, another may go.
+    pub fn withdraw(&mut self, now: Instant) {
+        if let State::HalfOpen { open_for } = self.0 {
+            self.0 = State::Open { until: now, open_for };
+        }
+    }
+
+    /// Nothing worth remembering.
+    pub fn is_at_rest(&self) -> bool {
+        self.0 == State::Closed { failures: 0 }
+    }
+}
+
+/// Whether an outcome speaks against the receiver as such. A 4xx is about what was sent, not about who received it.
+pub fn speaks_against(outcome: Outcome, status: Option<u16>) -> bool {
+    match outcome {
+        Outcome::TimedOut | Outcome::Unreachable => true,
+        Outcome::Refused => status.is_some_and(|status| status == 429 || status >= 500),
+        Outcome::Delivered | Outcome::Blocked | Outcome::Cancelled | Outcome::Expired | Outcome::Crashed => {
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES_MIN {
+            assert_eq!(breaker.ask(now), Permission::Granted);
+            breaker.note(true, now);
+        }
+        breaker
+    }
+
+    #[test]
+    fn rule_20_it_opens_after_a_minimum_of_failures_in_a_row() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 1..FAILURES_MIN {
+            breaker.note(true, now);
+        }
+        breaker.note(false, now);
+        assert!(breaker.is_at_rest(), "a success starts the count anew");
+        assert_eq!(opened(now).ask(now), Permission::Denied(OPEN_FOR_MIN));
+    }
+
+    #[test]
+    fn rule_20_one_probe_at_a_time_and_the_spells_double_to_a_minute() {
+        let mut now = Instant::now();
+        let mut breaker = opened(now);
+        for seconds in [5, 10, 20, 40, 60, 60] {
+            assert_eq!(breaker.ask(now), Permission::Denied(Duration::from_secs(seconds)));
+            now += Duration::from_secs(seconds);
+            assert_eq!(breaker.ask(now), Permission::Granted, "the probe");
+            assert!(matches!(breaker.ask(now), Permission::Denied(_)), "and only one");
+            breaker.note(true, now);
+        }
+        now += OPEN_FOR_MAX;
+        assert_eq!(breaker.ask(now), Permission::Granted);
+        breaker.note(false, now);
+        assert!(breaker.is_at_rest());
+    }
+
+    #[test]
+    fn a_probe_that_was_not_sent_lets_another_go() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let later = now + OPEN_FOR_MIN;
+        assert_eq!(breaker.ask(later), Permission::Granted);
+        breaker.withdraw(later);
+        assert_eq!(breaker.ask(later), Permission::Granted);
+    }
+
+    #[test]
+    fn late_failures_do_not_lengthen_the_spell() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        breaker.note(true, now + Duration::from_secs(1));
+        assert_eq!(breaker.ask(now + OPEN_FOR_MIN), Permission::Granted);
+    }
+}

@@ -1,0 +1,58 @@
+//! A callback's rate limit: tokens that refill with time, and a place in time for what finds none.
+//!
+//! Pure: time comes in. Each process keeps its own; N nodes together send at most N times the rate.
+
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone)]
+pub struct Throttle {
+    per_s: u32,
+    tokens: f64,
+    refilled_at: Instant,
+    /// Where the next one that is put off goes.
+    next_place: Instant,
+}
+
+impl Throttle {
+    /// A full one: a second's worth may go at once.
+    pub fn new(per_s: u32, now: Instant) -> Self {
+        Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now }
+    }
+
+    pub fn per_s(&self) -> u32 {
+        self.per_s
+    }
+
+    /// Takes a token; or says after how long this one shall try again. Those that are put off are spread at the rate.
+    pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let rate = f64::from(self.per_s.max(1));
+        let elapsed = now.saturating_duration_since(self.refilled_at).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * rate).min(rate);
+        self.refilled_at = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        self.next_place = self.next_place.max(now) + Duration::from_secs_f64(1.0 / rate);
+        Err(self.next_place - now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_a_second_passes_and_the_rest_is_spread_at_the_rate() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(10, now);
+        let passed = (0..30).filter(|_| throttle.take(now).is_ok()).count();
+        assert_eq!(passed, 10);
+        let mut fresh = Throttle::new(10, now);
+        let put_off: Vec<_> = (0..30).filter_map(|_| fresh.take(now).err()).collect();
+        assert_eq!(put_off.first(), Some(&Duration::from_millis(100)));
+        assert_eq!(put_off.last().map(Duration::as_millis), Some(2_000));
+        // They come back when they were told to, and pass.
+        assert!((1..=20).all(|n| fresh.take(now + Duration::from_millis(n * 100)).is_ok()));
+    }
+}
