@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use herald::clock;
 use herald::config::RawConfig;
 use herald::domain::attempt::Outcome;
 use herald::domain::delivery::{DeliveryState, Lease};
@@ -11,7 +12,7 @@ use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, Subs
 use herald::store::queue::{self, Claimed, Ending, Finish, Record};
 use serde_json::json;
 use sqlx::PgConnection;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
@@ -271,6 +272,35 @@ async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
     assert_eq!(queue::finish(&mut connection, node, &batch).await.unwrap(), 1);
     let expected = vec![told("delivered", None, true), told("refused", Some("dead"), false)];
     assert_eq!(standing(&mut connection, &id).await, (None, expected));
+}
+
+#[tokio::test]
+async fn rule_19_the_last_end_counts_although_the_nodes_clocks_are_an_hour_apart() {
+    let database = cluster::database().await;
+    let id = a_waiting_delivery(&database).await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    let hour_s = 3_600;
+    for (ahead_s, ending, outcome) in [
+        (hour_s, DEAD, Outcome::Refused),
+        (0, DEAD, Outcome::TimedOut),
+        (-hour_s, DELIVERED, Outcome::Delivered),
+    ] {
+        let node = NodeId::new();
+        let lease = lease(claim(&database, node, 1).await.pop().unwrap());
+        let mut end = finish(&lease, ending, outcome);
+        let its_time_s = u64::try_from(clock::now().timestamp() + ahead_s).unwrap();
+        let its_id = Uuid::new_v7(Timestamp::from_unix(NoContext, its_time_s, 0));
+        end.record.as_mut().unwrap().attempt = AttemptId(its_id);
+        assert_eq!(queue::finish(&mut connection, node, &[end]).await.unwrap(), 1);
+        if ending == DEAD {
+            let (partner, event, subscription) = (lease.partner, lease.event.id, lease.subscription);
+            queue::insert_again(&mut connection, partner, lease.delivery, event, subscription).await.unwrap();
+        }
+    }
+    let app = App::start(&database, settings()).await;
+    let delivery = app.delivery(&id).await;
+    assert_eq!(delivery["state"], "delivered");
+    assert_eq!(of_attempts(&delivery, "outcome"), ["unreachable", "refused", "timedOut", "delivered"]);
 }
 
 #[tokio::test]

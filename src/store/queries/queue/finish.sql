@@ -1,11 +1,14 @@
 -- Records what came of a batch of leases. Each is finished only if this node still holds it under the epoch it was leased with: a late
 -- finisher changes nothing, and its attempt goes into the history marked late and never as final.
+-- Attempts are ordered by their ids. Each gets the millisecond at which it began by database time, so that nodes whose clocks differ agree
+-- on which came last.
 --   verdict 'final'    the delivery ends in final_state
 --   verdict 'retry'    due again after delay_ms, and the attempt counts
 --   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is. Counts if there was an attempt
 --   verdict 'release'  due again after delay_ms, and nothing counts
 with done as materialized (
-    select * from unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
+    select *, herald_now() - make_interval(secs => started_ago_ms / 1000.0) as started_at
+    from unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
                          $11::text[], $12::text[], $13::int[], $14::bigint[], $15::int[], $16::bytea[], $17::text[])
         as d (partner_id, delivery_id, epoch, verdict, delay_ms, final_state, attempt_id, event_id, subscription_id,
               event_type, outcome, status, started_ago_ms, latency_ms, response, detail)
@@ -38,9 +41,12 @@ guarded as (select * from ended union all select * from kept),
 recorded as (
     insert into attempts (partner_id, delivery_id, id, event_id, subscription_id, event_type, outcome, final_state, late, status,
                           started_at, latency_ms, response, detail)
-    select d.partner_id, d.delivery_id, d.attempt_id, d.event_id, d.subscription_id, d.event_type, d.outcome,
+    select d.partner_id, d.delivery_id,
+           encode(overlay(uuid_send(d.attempt_id) placing substring(uuid_send(herald_uuid7_floor(d.started_at)) from 1 for 6)
+                          from 1 for 6), 'hex')::uuid,
+           d.event_id, d.subscription_id, d.event_type, d.outcome,
            case when g.delivery_id is not null then d.final_state end, g.delivery_id is null, d.status,
-           herald_now() - make_interval(secs => d.started_ago_ms / 1000.0), d.latency_ms, d.response, d.detail
+           d.started_at, d.latency_ms, d.response, d.detail
     from done d left join guarded g
         on g.partner_id = d.partner_id and g.delivery_id = d.delivery_id and g.epoch = d.epoch
     where d.outcome is not null and (g.delivery_id is not null or d.outcome not in ('cancelled', 'expired', 'crashed'))
