@@ -114,6 +114,7 @@ impl App {
                 lease,
                 timeout,
                 retry: retry.clone(),
+                disable_after: Duration::from_secs(config.disable_after_days * 86_400),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
             },

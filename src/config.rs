@@ -81,6 +81,8 @@ pub struct Config {
     pub lease_ms: u64,
     /// One delay per retry, before jitter.
     pub retry_delays_s: Vec<u64>,
+    /// Of nothing but failures.
+    pub disable_after_days: u64,
     pub in_flight_max: usize,
     /// At most `in_flight_max`.
     pub callback_in_flight_max: usize,
@@ -164,6 +166,11 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
         ),
         lease_ms: r.number("HERALD_LEASE_MS", raw.lease_ms.as_deref(), (200, 30_000, 3_600_000)),
         retry_delays_s: retry_delays_s(raw, r),
+        disable_after_days: r.number(
+            "HERALD_DISABLE_AFTER_DAYS",
+            raw.disable_after_days.as_deref(),
+            (1, 5, 3_650),
+        ),
         in_flight_max: r.number("HERALD_IN_FLIGHT_MAX", raw.in_flight_max.as_deref(), (1, 512, 65_536)),
         callback_in_flight_max: r.number(
             "HERALD_CALLBACK_IN_FLIGHT_MAX",

@@ -94,6 +94,10 @@ pub struct RawConfig {
     #[arg(long, value_name = "SECONDS", env = "HERALD_RETRY_DELAYS_S", hide_env_values = true)]
     pub retry_delays_s: Option<String>,
 
+    /// Disable a subscription whose deliveries have all failed for this long [default: 5]
+    #[arg(long, value_name = "DAYS", env = "HERALD_DISABLE_AFTER_DAYS", hide_env_values = true)]
+    pub disable_after_days: Option<String>,
+
     /// Deliveries in flight at once [default: 512]
     #[arg(long, value_name = "COUNT", env = "HERALD_IN_FLIGHT_MAX", hide_env_values = true)]
     pub in_flight_max: Option<String>,

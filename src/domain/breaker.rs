@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::attempt::Outcome;
 
 /// Failures in a row before it opens: fewer say little about a receiver.
-const FAILURES_MIN: u32 = 5;
+const FAILURES_MIN: u32 = 10;
 const OPEN_FOR_MIN: Duration = Duration::from_secs(5);
 const OPEN_FOR_MAX: Duration = Duration::from_secs(60);
 

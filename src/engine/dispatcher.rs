@@ -1,19 +1,22 @@
 //! Decides when which lease is sent, and what its outcome means.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::lanes::Lanes;
+use super::lanes::{Kind, Lanes};
 use super::outbound::Outbound;
 use super::post::{Posted, post};
-use super::recorder::Finished;
+use super::recorder::{Finished, Turn};
 use super::targets::{Target, Targets};
+use super::traffic::{Shown, Traffic};
 use super::{Dialects, Held, Settings, stopped};
 use crate::clock;
 use crate::domain::attempt::Outcome;
+use crate::domain::breaker;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{AttemptId, CallbackId, SubscriptionId};
 use crate::domain::retry::{self, Verdict};
@@ -33,19 +36,25 @@ const DEFERRED_FOR: Duration = Duration::from_secs(2);
 const CRASHES_MAX: i16 = 5;
 /// The most that a receiver can ask us to wait.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A delivery whose last try fell into an outage of ours has another one after this.
+const EXCUSED_FOR: Duration = Duration::from_secs(60);
 const DETAIL_CHARS_MAX: usize = 1_000;
+
+/// Where a post stands in the lanes.
+type Place = (CallbackId, Kind);
 
 pub struct Dispatcher {
     targets: Targets,
     outbound: Outbound,
     dialects: Arc<Dialects>,
     lanes: Lanes,
+    traffic: Traffic,
     /// No post takes longer.
     timeout_max: Duration,
     metrics: Metrics,
     results: mpsc::UnboundedSender<Finished>,
-    landed: mpsc::UnboundedSender<CallbackId>,
-    landings: mpsc::UnboundedReceiver<CallbackId>,
+    landed: mpsc::UnboundedSender<Landed>,
+    landings: mpsc::UnboundedReceiver<Landed>,
     /// Posts under way. They end with the dispatcher, however it ends.
     posts: JoinSet<()>,
 }
@@ -63,7 +72,20 @@ impl Dispatcher {
         let (landed, landings) = mpsc::unbounded_channel();
         let posts = JoinSet::new();
         let timeout_max = settings.timeout;
-        Self { targets, outbound, dialects, lanes, timeout_max, metrics, results, landed, landings, posts }
+        let traffic = Traffic::default();
+        Self {
+            targets,
+            outbound,
+            dialects,
+            lanes,
+            traffic,
+            timeout_max,
+            metrics,
+            results,
+            landed,
+            landings,
+            posts,
+        }
     }
 
     pub(super) async fn run(
@@ -90,7 +112,7 @@ impl Dispatcher {
                     if n == 0 { continue }
                 }
             }
-            landings.drain(..).for_each(|callback| self.lanes.landed(callback));
+            landings.drain(..).for_each(|landed| self.land(landed));
             while self.posts.try_join_next().is_some() {}
             let arrivals = fresh.drain(..).map(Held::from).chain(again.drain(..)).collect();
             self.admit(arrivals).await;
@@ -150,10 +172,10 @@ impl Dispatcher {
     /// Starts as many posts as there is room for.
     async fn start(&mut self) {
         let mut stale = Vec::new();
-        while let Some((callback, held)) = self.lanes.take() {
+        while let Some((callback, kind, held)) = self.lanes.take() {
             match self.targets.fresh(held.lease.subscription) {
-                Some(target) => self.send(callback, held, target),
-                None => stale.push((callback, held)),
+                Some(target) => self.send((callback, kind), held, target),
+                None => stale.push(((callback, kind), held)),
             }
         }
         if stale.is_empty() {
@@ -161,11 +183,11 @@ impl Dispatcher {
         }
         let mut subscriptions = stale.iter().map(|(_, held)| held.lease.subscription).collect();
         self.read(&mut subscriptions).await;
-        for (callback, held) in stale {
+        for (place, held) in stale {
             match self.targets.fresh(held.lease.subscription) {
-                Some(target) => self.send(callback, held, target),
+                Some(target) => self.send(place, held, target),
                 None => {
-                    self.lanes.landed(callback);
+                    self.lanes.landed(place.0, place.1);
                     self.without_target(held, &subscriptions);
                 }
             }
@@ -195,7 +217,7 @@ impl Dispatcher {
     }
 
     /// The last look before a post: whether it may, need and can be sent now.
-    fn send(&mut self, callback: CallbackId, held: Held, target: Arc<Target>) {
+    fn send(&mut self, place: Place, held: Held, target: Arc<Target>) {
         let lease = &held.lease;
         let unsent = match target.state {
             SubscriptionState::Deleted => Some(None),
@@ -207,12 +229,19 @@ impl Dispatcher {
             _ if lease.until.saturating_duration_since(Instant::now()) < target.timeout => {
                 Some(Some(Ending::Release { delay_ms: 0 }))
             }
-            _ => None,
+            _ if lease.probe => None,
+            _ => match self.traffic.ask(place.0, target.rate_per_s, Instant::now()) {
+                Ok(()) => None,
+                Err(wait) => {
+                    let delay_ms = millis(wait.mul_f64(1.0 + 0.1 * chance()));
+                    Some(Some(Ending::Release { delay_ms }))
+                }
+            },
         };
         match unsent {
-            None => self.launch(callback, held, target),
+            None => self.launch(place, held, target),
             Some(ending) => {
-                self.lanes.landed(callback);
+                self.lanes.landed(place.0, place.1);
                 match ending {
                     None => self.cancel(held),
                     Some(ending @ Ending::Final(_)) => self.end(held, ending, Outcome::Crashed),
@@ -222,26 +251,39 @@ impl Dispatcher {
         }
     }
 
-    fn launch(&mut self, callback: CallbackId, held: Held, target: Arc<Target>) {
+    fn launch(&mut self, place: Place, held: Held, target: Arc<Target>) {
         let Some(dialect) = self.dialects.get(&target.surface).cloned() else {
             tracing::error!(surface = target.surface.as_str(), "no dialect is installed for this surface");
-            let _landed = self.landed.send(callback);
+            self.traffic.withdraw(place.0, Instant::now());
+            self.lanes.landed(place.0, place.1);
             return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
         };
-        let (outbound, results, landed) =
-            (self.outbound.clone(), self.results.clone(), Landing { callback, to: self.landed.clone() });
-        let metrics = self.metrics.clone();
+        let (outbound, results, metrics) =
+            (self.outbound.clone(), self.results.clone(), self.metrics.clone());
+        let mut landing = Landing { place, shown: None, to: self.landed.clone() };
+        let cut_off = self.traffic.cut_off();
         self.posts.spawn(async move {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
             metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
-            let _stopped = results.send(judge(held, &target, posted, started));
-            drop((landed, in_flight));
+            landing.shown = shown(&target, &posted);
+            let excused = posted.reached == Some(false) && cut_off.load(Ordering::Relaxed);
+            let _stopped = results.send(judge(held, &target, posted, started, excused));
+            drop((landing, in_flight));
         });
     }
 
+    fn land(&mut self, landed: Landed) {
+        let (callback, kind) = landed.place;
+        match &landed.shown {
+            Some(shown) => self.traffic.note(callback, shown, Instant::now()),
+            None => self.traffic.withdraw(callback, Instant::now()),
+        }
+        self.lanes.landed(callback, kind);
+    }
+
     fn finish(&self, held: Held, ending: Ending) {
-        let _stopped = self.results.send(Finished { held, ending, record: None, disable: None });
+        let _stopped = self.results.send(Finished { held, ending, record: None, disable: None, turn: None });
     }
 
     fn cancel(&self, held: Held) {
@@ -265,11 +307,18 @@ pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
         response: None,
         detail: None,
     };
-    Finished { held, ending, record: Some((record, Instant::now())), disable: None }
+    Finished { held, ending, record: Some((record, Instant::now())), disable: None, turn: None }
 }
 
-/// What a post means for its delivery.
-fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finished {
+/// What a post showed of its receiver; nothing, if it was stopped on our side.
+fn shown(target: &Target, posted: &Posted) -> Option<Shown> {
+    let (sending, reached) = (target.sending.as_ref().ok()?, posted.reached?);
+    let failed = breaker::speaks_against(posted.outcome, posted.status);
+    (posted.outcome != Outcome::Blocked).then(|| Shown { host: sending.url.origin().into(), reached, failed })
+}
+
+/// What a post means for its delivery. One that is excused is tried again as its failure asks, and costs nothing of its budget.
+fn judge(held: Held, target: &Target, posted: Posted, started: Instant, excused: bool) -> Finished {
     let lease = &held.lease;
     let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
     let asked =
@@ -278,9 +327,21 @@ fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finis
     let (ending, disable) = match verdict {
         Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
         _ if lease.probe => (Ending::Final(DeliveryState::Dead), None),
+        Verdict::Dead if excused => (Ending::Release { delay_ms: millis(EXCUSED_FOR) }, None),
         Verdict::Dead => (Ending::Final(DeliveryState::Dead), None),
+        Verdict::Retry(after) if excused => (Ending::Release { delay_ms: millis(after) }, None),
         Verdict::Retry(after) => (Ending::Retry { delay_ms: millis(after) }, None),
         Verdict::Disable => (Ending::Hold, Some("the callback answered 410 Gone".to_owned())),
+    };
+    let turn = turn(target, &posted, lease.probe || excused);
+    let (ending, disable) = match ending {
+        Ending::Retry { .. } | Ending::Final(DeliveryState::Dead)
+            if !lease.probe && has_failed_too_long(target) =>
+        {
+            let days = target.disable_after.as_secs() / 86_400;
+            (Ending::Hold, Some(format!("every delivery has failed for {days} days")))
+        }
+        _ => (ending, disable),
     };
     let record = Record {
         attempt: AttemptId::new(),
@@ -293,18 +354,40 @@ fn judge(held: Held, target: &Target, posted: Posted, started: Instant) -> Finis
             .detail
             .map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
     };
-    Finished { held, ending, record: Some((record, started)), disable }
+    Finished { held, ending, record: Some((record, started)), disable, turn }
+}
+
+/// Whether a subscription that was well has begun to fail, or one that failed is well again.
+fn turn(target: &Target, posted: &Posted, says_nothing: bool) -> Option<Turn> {
+    match (posted.outcome, target.failing_for) {
+        _ if says_nothing => None,
+        (Outcome::Delivered, Some(_)) => Some(Turn::Well),
+        (Outcome::Delivered, None) | (Outcome::Blocked, _) => None,
+        (_, None) => Some(Turn::Failing),
+        (_, Some(_)) => None,
+    }
+}
+
+fn has_failed_too_long(target: &Target) -> bool {
+    target.failing_for.is_some_and(|failing_for| failing_for >= target.disable_after)
 }
 
 /// Says that a post is over, also when it panicked.
 struct Landing {
-    callback: CallbackId,
-    to: mpsc::UnboundedSender<CallbackId>,
+    place: Place,
+    shown: Option<Shown>,
+    to: mpsc::UnboundedSender<Landed>,
+}
+
+/// A post that is over.
+struct Landed {
+    place: Place,
+    shown: Option<Shown>,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let _stopped = self.to.send(self.callback);
+        let _stopped = self.to.send(Landed { place: self.place, shown: self.shown.take() });
     }
 }
 

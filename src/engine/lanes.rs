@@ -1,5 +1,6 @@
 //! Fairness in memory: a lane for each callback, with few posts under way and few waiting, so that one that hangs occupies its own lane and
-//! nobody else's. Lanes take turns. Pure bookkeeping: it starts nothing and knows no time.
+//! nobody else's. Lanes take turns. First attempts and retries have rooms of their own, so that neither can fill the process. Pure
+//! bookkeeping: it starts nothing and knows no time.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -10,6 +11,20 @@ use crate::domain::id::CallbackId;
 /// How many leases may wait in one lane at most. Beyond that they go back to the queue to be due a little later.
 const PARKED_MAX: usize = 256;
 
+/// Which room a post takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    First,
+    Retry,
+}
+
+impl Kind {
+    fn of(held: &Held) -> Self {
+        if held.lease.attempts == 0 { Self::First } else { Self::Retry }
+    }
+}
+
+#[derive(Default)]
 struct Lane {
     in_flight: usize,
     parked: VecDeque<Held>,
@@ -17,39 +32,57 @@ struct Lane {
     in_line: bool,
 }
 
+/// How many posts of one kind are under way, and how many may be.
+struct Room {
+    in_flight: usize,
+    max: usize,
+}
+
+impl Room {
+    fn is_full(&self) -> bool {
+        self.in_flight >= self.max
+    }
+}
+
 pub struct Lanes {
     in_flight_max: usize,
     callback_in_flight_max: usize,
-    in_flight: usize,
+    first: Room,
+    retry: Room,
     lanes: HashMap<CallbackId, Lane>,
     line: VecDeque<CallbackId>,
 }
 
 impl Lanes {
+    /// First attempts may take three quarters of the whole, retries half.
     pub fn new(in_flight_max: usize, callback_in_flight_max: usize) -> Self {
+        let room = |max: usize| Room { in_flight: 0, max: max.max(1) };
         Self {
             in_flight_max,
             callback_in_flight_max,
-            in_flight: 0,
+            first: room(in_flight_max - in_flight_max / 4),
+            retry: room(in_flight_max / 2),
             lanes: HashMap::new(),
             line: VecDeque::new(),
         }
     }
 
-    #[cfg(test)]
     fn in_flight(&self) -> usize {
-        self.in_flight
+        self.first.in_flight + self.retry.in_flight
+    }
+
+    fn room(&mut self, kind: Kind) -> &mut Room {
+        match kind {
+            Kind::First => &mut self.first,
+            Kind::Retry => &mut self.retry,
+        }
     }
 
     /// Puts a lease in its callback's lane; gives it back when the lane is full. A lane may take as much as is still free of the room that the
     /// lease came with: lanes that do not move share the room with each other and always leave some for the next one.
     pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
-        let lane = self.lanes.entry(callback).or_insert_with(|| Lane {
-            in_flight: 0,
-            parked: VecDeque::new(),
-            in_line: false,
-        });
         let free = held.room.semaphore().available_permits();
+        let lane = self.lanes.entry(callback).or_default();
         if lane.parked.len() >= free.max(self.callback_in_flight_max).min(PARKED_MAX) {
             return Some(held);
         }
@@ -59,29 +92,45 @@ impl Lanes {
     }
 
     /// Takes the next lease to send, if there is room for one more post. It counts as under way until [`Lanes::landed`].
-    pub fn take(&mut self) -> Option<(CallbackId, Held)> {
-        if self.in_flight >= self.in_flight_max {
-            return None;
-        }
-        // A lane in line may have been shed of everything since.
-        while let Some(callback) = self.line.pop_front() {
+    ///
+    /// A lane sends in the order of arrival; only when the room of one kind is full do those of the other kind overtake.
+    pub fn take(&mut self) -> Option<(CallbackId, Kind, Held)> {
+        for _ in 0..self.line.len() {
+            if self.in_flight() >= self.in_flight_max {
+                return None;
+            }
+            let callback = self.line.pop_front()?;
+            let (first_is_full, retry_is_full) = (self.first.is_full(), self.retry.is_full());
             let Some(lane) = self.lanes.get_mut(&callback) else { continue };
-            lane.in_line = false;
-            let Some(held) = lane.parked.pop_front() else {
+            let fits = |held: &Held| match Kind::of(held) {
+                Kind::First => !first_is_full,
+                Kind::Retry => !retry_is_full,
+            };
+            // A lane in line may have been shed of everything since.
+            if lane.parked.is_empty() {
+                lane.in_line = false;
                 self.forget_if_idle(callback);
                 continue;
+            }
+            let Some(held) = lane.parked.iter().position(fits).and_then(|place| lane.parked.remove(place))
+            else {
+                self.line.push_back(callback);
+                continue;
             };
+            lane.in_line = false;
             lane.in_flight += 1;
-            self.in_flight += 1;
+            let kind = Kind::of(&held);
+            self.room(kind).in_flight += 1;
             self.line_up(callback);
-            return Some((callback, held));
+            return Some((callback, kind, held));
         }
         None
     }
 
     /// A lease that was taken is no longer under way.
-    pub fn landed(&mut self, callback: CallbackId) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    pub fn landed(&mut self, callback: CallbackId, kind: Kind) {
+        let room = self.room(kind);
+        room.in_flight = room.in_flight.saturating_sub(1);
         if let Some(lane) = self.lanes.get_mut(&callback) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
         }
@@ -182,11 +231,11 @@ mod tests {
             assert!(lanes.park(dead, held()).is_none());
         }
         assert!(lanes.park(healthy, held()).is_none());
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, _)| callback)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
         assert_eq!(taken.iter().filter(|callback| **callback == dead).count(), 2);
         assert_eq!(taken.iter().filter(|callback| **callback == healthy).count(), 1);
-        lanes.landed(dead);
-        assert_eq!(lanes.take().map(|(callback, _)| callback), Some(dead), "one landed, one starts");
+        lanes.landed(dead, Kind::First);
+        assert_eq!(lanes.take().map(|(callback, ..)| callback), Some(dead), "one landed, one starts");
         assert!(lanes.take().is_none());
         assert_eq!(lanes.in_flight(), 3);
     }
@@ -194,17 +243,17 @@ mod tests {
     #[test]
     fn lanes_take_turns_and_the_whole_is_bounded() {
         let (one, other) = (CallbackId::new(), CallbackId::new());
-        let mut lanes = Lanes::new(4, 4);
+        let mut lanes = Lanes::new(5, 4);
         for _ in 0..4 {
             lanes.park(one, held());
         }
         for _ in 0..4 {
             lanes.park(other, held());
         }
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, _)| callback)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
         assert_eq!(taken, [one, other, one, other]);
         assert_eq!(lanes.empty().len(), 4, "the rest waits");
-        lanes.landed(one);
+        lanes.landed(one, Kind::First);
         assert!(lanes.take().is_none(), "nothing waits any more");
     }
 
@@ -245,9 +294,9 @@ mod tests {
         }
         let ends = |held: &[Held]| held.iter().map(|held| held.lease.until).collect::<Vec<_>>();
         assert_eq!(ends(&lanes.shed(in_s(10))), [in_s(5), in_s(9)]);
-        assert_eq!(lanes.take().map(|(_, held)| held.lease.until), Some(in_s(30)), "the rest in its order");
+        assert_eq!(lanes.take().map(|(.., held)| held.lease.until), Some(in_s(30)), "the rest in its order");
         assert_eq!(ends(&lanes.shed(in_s(60))), [in_s(20)]);
-        lanes.landed(callback);
+        lanes.landed(callback, Kind::First);
         assert!(lanes.take().is_none() && lanes.lanes.is_empty());
     }
 
@@ -262,5 +311,47 @@ mod tests {
         }
         let taken = std::iter::from_fn(|| lanes.take()).count();
         assert_eq!(taken, 1, "no more than its own room");
+    }
+
+    #[test]
+    fn rule_20_first_attempts_and_retries_cannot_fill_each_others_room() {
+        let mut lanes = Lanes::new(8, 1);
+        let retry = || {
+            let mut held = held();
+            held.lease.attempts = 1;
+            held
+        };
+        for _ in 0..8 {
+            lanes.park(CallbackId::new(), retry());
+        }
+        assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 4, "retries take half");
+        for _ in 0..8 {
+            lanes.park(CallbackId::new(), held());
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
+        assert_eq!(taken, [Kind::First; 4], "and leave the rest");
+
+        let mut lanes = Lanes::new(8, 1);
+        for _ in 0..8 {
+            lanes.park(CallbackId::new(), held());
+        }
+        assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 6, "first attempts take three quarters");
+        lanes.park(CallbackId::new(), retry());
+        assert_eq!(lanes.take().map(|(_, kind, _)| kind), Some(Kind::Retry));
+    }
+
+    #[test]
+    fn both_kinds_of_a_lane_share_its_cap() {
+        let callback = CallbackId::new();
+        let mut lanes = Lanes::new(100, 2);
+        for attempts in [0, 1, 0, 1] {
+            let mut held = held();
+            held.lease.attempts = attempts;
+            lanes.park(callback, held);
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
+        assert_eq!(taken, [Kind::First, Kind::Retry]);
+        lanes.landed(callback, Kind::First);
+        assert!(lanes.take().is_some() && lanes.take().is_none());
     }
 }

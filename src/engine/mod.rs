@@ -20,6 +20,7 @@ pub mod outbound;
 mod post;
 pub mod recorder;
 mod targets;
+mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct Settings {
     /// Of one attempt, when its subscription does not say otherwise.
     pub timeout: Duration,
     pub retry: RetryPolicy,
+    /// A subscription that has failed for so long without a success is disabled.
+    pub disable_after: Duration,
     pub in_flight_max: usize,
     pub callback_in_flight_max: usize,
 }

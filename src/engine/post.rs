@@ -23,6 +23,8 @@ pub struct Posted {
     pub retry_after: Option<String>,
     /// For the operator.
     pub detail: Option<String>,
+    /// Whether a connection was had; `None` when nothing was tried.
+    pub reached: Option<bool>,
 }
 
 pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Target, lease: &Lease) -> Posted {
@@ -88,6 +90,7 @@ fn unsent(reason: String) -> Posted {
         response: None,
         retry_after: None,
         detail: Some(reason),
+        reached: None,
     }
 }
 
@@ -100,6 +103,7 @@ fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
         response: None,
         retry_after: None,
         detail: None,
+        reached: Some(reply.reached),
     };
     match reply.result {
         ReplyKind::Answered { status, retry_after, body, .. } => Posted {

@@ -1,5 +1,6 @@
 //! Writes what came of leases, in batches, on a connection of its own. A batch is whatever gathered while the last one was being written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +28,14 @@ pub struct Finished {
     pub record: Option<(Record, Instant)>,
     /// Why the subscription is to be disabled, when the callback said that it is gone.
     pub disable: Option<String>,
+    /// Whether this turned its subscription from well to failing, or back.
+    pub turn: Option<Turn>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Failing,
+    Well,
 }
 
 pub struct Recorder {
@@ -132,6 +141,7 @@ async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Resul
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
     let gone: Vec<(&Finished, &str)> =
         batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
+    note_turns(db, batch).await?;
     if gone.is_empty() {
         queue::finish(db, node, &rows).await?;
         return Ok(());
@@ -144,6 +154,27 @@ async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Resul
     }
     queue::finish(&mut transaction, node, &rows).await?;
     transaction.commit().await
+}
+
+/// Rare: a subscription turns once, however much is sent to it.
+async fn note_turns(db: &mut PgConnection, batch: &[Finished]) -> Result<(), sqlx::Error> {
+    let turned = |turn| {
+        let of_turn = batch.iter().filter(|finished| finished.turn == Some(turn));
+        // In order and once each, so that two nodes lock them in the same order.
+        of_turn
+            .map(|finished| finished.held.lease.subscription)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+    };
+    let (failing, well) = (turned(Turn::Failing), turned(Turn::Well));
+    if !failing.is_empty() {
+        subscriptions::begin_failing(db, &failing).await?;
+    }
+    if !well.is_empty() {
+        subscriptions::end_failing(db, &well).await?;
+    }
+    Ok(())
 }
 
 fn finish(finished: &Finished) -> Finish<'_> {

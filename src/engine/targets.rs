@@ -34,6 +34,11 @@ pub struct Target {
     pub state: SubscriptionState,
     pub retry: RetryPolicy,
     pub timeout: Duration,
+    pub rate_per_s: Option<u32>,
+    /// For how long everything has failed; `None` when it is well.
+    pub failing_for: Option<Duration>,
+    /// Failing for so long is the end.
+    pub disable_after: Duration,
     /// What sending needs, or why it cannot be done; the reason is for the operator.
     pub sending: Result<Sending, String>,
 }
@@ -139,6 +144,9 @@ impl Targets {
             timeout: row
                 .timeout_ms
                 .map_or(self.settings.timeout, |timeout| ms(timeout.into()).min(self.settings.timeout)),
+            rate_per_s: row.rate_per_s.and_then(|rate| u32::try_from(rate).ok()),
+            failing_for: row.failing_for_s.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()),
+            disable_after: self.settings.disable_after,
             sending: self.sending(&row),
         })
     }

@@ -183,7 +183,7 @@ pub async fn touch(
     reason: Option<&str>,
 ) -> Result<(), Error> {
     let done = sqlx::query(
-        "update subscriptions set version = version + 1, state = $4, state_reason = $5, updated_at = herald_now()
+        "update subscriptions set version = version + 1, state = $4, state_reason = $5, failing_since = null, updated_at = herald_now()
          where partner_id = $1 and id = $2 and version = $3 and state <> 'deleted'",
     )
     .bind(partner.0)
@@ -271,6 +271,28 @@ pub async fn update_policy(
     .bind(&policy.retry_delays_ms)
     .bind(policy.timeout_ms)
     .bind(policy.rate_per_s)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Notes since when these subscriptions fail, unless that is known already.
+pub async fn begin_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update subscriptions set failing_since = herald_now() where id = any ($1) and failing_since is null",
+    )
+    .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Notes that these subscriptions are well again.
+pub async fn end_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update subscriptions set failing_since = null where id = any ($1) and failing_since is not null",
+    )
+    .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())

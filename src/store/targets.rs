@@ -21,6 +21,9 @@ pub struct TargetRow {
     pub previous_signing_key_until: Option<DateTime<Utc>>,
     pub retry_delays_ms: Option<Vec<i64>>,
     pub timeout_ms: Option<i32>,
+    pub rate_per_s: Option<i32>,
+    /// Seconds for which everything has failed.
+    pub failing_for_s: Option<f64>,
 }
 
 /// The present state of these subscriptions, deleted ones included. A previous signing key that is no longer valid is not shown.
@@ -28,7 +31,8 @@ pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<T
     let rows = sqlx::query_as(
         "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, c.url, c.credentials, c.signing_key,
                 case when c.previous_signing_key_until > herald_now() then c.previous_signing_key end as previous_signing_key,
-                c.previous_signing_key_until, s.retry_delays_ms, s.timeout_ms
+                c.previous_signing_key_until, s.retry_delays_ms, s.timeout_ms, s.rate_per_s,
+                extract(epoch from herald_now() - s.failing_since)::float8 as failing_for_s
          from subscriptions s join callbacks c on c.id = s.callback_id
          where s.id = any ($1)",
     )

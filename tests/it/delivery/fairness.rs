@@ -108,3 +108,46 @@ async fn rule_23_waiting_behind_a_slow_callback_counts_no_crash_and_sends_nothin
 fn distinct(calls: &[Call]) -> usize {
     calls.iter().map(|call| call.header("webhook-id")).collect::<std::collections::HashSet<_>>().len()
 }
+
+#[tokio::test]
+async fn rule_20_a_callback_that_fails_again_and_again_is_left_alone_then_asked_once_and_caught_up_with() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    receiver.always(Reply::Status(500));
+    for _ in 0..40 {
+        app.cancel_one().await;
+    }
+    // Ten failures open the breaker; no more than what was under way at that moment comes on top.
+    receiver.wait_for(10).await;
+    let idle = "select count(*) from queue where lease_owner is not null";
+    crate::delivery::nodes::wait_until_none_is(&database, idle).await;
+    assert!(receiver.calls().len() < 14, "{} calls", receiver.calls().len());
+    let untouched: i64 =
+        sqlx::query_scalar("select count(*) from queue where attempts = 0 and due_at > herald_now()")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+    assert!(untouched > 26, "what was put off has spent nothing of its budget");
+
+    receiver.always(Reply::Status(204));
+    let calls = receiver.wait_until("all to arrive", |calls| distinct(calls) == 40).await;
+    let (ten, probe) =
+        (calls[9].at, calls.iter().find(|call| call.at.duration_since(calls[9].at).as_secs() >= 4));
+    assert!(probe.is_some(), "it was left alone for a while after {ten:?}");
+}
+
+#[tokio::test]
+async fn a_rate_limit_spreads_what_is_beyond_it() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    assert_eq!(app.set_policy(subscription, json!({ "ratePerS": 2 })).await.0, 200);
+    for _ in 0..8 {
+        app.cancel_one().await;
+    }
+    let calls = receiver.wait_for(8).await;
+    // Two at once and two a second afterwards: the eighth is due after three seconds.
+    assert!(calls[7].at.duration_since(calls[0].at).as_millis() > 2_000);
+    assert_eq!(distinct(&calls), 8);
+}

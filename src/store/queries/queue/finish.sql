@@ -5,7 +5,7 @@
 --   verdict 'final'    the delivery ends in final_state
 --   verdict 'retry'    due again after delay_ms, and the attempt counts
 --   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is. Counts if there was an attempt
---   verdict 'release'  due again after delay_ms, and nothing counts
+--   verdict 'release'  due again after delay_ms, and nothing counts, not even an attempt that is recorded
 with done as materialized (
     select *, herald_now() - make_interval(secs => started_ago_ms / 1000.0) as started_at
     from unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
@@ -26,7 +26,7 @@ ended as (
 ),
 kept as (
     update queue q set
-        attempts = q.attempts + (d.outcome is not null)::int,
+        attempts = q.attempts + (d.outcome is not null and d.verdict <> 'release')::int,
         crashes = case when d.outcome is not null then 0 else q.crashes end,
         lease_owner = null,
         lease_epoch = q.lease_epoch + 1,
