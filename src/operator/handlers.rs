@@ -21,8 +21,8 @@ pub async fn create_partner(
     request: Request,
 ) -> Made<Partner> {
     let name = partner_request(&body::json(request, operator.settings.body_bytes_max).await?)?;
-    let (id, created_at) = operator.hub.create_partner(&name).await?;
-    Ok((StatusCode::CREATED, Json(Partner::new(id, name, created_at))))
+    let (id, created_at) = operator.hub.create_partner(name.as_str()).await?;
+    Ok((StatusCode::CREATED, Json(Partner::new(id, &name, created_at))))
 }
 
 pub async fn create_key(

@@ -6,30 +6,18 @@ use uuid::Uuid;
 
 use crate::domain::id::{CustomerId, PartnerId, parse_uuid};
 use crate::domain::partner_key::{Scope, Scopes};
+use crate::domain::partner_name::PartnerName;
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::time::{wire_time, wire_time_ms};
 use crate::domain::{Error, Violations};
 use crate::hub::partners::NewKey;
 use crate::surfaces::kit::fields::Fields;
 
-const NAME_CHARS_MAX: usize = 100;
-
 /// The name of a partner to be.
-pub fn partner_request(body: &[u8]) -> Result<String, Violations> {
+pub fn partner_request(body: &[u8]) -> Result<PartnerName, Violations> {
     let mut fields = Fields::parse(body, "body")?;
-    let name = fields.required("name", partner_name);
+    let name = fields.required("name", |text: String| PartnerName::parse(&text));
     name.filter(|_| fields.violations.is_empty()).ok_or(fields.violations)
-}
-
-/// Errors: what a partner's name must be.
-pub fn partner_name(name: String) -> Result<String, String> {
-    let fits =
-        (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.chars().any(|c| c.is_ascii_control());
-    if fits {
-        Ok(name)
-    } else {
-        Err(format!("must have 1 to {NAME_CHARS_MAX} characters, none of them a control character"))
-    }
 }
 
 #[derive(Serialize)]
@@ -41,8 +29,8 @@ pub struct Partner {
 }
 
 impl Partner {
-    pub fn new(id: PartnerId, name: String, created_at: DateTime<Utc>) -> Self {
-        Self { id: id.0, name, created_at: wire_time_ms(created_at) }
+    pub fn new(id: PartnerId, name: &PartnerName, created_at: DateTime<Utc>) -> Self {
+        Self { id: id.0, name: name.as_str().to_owned(), created_at: wire_time_ms(created_at) }
     }
 }
 
@@ -168,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_partners_name_is_for_people_to_read() {
-        assert_eq!(partner_request(br#"{"name":"Caf\u00e9"}"#).unwrap(), "Café");
+        assert_eq!(partner_request(br#"{"name":"Caf\u00e9"}"#).unwrap().as_str(), "Café");
         let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(101));
         for body in [r#"{}"#, r#"{"name":""}"#, r#"{"name":"a\nb"}"#, r#"{"name":null}"#, &long] {
             assert_eq!(field(partner_request(body.as_bytes())), "name", "{body}");

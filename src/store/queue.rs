@@ -224,6 +224,9 @@ pub async fn hasten(db: &mut PgConnection, partner: PartnerId, delivery: Deliver
 }
 
 /// Queues a finished delivery again under its own id, with a fresh budget; held if its subscription is. False when it is queued already.
+///
+/// Its epochs begin at the seconds since 2020, so that nobody who leased it in an earlier life still fits: a row's epoch rises
+/// more slowly than that.
 pub async fn insert_again(
     db: &mut PgConnection,
     partner: PartnerId,
@@ -232,8 +235,9 @@ pub async fn insert_again(
     subscription: SubscriptionId,
 ) -> Result<bool, Error> {
     let done = sqlx::query(
-        "insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at)
-         select $1, $2, $3, s.id, case when s.state = 'active' then herald_now() else 'infinity' end
+        "insert into queue (partner_id, delivery_id, event_id, subscription_id, lease_epoch, due_at)
+         select $1, $2, $3, s.id, extract(epoch from herald_now() - timestamptz '2020-01-01Z')::int,
+                case when s.state = 'active' then herald_now() else 'infinity' end
          from subscriptions s where s.id = $4 and s.state <> 'deleted'
          on conflict (partner_id, delivery_id) do nothing",
     )

@@ -6,7 +6,6 @@
 )]
 
 mod admin;
-mod agreement;
 mod cluster;
 mod delivery;
 mod embedded_postgres;

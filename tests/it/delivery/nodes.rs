@@ -274,6 +274,35 @@ async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
 }
 
 #[tokio::test]
+async fn rule_19_a_finisher_from_before_a_redelivery_is_late_as_well() {
+    let database = cluster::database().await;
+    let id = a_waiting_delivery(&database).await;
+    let (zombie, heir) = (NodeId::new(), NodeId::new());
+    let old = lease(claim(&database, zombie, 1).await.pop().unwrap());
+    database.advance(LEASE).await;
+    let new = lease(claim(&database, heir, 1).await.pop().unwrap());
+    let mut connection = database.pool.acquire().await.unwrap();
+    assert_eq!(
+        queue::finish(&mut connection, heir, &[finish(&new, DEAD, Outcome::Refused)]).await.unwrap(),
+        1
+    );
+    let (partner, event, subscription) = (new.partner, new.event.id, new.subscription);
+    assert!(queue::insert_again(&mut connection, partner, new.delivery, event, subscription).await.unwrap());
+    // The first node leases it again and again, up to as often as it had been leased before.
+    for _ in 0..=old.epoch {
+        let again = lease(claim(&database, zombie, 1).await.pop().unwrap());
+        let late = finish(&old, DELIVERED, Outcome::Delivered);
+        assert_eq!(queue::finish(&mut connection, zombie, &[late]).await.unwrap(), 0);
+        let mut release = finish(&again, Ending::Release { delay_ms: 0 }, Outcome::Refused);
+        release.record = None;
+        assert_eq!(queue::finish(&mut connection, zombie, &[release]).await.unwrap(), 1);
+    }
+    let (queued, history) = standing(&mut connection, &id).await;
+    assert!(queued.is_some());
+    assert!(history[1..].iter().all(|end| *end == told("delivered", None, true)), "{history:?}");
+}
+
+#[tokio::test]
 async fn rule_23_a_delivery_that_ends_its_sender_five_times_is_dead() {
     for (crashes, state) in [(4, "delivered"), (5, "dead")] {
         let (database, receiver) = (cluster::database().await, Receiver::start().await);

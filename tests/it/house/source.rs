@@ -72,7 +72,7 @@ fn continues_a_name(chars: &[char], at: usize) -> bool {
     // The b of br"…" is no reason to take the r for the end of a name.
     let before = |back: usize| at.checked_sub(back).map_or(' ', |i| chars[i]);
     let in_name = |c: char| c.is_alphanumeric() || c == '_';
-    in_name(before(1)) && !(matches!(before(1), 'b' | 'c') && !in_name(before(2)))
+    in_name(before(1)) && (in_name(before(2)) || !matches!(before(1), 'b' | 'c'))
 }
 
 /// Code without the items that are compiled for tests only.

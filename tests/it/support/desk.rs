@@ -273,12 +273,7 @@ impl Desk {
         self.attempt(Outcome::Delivered, Some(204), Some(b""), ending).await;
     }
 
-    pub async fn finish(
-        &self,
-        lease: &Lease,
-        ending: Ending,
-        attempt: Option<(Outcome, Option<u16>, Option<&[u8]>)>,
-    ) {
+    pub async fn finish(&self, lease: &Lease, ending: Ending, attempt: Option<Made<'_>>) {
         let record = attempt.map(|(outcome, status, response)| Record {
             attempt: AttemptId::new(),
             outcome,
@@ -293,6 +288,9 @@ impl Desk {
         assert_eq!(queue::finish(&mut connection, self.node, &batch).await.unwrap(), 1);
     }
 }
+
+/// An attempt's outcome, status and answer.
+type Made<'a> = (Outcome, Option<u16>, Option<&'a [u8]>);
 
 async fn serve(router: axum::Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

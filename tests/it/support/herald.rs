@@ -15,7 +15,6 @@ pub const DEV_KEY: &str = "development-key-for-tests";
 /// Dereferences to its development partner.
 pub struct Herald {
     child: Child,
-    pub operator: String,
     partner: Partner,
 }
 
@@ -48,7 +47,7 @@ impl Herald {
         // What it says later must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let partner = Partner::new(api.expect("the server says where its API is"), DEV_KEY);
-        Herald { child, operator: operator.unwrap(), partner }
+        Herald { child, partner }
     }
 
     pub fn pid(&self) -> u32 {
