@@ -306,3 +306,18 @@ fn what_the_rules_allow_passes() {
         assert!(complaints.is_empty(), "{complaints:?}");
     }
 }
+
+/// README.md's table of settings and the settings that there are.
+#[test]
+fn the_readme_names_every_setting_and_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let raw = std::fs::read_to_string(root.join("src/config/raw.rs")).unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let mut settings: Vec<&str> =
+        raw.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let mut named: Vec<&str> =
+        readme.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    settings.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(named, settings);
+}
