@@ -15,6 +15,7 @@ pub mod id;
 pub mod key_ring;
 pub mod partner_key;
 pub mod partner_name;
+pub mod publication;
 pub mod redirect_data;
 pub mod redirect_session;
 pub mod retry;

@@ -18,5 +18,6 @@ mod listen;
 mod openapi;
 mod operator;
 mod outbound;
+mod publish;
 mod redirect;
 mod support;
