@@ -19,5 +19,6 @@ mod openapi;
 mod operator;
 mod outbound;
 mod publish;
+mod publish_command;
 mod redirect;
 mod support;

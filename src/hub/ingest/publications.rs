@@ -41,6 +41,9 @@ impl Owned {
 /// An id that a producer chose, within its partner.
 type Key = (PartnerId, String);
 
+/// Of each event of a request with a chosen id: the event that it is if nothing stands for that id yet, and its content's hash.
+type Identities = Vec<Option<(EventId, [u8; 32])>>;
+
 /// What a chosen id stands for.
 #[derive(Clone, Copy)]
 struct Standing {
@@ -57,8 +60,8 @@ pub(super) struct Publications<'a> {
     claimed: HashMap<Key, EventId>,
     /// What the others stand for.
     standing: HashMap<Key, Standing>,
-    /// Of the events with a chosen id, in the order of the requests and their events: id and content.
-    identified: Vec<Vec<Option<(EventId, [u8; 32])>>>,
+    /// Of each request, in order.
+    identities: Vec<Identities>,
 }
 
 /// The events to store, and what each request comes to once they are.
@@ -96,7 +99,7 @@ impl<'a> Publications<'a> {
         requests: Vec<&'a PublishRequest>,
     ) -> Result<Self, Error> {
         let mut claims: HashMap<Key, Entry> = HashMap::new();
-        let mut identified = Vec::with_capacity(requests.len());
+        let mut identities = Vec::with_capacity(requests.len());
         for request in &requests {
             let identity = |owned: &Owned| {
                 let (partner, key) = owned.key()?;
@@ -105,10 +108,10 @@ impl<'a> Publications<'a> {
                 claims.entry((partner, key.clone())).or_insert_with(entry);
                 Some((event, content_hash))
             };
-            identified.push(request.events.iter().map(identity).collect::<Vec<_>>());
+            identities.push(request.events.iter().map(identity).collect::<Identities>());
         }
         let mut publications =
-            Self { requests, claimed: HashMap::new(), standing: HashMap::new(), identified };
+            Self { requests, claimed: HashMap::new(), standing: HashMap::new(), identities };
         if !claims.is_empty() {
             publications.claim(db, claims).await?;
         }
@@ -150,8 +153,8 @@ impl<'a> Publications<'a> {
         now: DateTime<Utc>,
     ) -> Result<Decided, Error> {
         let mut decided = Decided { events: Vec::new(), settled: Vec::with_capacity(self.requests.len()) };
-        for (request, identified) in self.requests.iter().zip(std::mem::take(&mut self.identified)) {
-            let settled = settle(&mut self.standing, request, &identified, now, &mut decided.events);
+        for (request, identities) in self.requests.iter().zip(std::mem::take(&mut self.identities)) {
+            let settled = settle(&mut self.standing, request, &identities, now, &mut decided.events);
             decided.settled.push(settled);
         }
         self.correct(db).await?;
@@ -188,14 +191,14 @@ impl<'a> Publications<'a> {
 fn settle(
     standing: &mut HashMap<Key, Standing>,
     request: &PublishRequest,
-    identified: &[Option<(EventId, [u8; 32])>],
+    identities: &[Option<(EventId, [u8; 32])>],
     now: DateTime<Utc>,
     events: &mut Vec<NewEvent>,
 ) -> Settled {
     let mut ours: HashMap<Key, Standing> = HashMap::new();
     let (mut accepted, mut fresh) = (Vec::with_capacity(request.events.len()), Vec::new());
     let (mut violations, mut complaints) = (Violations::default(), 0);
-    for (owned, identity) in request.events.iter().zip(identified) {
+    for (owned, identity) in request.events.iter().zip(identities) {
         let Some(((event, content_hash), key)) = identity.zip(owned.key()) else {
             let event = EventId::new();
             accepted.push((event, None));
