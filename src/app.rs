@@ -100,6 +100,7 @@ impl App {
             handoff,
             LeaseTerms { node, duration: lease },
             &health,
+            &metrics,
         );
         let outbound = Outbound::with(egress.clone(), limits(timeout), extras(&config)?)?;
         let engine = Engine::start(engine::Parts {

@@ -6,6 +6,7 @@ pub mod keys;
 pub mod listen;
 pub mod migrate;
 pub mod partners;
+pub mod publish;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Receive callbacks and print them, for developing and trying things out
     Listen(listen::ListenArgs),
+    /// Publish events from a file or standard input, one JSON object on each line
+    Publish(publish::PublishArgs),
     /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
     Health(health::HealthArgs),
 }
@@ -52,6 +55,7 @@ impl Cli {
             Some(Command::Partners(command)) => database::told(partners::run(command).await),
             Some(Command::Keys(command)) => database::told(keys::run(command).await),
             Some(Command::Listen(args)) => listen::run(args).await,
+            Some(Command::Publish(args)) => publish::run(args).await,
             Some(Command::Health(args)) => health::run(args).await,
         }
     }

@@ -95,6 +95,9 @@ pub enum Error {
     /// The same thing exists already.
     #[error("{0:?} exists already")]
     Duplicate(Noun),
+    /// Fields of the request contradict what they named before.
+    #[error("the request contradicts an earlier one: {}", summary(.0))]
+    Conflict(Violations),
     /// The state it is in does not lead where the caller wants it.
     #[error("{noun:?} is {from}, which does not lead to {to}")]
     Transition { noun: Noun, from: &'static str, to: &'static str },

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::id::{EventId, PartnerId};
+use super::publication::{Attributes, OrderingKey};
 
 /// An event about to be stored. `payload` is the event's data as it will be sent: bytes, never parsed again.
 #[derive(Debug, Clone)]
@@ -13,6 +14,9 @@ pub struct NewEvent {
     pub source: String,
     pub payload: Vec<u8>,
     pub occurred_at: DateTime<Utc>,
+    /// What filters may look at.
+    pub attributes: Attributes,
+    pub ordering_key: Option<OrderingKey>,
 }
 
 /// A stored event, as much of it as a delivery needs.

@@ -17,6 +17,7 @@ pub mod key_ring;
 pub mod outage;
 pub mod partner_key;
 pub mod partner_name;
+pub mod publication;
 pub mod redirect_data;
 pub mod redirect_session;
 pub mod retry;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::stopped;
 use crate::domain::Error;
-use crate::store::{idempotency, partitions, queue};
+use crate::store::{event_keys, idempotency, partitions, queue};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Sweeps between two looks at the partitions: about an hour.
@@ -37,5 +37,6 @@ async fn sweep(pool: &PgPool, partitions_too: bool) -> Result<(), Error> {
     while queue::resume_stranded(db, limit).await? == CHUNK {}
     while queue::cancel_deleted(db, None, limit).await? == CHUNK {}
     while idempotency::forget(db, limit).await? == CHUNK {}
+    while event_keys::forget(db, limit).await? == CHUNK {}
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod ingest;
 pub mod once;
 pub mod partners;
 pub mod probe;
+pub mod publish;
 pub mod sessions;
 pub mod subscriptions;
 
@@ -18,7 +19,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::domain::Error;
 use crate::domain::key_ring::KeyRing;
-use crate::telemetry::Health;
+use crate::telemetry::{Health, Metrics};
 
 pub use handoff::{Handed, Handoff};
 pub use once::{Answer, Once};
@@ -53,6 +54,7 @@ impl Hub {
         handoff: Handoff,
         lease: ingest::LeaseTerms,
         health: &Health,
+        metrics: &Metrics,
     ) -> Self {
         let ingest = ingest::Ingest::start(
             pool.clone(),
@@ -60,6 +62,7 @@ impl Hub {
             handoff.clone(),
             lease,
             health.worker("ingest"),
+            metrics.clone(),
         );
         Self {
             pool,

@@ -7,6 +7,7 @@ use crate::domain::attempt::{Attempt, Outcome};
 use crate::domain::caller::Caller;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
+use crate::domain::publication::Attributes;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun};
 use crate::store::{self, attempts, events, partitions};
@@ -66,6 +67,8 @@ impl Hub {
             source: SOURCE.to_owned(),
             payload: PAYLOAD.to_vec(),
             occurred_at: store::now(&mut connection).await?,
+            attributes: Attributes::default(),
+            ordering_key: None,
         };
         let delivery = DeliveryId(beside(event.id));
         match events::insert_probe(&mut connection, &event, delivery, subscription).await {

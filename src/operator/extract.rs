@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use uuid::Uuid;
 
 use super::Operator;
+use crate::domain::caller::Caller;
 use crate::domain::id::parse_uuid;
 use crate::domain::partner_key::Scope;
 use crate::domain::{Error, Violations};
@@ -20,6 +21,17 @@ impl FromRequestParts<Operator> for Authorized {
     async fn from_request_parts(parts: &mut Parts, operator: &Operator) -> Result<Self, Failure> {
         authorize(&operator.hub, parts, Scope::Operator).await?;
         Ok(Self)
+    }
+}
+
+/// A producer asks. Where it may publish for others, its key has the operator scope as well.
+pub struct Producer(pub Caller);
+
+impl FromRequestParts<Operator> for Producer {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, operator: &Operator) -> Result<Self, Failure> {
+        Ok(Self(authorize(&operator.hub, parts, Scope::Producer).await?))
     }
 }
 

@@ -1,6 +1,8 @@
-//! The operator's listener: partners, their keys and customers, the completion of sessions, and how the process is doing. It speaks the same
-//! dialect of errors as Herald's own API; what needs a key needs one with the operator scope.
+//! The operator's listener: partners, their keys and customers, the completion of sessions, publishing, and how the process is doing. It speaks the same
+//! dialect of errors as Herald's own API; what needs a key needs one with the operator
+//! scope, and publishing one with the producer scope.
 
+mod events;
 mod extract;
 mod handlers;
 pub mod health;
@@ -50,6 +52,7 @@ pub fn routes() -> Vec<Route<Operator>> {
             "/redirect-sessions/{redirectSessionId}/complete",
             post(handlers::complete_session),
         ),
+        Route::new("POST", "/events", post(events::publish)),
         Route::new("GET", "/livez", get(observe::livez)),
         Route::new("GET", "/readyz", get(observe::readyz)),
         Route::new("GET", "/metrics", get(observe::metrics)),

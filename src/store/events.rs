@@ -1,12 +1,16 @@
 //! Events, and the one insert that stores them with their deliveries.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Error;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use crate::domain::publication::{Attributes, OrderingKey};
 
 /// A delivery that came into being with its event.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +23,22 @@ pub struct Born {
     pub leased: bool,
 }
 
+/// What an insert brought about.
+#[derive(Debug, Default)]
+pub struct Inserted {
+    pub born: Vec<Born>,
+    /// How many subscriptions each event matched.
+    pub matched: HashMap<EventId, i32>,
+}
+
+/// A delivery, or an event that has none.
 #[derive(sqlx::FromRow)]
-struct BornRow {
+struct InsertedRow {
     partner_id: Uuid,
-    delivery_id: Uuid,
     event_id: Uuid,
-    subscription_id: Uuid,
+    matched: i32,
+    delivery_id: Option<Uuid>,
+    subscription_id: Option<Uuid>,
     leased: bool,
 }
 
@@ -42,29 +56,50 @@ pub async fn insert(
     db: &mut PgConnection,
     events: &[NewEvent],
     lease: BirthLease,
-) -> Result<Vec<Born>, sqlx::Error> {
-    let rows: Vec<BornRow> = sqlx::query_as(include_str!("queries/events/insert.sql"))
+) -> Result<Inserted, sqlx::Error> {
+    let rows: Vec<InsertedRow> = sqlx::query_as(include_str!("queries/events/insert.sql"))
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.source.as_str()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.payload.as_slice()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.occurred_at).collect::<Vec<_>>())
+        .bind(events.iter().map(|event| attributes_json(&event.attributes)).collect::<Vec<_>>())
+        .bind(
+            events
+                .iter()
+                .map(|event| event.ordering_key.as_ref().map(OrderingKey::as_str))
+                .collect::<Vec<_>>(),
+        )
         .bind(lease.owner.0)
         .bind(lease.lease_ms as f64)
         .bind(lease.rows_max)
         .fetch_all(db)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Born {
-            partner: PartnerId(row.partner_id),
-            delivery: DeliveryId(row.delivery_id),
-            event: EventId(row.event_id),
-            subscription: SubscriptionId(row.subscription_id),
-            leased: row.leased,
-        })
-        .collect())
+    let mut inserted = Inserted::default();
+    for row in rows {
+        let event = EventId(row.event_id);
+        inserted.matched.insert(event, row.matched);
+        if let (Some(delivery), Some(subscription)) = (row.delivery_id, row.subscription_id) {
+            inserted.born.push(Born {
+                partner: PartnerId(row.partner_id),
+                delivery: DeliveryId(delivery),
+                event,
+                subscription: SubscriptionId(subscription),
+                leased: row.leased,
+            });
+        }
+    }
+    Ok(inserted)
+}
+
+/// `None` where there are none, which is what most events have.
+fn attributes_json(attributes: &Attributes) -> Option<String> {
+    if attributes.is_empty() {
+        return None;
+    }
+    let members = attributes.iter().map(|(name, value)| (name.to_owned(), Value::from(value)));
+    Some(Value::Object(members.collect()).to_string())
 }
 
 /// Stores an event that is meant for one subscription alone, with its one delivery: a test ping, due at once and tried once.

@@ -6,6 +6,7 @@ pub mod attempts;
 pub mod callbacks;
 pub mod customers;
 pub mod deliveries;
+pub mod event_keys;
 pub mod events;
 pub mod idempotency;
 pub mod partitions;

@@ -1,7 +1,10 @@
 //! Partners.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::domain::Error;
 use crate::domain::id::PartnerId;
@@ -22,4 +25,13 @@ pub async fn exists(db: &mut PgConnection, id: PartnerId) -> Result<bool, Error>
         .fetch_one(db)
         .await?;
     Ok(found)
+}
+
+/// Which of these are partners.
+pub async fn known(db: &mut PgConnection, ids: &[PartnerId]) -> Result<HashSet<PartnerId>, Error> {
+    let found: Vec<Uuid> = sqlx::query_scalar("select id from partners where id = any ($1)")
+        .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    Ok(found.into_iter().map(PartnerId).collect())
 }

@@ -100,6 +100,25 @@ impl Default for Metrics {
     }
 }
 
+/// What made an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A session was cancelled.
+    Cancel,
+    /// A producer published it.
+    Publish,
+}
+
+impl Origin {
+    /// The listener or surface that took the request, as the other counters have it.
+    fn surface(self) -> &'static str {
+        match self {
+            Self::Cancel => Surface::Redirect.as_str(),
+            Self::Publish => "operator",
+        }
+    }
+}
+
 impl Metrics {
     /// An HTTP request was answered. Methods that HTTP does not define are counted as one.
     pub fn request_answered(&self, surface: &'static str, method: &str, status: u16, took: Duration) {
@@ -109,8 +128,8 @@ impl Metrics {
     }
 
     /// Events were committed.
-    pub fn events_accepted(&self, surface: Surface, count: u64) {
-        self.events.get_or_create(&SurfaceLabel { surface: surface.as_str() }).inc_by(count);
+    pub fn events_accepted(&self, origin: Origin, count: usize) {
+        self.events.get_or_create(&SurfaceLabel { surface: origin.surface() }).inc_by(count as u64);
     }
 
     /// An attempt begins; it is in flight until the returned value is dropped.
@@ -164,9 +183,11 @@ impl Metrics {
 
     /// Series that appear with their first event have no rate over it, so those that are known beforehand begin at nought.
     fn begin_at_zero(&self) {
+        for origin in [Origin::Cancel, Origin::Publish] {
+            self.events_accepted(origin, 0);
+        }
         for surface in Surface::ALL {
             let surface = surface.as_str();
-            drop(self.events.get_or_create(&SurfaceLabel { surface }));
             for outcome in Outcome::ALL {
                 drop(self.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }));
             }
@@ -235,7 +256,7 @@ mod tests {
         let ms = Duration::from_millis;
         metrics.request_answered("redirect", "GET", 204, ms(3));
         metrics.request_answered("redirect", "BREW", 418, ms(3));
-        metrics.events_accepted(Surface::Redirect, 3);
+        metrics.events_accepted(Origin::Cancel, 3);
         metrics.attempt_finished(Surface::Redirect, Outcome::TimedOut, ms(30));
         metrics.delivery_ended(DeliveryState::Dead);
         let under_way = metrics.attempt_started();
@@ -247,6 +268,7 @@ mod tests {
             r#"herald_http_requests_total{surface="redirect",method="other",status="4xx"} 1"#,
             r#"herald_http_request_duration_seconds_count{surface="redirect"} 2"#,
             r#"herald_events_accepted_total{surface="redirect"} 3"#,
+            r#"herald_events_accepted_total{surface="operator"} 0"#,
             r#"herald_attempts_total{surface="redirect",outcome="timed_out"} 1"#,
             r#"herald_attempts_total{surface="webhooks",outcome="delivered"} 0"#,
             r#"herald_attempt_duration_seconds_count{surface="redirect"} 1"#,

@@ -18,5 +18,7 @@ mod listen;
 mod openapi;
 mod operator;
 mod outbound;
+mod publish;
+mod publish_command;
 mod redirect;
 mod support;

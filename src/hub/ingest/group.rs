@@ -1,5 +1,5 @@
-//! One group's transaction: claim the request ids, lock the sessions, decide in memory, write everything at once. Begins the transaction and
-//! leaves the COMMIT to the writer.
+//! One group's transaction: everything that can make a request wait or fail is locked first, then all of it is decided in memory, then
+//! written at once. Begins the transaction and leaves the COMMIT to the writer.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,32 +7,34 @@ use std::time::Instant;
 
 use sqlx::PgConnection;
 use tokio::sync::OwnedSemaphorePermit;
-use uuid::Uuid;
 
-use super::super::once::{self, Answer};
-use super::super::sessions::expect_written;
+use super::super::once::Answer;
 use super::super::{Handed, Handoff};
+use super::cancels::Cancels;
+use super::publications::{Publications, Receipt};
 use super::{LeaseTerms, Request};
+use crate::domain::Error;
 use crate::domain::delivery::Lease;
 use crate::domain::event::{Event, NewEvent};
-use crate::domain::id::PartnerId;
 use crate::domain::key_ring::KeyRing;
-use crate::domain::redirect_session::{RedirectSession, SessionState};
-use crate::domain::{Error, Noun};
-use crate::store::events::{BirthLease, Born};
-use crate::store::idempotency::Entry;
-use crate::store::redirect_ids::{self, ClaimKind};
-use crate::store::redirect_sessions::Found;
-use crate::store::{self, events, idempotency, partitions, redirect_sessions};
+use crate::store::events::{BirthLease, Born, Inserted};
+use crate::store::{self, events, partitions};
 
 /// Room asked for before it is known how many subscriptions match; what is not needed is given back at once.
 pub(super) const ROOM_WANTED: usize = 2_000;
+/// Events, and bytes of their data, that one statement inserts; of the bytes a last event may be beyond.
+const STATEMENT_EVENTS_MAX: usize = 1_000;
+const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What a group wrote, still to be committed.
 pub(super) struct Written {
-    /// One for each request, in order.
-    pub answers: Vec<Answer>,
+    /// One for each cancel of the group, in order.
+    pub cancelled: Vec<Answer>,
+    /// One for each publishing request of the group, in order.
+    pub published: Vec<Result<Vec<Receipt>, Error>>,
     pub events: Vec<NewEvent>,
+    /// How many of the events were published; the others are cancelled sessions.
+    pub published_count: usize,
     pub born: Vec<Born>,
 }
 
@@ -44,128 +46,58 @@ pub(super) async fn write(
     group: &[Request],
 ) -> Result<Written, Error> {
     sqlx::query("begin").execute(&mut *db).await?;
-    let repeats = claim_ids(db, keys, group).await?;
-    let mut sessions = lock_sessions(db, group, &repeats).await?;
+    let cancels = Cancels::lock(db, keys, group.iter().filter_map(Request::cancel).collect()).await?;
+    let publications = Publications::lock(db, group.iter().filter_map(Request::publish).collect()).await?;
     let now = store::now(db).await?;
-    let mut answers = Vec::with_capacity(group.len());
-    let (mut ended, mut happened) = (Vec::new(), Vec::new());
-    for (place, request) in group.iter().enumerate() {
-        if let Some(answer) = repeats.get(&place) {
-            answers.push(answer.clone());
-            continue;
-        }
-        let result = decide(&mut sessions, request, now);
-        if let Ok(session) = &result {
-            happened.push((request.cancel.announce)(session));
-            ended.push(session.clone());
-        }
-        answers.push((request.render)(result));
-    }
-    let mut born = Vec::new();
-    if !ended.is_empty() {
-        expect_written(redirect_sessions::end(db, &ended).await?, ended.len())?;
-        born = insert_events(db, &happened, lease, room).await?;
-    }
-    keep_answers(db, keys, group, &repeats, &answers).await?;
-    Ok(Written { answers, events: happened, born })
+    let (cancelled, mut events) = cancels.write(db, keys, now).await?;
+    let decided = publications.decide(db, now).await?;
+    let published_count = decided.events.len();
+    events.extend(decided.events);
+    let inserted = insert_events(db, &events, lease, room).await?;
+    let published = decided.settled.into_iter().map(|settled| settled.receipts(&inserted.matched)).collect();
+    Ok(Written { cancelled, published, events, published_count, born: inserted.born })
 }
 
-/// Claims the request ids of a group; returns the answers of those that had been asked before, by their place in the group.
-async fn claim_ids(
-    db: &mut PgConnection,
-    keys: &KeyRing,
-    group: &[Request],
-) -> Result<HashMap<usize, Answer>, Error> {
-    let asked: Vec<(usize, &Request, &once::Once)> = group
-        .iter()
-        .enumerate()
-        .filter_map(|(place, request)| request.once.as_ref().map(|once| (place, request, once)))
-        .collect();
-    if asked.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let entry = |(_, request, once): &(usize, &Request, &once::Once)| {
-        Entry::claim(request.partner, once.request_id, once::fingerprint_hash(keys, once))
-    };
-    let claimed = idempotency::claim_many(db, &asked.iter().map(entry).collect::<Vec<_>>()).await?;
-    let mut repeats = HashMap::new();
-    for (place, request, once) in asked {
-        if claimed.contains(&(request.partner, once.request_id)) {
-            continue;
-        }
-        let answer = match once::first_answer(db, keys, request.partner, once).await {
-            Ok(answer) => answer,
-            Err(error @ Error::Invalid(_)) => (request.render)(Err(error)),
-            Err(error) => return Err(error),
-        };
-        repeats.insert(place, answer);
-    }
-    Ok(repeats)
-}
-
-/// What a cancel finds under its session's id.
-enum Standing {
-    Own(Found),
-    Another,
-}
-
-type Sessions = HashMap<(PartnerId, Uuid), Standing>;
-
-/// Locks the callers' sessions; for ids that are not theirs, finds out whether they are another's.
-async fn lock_sessions(
-    db: &mut PgConnection,
-    group: &[Request],
-    repeats: &HashMap<usize, Answer>,
-) -> Result<Sessions, Error> {
-    let wanted: HashSet<(PartnerId, Uuid)> = group
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| !repeats.contains_key(place))
-        .map(|(_, request)| (request.partner, request.cancel.session))
-        .collect();
-    let list: Vec<_> = wanted.iter().copied().collect();
-    let mut sessions: Sessions = redirect_sessions::lock(db, &list)
-        .await?
-        .into_iter()
-        .map(|found| ((found.session.partner, found.session.id), Standing::Own(found)))
-        .collect();
-    for key in wanted {
-        if !sessions.contains_key(&key)
-            && let Some(owner) = redirect_ids::owner(db, ClaimKind::Session, key.1).await?
-            && owner != key.0
-        {
-            sessions.insert(key, Standing::Another);
-        }
-    }
-    Ok(sessions)
-}
-
-/// Cancels a session in memory; the next request of the group sees it cancelled.
-fn decide(
-    sessions: &mut Sessions,
-    request: &Request,
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<RedirectSession, Error> {
-    let found = match sessions.get_mut(&(request.partner, request.cancel.session)) {
-        None => return Err(Error::NotFound(Noun::Session)),
-        Some(Standing::Another) => return Err(Error::NotYours(Noun::Session)),
-        Some(Standing::Own(found)) => found,
-    };
-    if found.customer_erased {
-        return Err(Error::NotFound(Noun::Customer));
-    }
-    let cancelled = found.session.clone().end(SessionState::Cancelled, &request.cancel.condition, now)?;
-    found.session = cancelled.clone();
-    Ok(cancelled)
-}
-
-/// Inserts the events; a day whose partition nobody has made yet is made here, and the insert tried again.
+/// Inserts the events, a statement's worth at a time; the first of them get the room.
 async fn insert_events(
     db: &mut PgConnection,
     happened: &[NewEvent],
     lease: LeaseTerms,
     room: usize,
-) -> Result<Vec<Born>, Error> {
+) -> Result<Inserted, Error> {
+    let (mut all, mut room) = (Inserted::default(), room);
+    for part in statements(happened) {
+        let inserted = insert_part(db, part, lease, room).await?;
+        room = room.saturating_sub(inserted.born.iter().filter(|born| born.leased).count());
+        all.born.extend(inserted.born);
+        all.matched.extend(inserted.matched);
+    }
+    Ok(all)
+}
+
+fn statements(events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]> {
+    let mut rest = events;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |event: &&NewEvent| {
+            let room_left = bytes < STATEMENT_BYTES_MAX;
+            bytes += event.payload.len();
+            room_left
+        };
+        let count = rest.iter().take(STATEMENT_EVENTS_MAX).take_while(fits).count();
+        let (part, after) = rest.split_at(count);
+        rest = after;
+        (count > 0).then_some(part)
+    })
+}
+
+/// A day whose partition nobody has made yet is made here, and the insert tried again.
+async fn insert_part(
+    db: &mut PgConnection,
+    happened: &[NewEvent],
+    lease: LeaseTerms,
+    room: usize,
+) -> Result<Inserted, Error> {
     let terms = BirthLease {
         owner: lease.node,
         lease_ms: i64::try_from(lease.duration.as_millis()).map_err(Error::internal)?,
@@ -182,35 +114,6 @@ async fn insert_events(
     }
 }
 
-/// Stores the answers that a repeat shall get again, and releases the ids of the others.
-async fn keep_answers(
-    db: &mut PgConnection,
-    keys: &KeyRing,
-    group: &[Request],
-    repeats: &HashMap<usize, Answer>,
-    answers: &[Answer],
-) -> Result<(), Error> {
-    let mut kept = Vec::new();
-    for (place, (request, answer)) in group.iter().zip(answers).enumerate() {
-        let Some(once) = &request.once else { continue };
-        if repeats.contains_key(&place) {
-            continue;
-        }
-        if once::is_kept(answer.status) {
-            let sealed = once::seal(keys, request.partner, once.request_id, answer);
-            let status = i16::try_from(answer.status).map_err(Error::internal)?;
-            let claim = Entry::claim(request.partner, once.request_id, Vec::new());
-            kept.push(Entry { status, answer: sealed, ..claim });
-        } else {
-            idempotency::release(db, request.partner, once.request_id).await?;
-        }
-    }
-    if !kept.is_empty() {
-        idempotency::answer_many(db, &kept).await?;
-    }
-    Ok(())
-}
-
 /// Gives the engine what was born leased, each with its share of the room.
 pub(super) fn hand_over(
     handoff: &Handoff,
@@ -218,8 +121,9 @@ pub(super) fn hand_over(
     room: Option<OwnedSemaphorePermit>,
     until: Instant,
 ) {
-    let events: HashMap<_, _> =
-        written.events.iter().map(|event| (event.id, Arc::new(stored(event)))).collect();
+    let leased: HashSet<_> = written.born.iter().filter(|born| born.leased).map(|born| born.event).collect();
+    let sent_from_here = written.events.iter().filter(|event| leased.contains(&event.id));
+    let events: HashMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
     let mut room = room;
     let mut left_to_others = false;
     for born in &written.born {

@@ -1,12 +1,14 @@
 //! Where events come into being: one writer that commits everything that waits, together.
 //!
-//! Dramatis personae. A *request* waits for its answer. The *writer* takes all requests that wait (up to [`GROUP_MAX`]) and commits them in
+//! Dramatis personae. A *request*, to cancel a session or to publish events, waits for its answer. The *writer* takes all requests that wait (up to [`GROUP_MAX`]) and commits them in
 //! one transaction; nobody waits for a timer, the group is whatever gathered while the last one was being committed. The writer owns the
 //! commit: a client that hangs up does not undo what others commit with it. A *group* that fails is tried again one request at a time, so
 //! that one bad request fails alone. What was born leased is handed to the engine, each caller is answered, in this order, and only after
 //! the commit.
 
+mod cancels;
 mod group;
+mod publications;
 
 use std::time::{Duration, Instant};
 
@@ -25,10 +27,13 @@ use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::version::IfMatch;
 use crate::store;
-use crate::telemetry::Heartbeat;
+use crate::telemetry::metrics::Origin;
+use crate::telemetry::{Heartbeat, Metrics};
 
 /// Requests committed together at most.
 const GROUP_MAX: usize = 500;
+/// Events committed together at most, unless a single request has more.
+const GROUP_EVENTS_MAX: usize = 2_000;
 /// Requests that may wait; beyond that callers wait to get in line.
 const LINE_MAX: usize = 4_096;
 /// How long a commit whose answer never came is looked up before its callers are told that we do not know.
@@ -53,13 +58,58 @@ pub struct Cancel {
 /// Renders a result into an answer; called again when a group has to be tried again.
 pub type Render = Box<dyn Fn(Result<RedirectSession, Error>) -> Answer + Send + Sync>;
 
-/// A cancel in line.
-pub(super) struct Request {
+pub(super) use publications::Owned;
+pub use publications::Receipt;
+
+/// A request in line.
+pub(super) enum Request {
+    Cancel(CancelRequest),
+    Publish(PublishRequest),
+}
+
+pub(super) struct CancelRequest {
     pub partner: PartnerId,
     pub once: Option<Once>,
     pub cancel: Cancel,
     pub render: Render,
     pub reply: oneshot::Sender<Result<Answer, Error>>,
+}
+
+/// Events that are stored together or not at all.
+pub(super) struct PublishRequest {
+    pub events: Vec<Owned>,
+    pub reply: oneshot::Sender<Result<Vec<Receipt>, Error>>,
+}
+
+impl Request {
+    fn cancel(&self) -> Option<&CancelRequest> {
+        match self {
+            Self::Cancel(request) => Some(request),
+            Self::Publish(_) => None,
+        }
+    }
+
+    fn publish(&self) -> Option<&PublishRequest> {
+        match self {
+            Self::Publish(request) => Some(request),
+            Self::Cancel(_) => None,
+        }
+    }
+
+    /// How much of a transaction it takes, in events.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Cancel(_) => 1,
+            Self::Publish(request) => request.events.len(),
+        }
+    }
+
+    fn fail(self, error: Error) {
+        match self {
+            Self::Cancel(request) => drop(request.reply.send(Err(error))),
+            Self::Publish(request) => drop(request.reply.send(Err(error))),
+        }
+    }
 }
 
 /// The line to the writer.
@@ -73,14 +123,27 @@ impl Ingest {
         handoff: Handoff,
         lease: LeaseTerms,
         heartbeat: Heartbeat,
+        metrics: Metrics,
     ) -> Self {
         let (sender, line) = mpsc::channel(LINE_MAX);
-        let writer = Writer { pool, keys, handoff, lease, connection: None };
+        let writer = Writer { pool, keys, handoff, lease, metrics, connection: None };
         tokio::spawn(async move {
             writer.run(line).await;
             drop(heartbeat);
         });
         Self(sender)
+    }
+
+    /// Gets in line with a request whose answer comes over the other end of `answer`.
+    /// Errors: `Unavailable` while the server stops, and whatever the request comes to.
+    pub(super) async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let stopping = || Error::unavailable("the server is stopping");
+        self.0.send(request).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
     }
 }
 
@@ -104,10 +167,9 @@ impl Hub {
             None => None,
         };
         let (reply, answer) = oneshot::channel();
-        let request = Request { partner: caller.partner, once, cancel, render: Box::new(render), reply };
-        let stopping = || Error::unavailable("the server is stopping");
-        self.ingest.0.send(request).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        let request =
+            CancelRequest { partner: caller.partner, once, cancel, render: Box::new(render), reply };
+        self.ingest.ask(Request::Cancel(request), answer).await
     }
 
     /// Answers a request whose command is wrong already, and remembers the answer.
@@ -130,6 +192,7 @@ struct Writer {
     keys: KeyRing,
     handoff: Handoff,
     lease: LeaseTerms,
+    metrics: Metrics,
     /// Kept between groups; dropped when anything goes wrong with it.
     connection: Option<PoolConnection<Postgres>>,
 }
@@ -138,19 +201,22 @@ impl Writer {
     async fn run(mut self, mut line: mpsc::Receiver<Request>) {
         let mut waiting = Vec::with_capacity(GROUP_MAX);
         while line.recv_many(&mut waiting, GROUP_MAX).await > 0 {
-            self.write(std::mem::take(&mut waiting)).await;
+            while !waiting.is_empty() {
+                let rest = waiting.split_off(group_size(&waiting));
+                self.write(std::mem::replace(&mut waiting, rest)).await;
+            }
         }
     }
 
     /// Commits a group; if it fails, each of its requests alone.
     async fn write(&mut self, group: Vec<Request>) {
         match self.commit(&group).await {
-            Ok(answers) => answer_each(group, answers),
+            Ok(written) => answer_each(group, written),
             Err(Failure::Undone(error)) if group.len() > 1 => {
                 tracing::warn!(error = %error.chain(), requests = group.len(), "a group commit failed; trying each request alone");
                 for request in group {
                     match self.commit(std::slice::from_ref(&request)).await {
-                        Ok(answers) => answer_each(vec![request], answers),
+                        Ok(written) => answer_each(vec![request], written),
                         Err(failure) => fail_each(vec![request], failure.into()),
                     }
                 }
@@ -159,7 +225,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, group: &[Request]) -> Result<Vec<Answer>, Failure> {
+    async fn commit(&mut self, group: &[Request]) -> Result<group::Written, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.pool.acquire().await.map_err(|error| Failure::Undone(error.into()))?,
@@ -188,7 +254,9 @@ impl Writer {
             }
         }
         group::hand_over(&self.handoff, &written, room, until);
-        Ok(written.answers)
+        self.metrics.events_accepted(Origin::Cancel, written.events.len() - written.published_count);
+        self.metrics.events_accepted(Origin::Publish, written.published_count);
+        Ok(written)
     }
 
     /// Rolls back, or drops a connection that cannot even do that.
@@ -235,9 +303,19 @@ impl From<Failure> for Error {
     }
 }
 
-fn answer_each(group: Vec<Request>, answers: Vec<Answer>) {
-    for (request, answer) in group.into_iter().zip(answers) {
-        let _hung_up = request.reply.send(Ok(answer));
+fn answer_each(group: Vec<Request>, written: group::Written) {
+    let (mut cancelled, mut published) = (written.cancelled.into_iter(), written.published.into_iter());
+    for request in group {
+        // Each kind has an answer for each of its requests, in their order.
+        let unanswered = || Error::internal("a request was committed and not answered");
+        match request {
+            Request::Cancel(request) => {
+                let _hung_up = request.reply.send(cancelled.next().ok_or_else(unanswered));
+            }
+            Request::Publish(request) => {
+                let _hung_up = request.reply.send(published.next().unwrap_or_else(|| Err(unanswered())));
+            }
+        }
     }
 }
 
@@ -245,7 +323,20 @@ fn fail_each(group: Vec<Request>, error: Error) {
     let passing = matches!(error, Error::Unavailable(_));
     let chain = error.chain();
     for request in group {
-        let error = if passing { Error::unavailable(chain.clone()) } else { Error::internal(chain.clone()) };
-        let _hung_up = request.reply.send(Err(error));
+        request.fail(if passing {
+            Error::unavailable(chain.clone())
+        } else {
+            Error::internal(chain.clone())
+        });
     }
+}
+
+/// How many of the waiting requests, at least one, fit into a group together.
+fn group_size(waiting: &[Request]) -> usize {
+    let mut events = 0;
+    let fits = |request: &&Request| {
+        events += request.weight();
+        events <= GROUP_EVENTS_MAX
+    };
+    waiting.iter().take_while(fits).count().max(1)
 }

@@ -32,9 +32,19 @@ pub async fn json(request: Request, bytes_max: usize) -> Result<Bytes, Trouble> 
     if says_json || body.is_empty() { Ok(body) } else { Err(Trouble::UnsupportedMediaType) }
 }
 
+/// Whether the request says that its body is a JSON text on each line.
+pub fn is_ndjson(headers: &HeaderMap) -> bool {
+    essence(headers) == "application/x-ndjson"
+}
+
 /// Whether the request says that its body is JSON: `application/json` or any `+json`, with whatever parameters.
 pub fn is_json(headers: &HeaderMap) -> bool {
-    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = essence.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(headers);
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// The media type without its parameters, in lower case.
+fn essence(headers: &HeaderMap) -> String {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

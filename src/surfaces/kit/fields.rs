@@ -13,6 +13,8 @@ use crate::domain::Violations;
 
 /// Arrays and objects within each other at most.
 const DEPTH_MAX: usize = 64;
+/// Members of one object that is read field by field; of what is kept raw there may be any number.
+const MEMBERS_MAX: usize = 1_000;
 
 /// An object's fields, still raw, and what is wrong with them so far.
 pub struct Fields<'a> {
@@ -41,6 +43,9 @@ impl<'a> Fields<'a> {
         }
         let members: Members<'a> = serde_json::from_str(raw.get())
             .map_err(|error| Violations::one(whole, format!("is not valid JSON: {error}")))?;
+        if members.0.len() > MEMBERS_MAX {
+            return Err(Violations::one(whole, format!("must have at most {MEMBERS_MAX} fields")));
+        }
         let mut fields = Self { prefix, values: Vec::new(), violations: Violations::default() };
         for (name, value) in members.0 {
             if depth(value.get()) > DEPTH_MAX {
@@ -60,6 +65,11 @@ impl<'a> Fields<'a> {
 
     pub fn refuse(&mut self, name: &str, message: impl Into<String>) {
         self.violations.add(format!("{}{name}", self.prefix), message);
+    }
+
+    /// The names of the fields, in their order.
+    pub fn names(&self) -> Vec<String> {
+        self.values.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The field's raw value; `null` counts as a value.

@@ -152,6 +152,14 @@ impl Problem {
                 "DuplicateEntity",
                 format!("There is a {} with this id already.", name(*noun)),
             ),
+            Error::Conflict(violations) => Self {
+                errors: field_errors(violations),
+                ..Self::new(
+                    StatusCode::CONFLICT,
+                    "DuplicateEntity",
+                    "An id of the request stands for something else already.",
+                )
+            },
             Error::Transition { noun, from, .. } => Self::transition(*noun, from),
             Error::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -174,7 +182,7 @@ impl Problem {
             Trouble::UnsupportedMediaType => Self::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "UnsupportedMediaType",
-                "The request body must be application/json.",
+                "The request body is not of a type that this takes.",
             ),
             Trouble::PayloadTooLarge { bytes_max } => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -190,10 +198,7 @@ impl Problem {
     }
 
     fn invalid(violations: &Violations) -> Self {
-        let errors: Vec<FieldError> = violations
-            .iter()
-            .map(|one| FieldError { field: one.field.clone(), message: one.message.clone() })
-            .collect();
+        let errors = field_errors(violations);
         let fields = if errors.len() == 1 { "field" } else { "fields" };
         let detail = format!("The request has {} {fields} that could not be validated.", errors.len());
         Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "Validation", detail) }
@@ -258,6 +263,13 @@ impl Problem {
     }
 }
 
+fn field_errors(violations: &Violations) -> Vec<FieldError> {
+    violations
+        .iter()
+        .map(|one| FieldError { field: one.field.clone(), message: one.message.clone() })
+        .collect()
+}
+
 fn name(noun: Noun) -> &'static str {
     match noun {
         Noun::Subscription => "subscription",
@@ -299,6 +311,7 @@ mod tests {
             (Error::NotYours(Noun::Subscription), (404, "SubscriptionNotFound")),
             (Error::VersionMismatch(Noun::Subscription), (409, "EntityVersionMismatch")),
             (Error::Duplicate(Noun::Customer), (409, "DuplicateEntity")),
+            (Error::Conflict(Violations::one("id", "is taken")), (409, "DuplicateEntity")),
             (transition(Noun::Delivery), (409, "DeliveryNotRedeliverable")),
             (transition(Noun::Key), (409, "SigningKeyFixed")),
             (transition(Noun::Session), (409, "InvalidRedirectSessionStateTransition")),

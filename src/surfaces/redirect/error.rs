@@ -105,6 +105,8 @@ fn of_error(error: &Error) -> Problem<'_> {
             "The entity was updated in the meantime: get and retry.",
         ),
         Error::Duplicate(noun) => Problem::new(409, "DuplicateEntity", duplicate(*noun)),
+        // Nothing of this dialect chooses ids that can contradict each other.
+        Error::Conflict(_) => unexpected(),
         Error::Transition { from, to, .. } => Problem::new(
             400,
             "InvalidRedirectSessionStateTransition",

@@ -4,8 +4,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::domain::dialect::{Dialect, Outgoing, OutgoingHeader, Rendered};
-use crate::domain::event::NewEvent;
+use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::EventId;
+use crate::domain::publication::Attributes;
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::subscription::REDIRECT_SESSION_CANCELLED;
 use crate::domain::time::wire_time;
@@ -36,15 +37,15 @@ impl Dialect for Redirect {
 /// The published member order, with the stored data last and byte for byte: what was committed is what is signed and sent.
 fn cloud_event(outgoing: &Outgoing<'_>) -> Vec<u8> {
     let event = outgoing.event;
-    let attributes = Attributes {
+    let envelope = Envelope {
         specversion: "1.0",
         id: event.id.0,
-        source: &event.source,
+        source: source(event),
         time: wire_time(event.occurred_at),
         datacontenttype: "application/json",
         kind: &event.kind,
     };
-    let mut body = serde_json::to_vec(&attributes).expect("texts and a uuid can always be written as JSON");
+    let mut body = serde_json::to_vec(&envelope).expect("texts and a uuid can always be written as JSON");
     let closing_brace = body.pop();
     debug_assert_eq!(closing_brace, Some(b'}'));
     body.reserve(event.payload.len() + 16);
@@ -52,6 +53,11 @@ fn cloud_event(outgoing: &Outgoing<'_>) -> Vec<u8> {
     body.extend_from_slice(&event.payload);
     body.push(b'}');
     body
+}
+
+/// Of this surface's own event it is the published one, whoever made the event.
+fn source(event: &Event) -> &str {
+    if event.kind == REDIRECT_SESSION_CANCELLED { SOURCE } else { &event.source }
 }
 
 /// The event of a session that was just cancelled.
@@ -70,11 +76,13 @@ pub fn cancelled(session: &RedirectSession) -> NewEvent {
         source: SOURCE.to_owned(),
         payload: serde_json::to_vec(&data).expect("texts and a uuid can always be written as JSON"),
         occurred_at: session.updated_at,
+        attributes: Attributes::default(),
+        ordering_key: None,
     }
 }
 
 #[derive(Serialize)]
-struct Attributes<'a> {
+struct Envelope<'a> {
     specversion: &'static str,
     id: Uuid,
     source: &'a str,
@@ -98,7 +106,6 @@ struct CancelledData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::Event;
     use crate::domain::id::{CustomerId, DeliveryId, PartnerId};
     use crate::domain::redirect_session::{SessionKind, SessionState};
     use crate::domain::secret::Secret;

@@ -20,7 +20,7 @@ use crate::hub::ingest::LeaseTerms;
 use crate::hub::{Hub, Settings};
 use crate::surfaces::kit::conversation::converse;
 use crate::surfaces::kit::{ApiSettings, DefaultPolicy};
-use crate::telemetry::Health;
+use crate::telemetry::{Health, Metrics};
 
 /// An API over a database that is never reached.
 pub(super) fn api() -> Api {
@@ -34,7 +34,8 @@ pub(super) fn api() -> Api {
     };
     let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits };
     let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
-    let hub = Hub::new(pool, keys.clone(), settings, handoff(1).0, lease, &Health::default());
+    let hub =
+        Hub::new(pool, keys.clone(), settings, handoff(1).0, lease, &Health::default(), &Metrics::default());
     let settings = ApiSettings {
         egress: Arc::new(EgressPolicy::production()),
         public_url: "https://herald.example/base/".parse().unwrap(),

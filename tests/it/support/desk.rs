@@ -87,7 +87,7 @@ impl Desk {
         let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits };
         let terms = LeaseTerms { node, duration: LEASE };
         let (health, metrics) = (Health::default(), Metrics::default());
-        let hub = Hub::new(database.pool.clone(), keys.clone(), settings, hand, terms, &health);
+        let hub = Hub::new(database.pool.clone(), keys.clone(), settings, hand, terms, &health, &metrics);
         let request_timeout = Duration::from_secs(10);
         let settings = ApiSettings {
             egress: Arc::new(EgressPolicy::development()),
@@ -156,6 +156,18 @@ impl Desk {
         self.send("PATCH", path, request.header("content-type", content_type).body(body)).await
     }
 
+    /// A request to the operator listener whose body is of any type.
+    pub async fn operator_raw(
+        &self,
+        key: &str,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.operator)).header("x-api-key", key);
+        self.send("POST", path, request.header("content-type", content_type).body(body)).await
+    }
+
     async fn ask(&self, base: &str, method: Method, key: &str, path: &str, body: Option<Value>) -> Answer {
         let mut request = self.client.request(method.clone(), format!("{base}{path}"));
         if !key.is_empty() {
@@ -184,7 +196,7 @@ impl Desk {
             return;
         }
         let content_type = answer.headers.get("content-type").map(|value| value.to_str().unwrap());
-        let is_json = content_type.is_some_and(|it| it.contains("json"));
+        let is_json = content_type.is_some_and(|it| it.contains("json") && !it.contains("ndjson"));
         let text = Value::String(answer.text.clone());
         let body = if is_json { Some(&answer.body) } else { Some(&text).filter(|_| !answer.text.is_empty()) };
         self.document.validate_response(method, &template, answer.status, content_type, body).unwrap();

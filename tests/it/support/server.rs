@@ -16,7 +16,7 @@ use herald::hub::ingest::LeaseTerms;
 use herald::hub::{Hub, Settings};
 use herald::surfaces::kit::conversation::converse;
 use herald::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
-use herald::telemetry::Health;
+use herald::telemetry::{Health, Metrics};
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use sqlx::PgPool;
@@ -58,7 +58,15 @@ impl Server {
         };
         let settings = Settings { session_ttl: SESSION_TTL, policy_limits };
         let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
-        let hub = Hub::new(pool.clone(), keys.clone(), settings, handoff, lease, &Health::default());
+        let hub = Hub::new(
+            pool.clone(),
+            keys.clone(),
+            settings,
+            handoff,
+            lease,
+            &Health::default(),
+            &Metrics::default(),
+        );
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", socket.local_addr().unwrap());
         let settings = ApiSettings {

@@ -1,0 +1,244 @@
+//! The published events of a group: claim the ids that their producers chose, tell repeats from new events, refuse what contradicts.
+//!
+//! A request is stored whole or not at all. Two requests of one group that chose the same id are settled here, in the order in which they
+//! came, by the same rule that holds against what is stored already.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::PublishRequest;
+use crate::domain::event::NewEvent;
+use crate::domain::id::{EventId, PartnerId};
+use crate::domain::publication::{COMPLAINTS_MAX, Publication};
+use crate::domain::{Error, Violations};
+use crate::store::event_keys::{self, Entry};
+
+/// Where published events say that they come from.
+const SOURCE: &str = "/events";
+
+/// What a producer is told of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    pub id: EventId,
+    /// How many subscriptions it matched.
+    pub matched: i32,
+}
+
+/// An event with the partner that it belongs to.
+pub(in crate::hub) struct Owned {
+    pub partner: PartnerId,
+    pub publication: Publication,
+}
+
+impl Owned {
+    fn key(&self) -> Option<Key> {
+        self.publication.key.as_ref().map(|key| (self.partner, key.as_str().to_owned()))
+    }
+}
+
+/// An id that a producer chose, within its partner.
+type Key = (PartnerId, String);
+
+/// Of each event of a request with a chosen id: the event that it is if nothing stands for that id yet, and its content's hash.
+type Identities = Vec<Option<(EventId, [u8; 32])>>;
+
+/// What a chosen id stands for.
+#[derive(Clone, Copy)]
+struct Standing {
+    event: EventId,
+    content_hash: [u8; 32],
+    /// Of an event that is stored already.
+    matched: Option<i32>,
+}
+
+/// Publishing requests whose chosen ids are claimed.
+pub(super) struct Publications<'a> {
+    requests: Vec<&'a PublishRequest>,
+    /// The ids that are ours, with the event that each was claimed for.
+    claimed: HashMap<Key, EventId>,
+    /// What the others stand for.
+    standing: HashMap<Key, Standing>,
+    /// Of each request, in order.
+    identities: Vec<Identities>,
+}
+
+/// The events to store, and what each request comes to once they are.
+pub(super) struct Decided {
+    pub events: Vec<NewEvent>,
+    pub settled: Vec<Settled>,
+}
+
+/// What a request comes to.
+pub(super) enum Settled {
+    /// Of each event which one it is, and how many it matched if it was stored before.
+    Accepted(Vec<(EventId, Option<i32>)>),
+    Refused(Violations),
+}
+
+impl Settled {
+    pub(super) fn receipts(self, matched_now: &HashMap<EventId, i32>) -> Result<Vec<Receipt>, Error> {
+        let events = match self {
+            Self::Accepted(events) => events,
+            Self::Refused(violations) => return Err(Error::Conflict(violations)),
+        };
+        let receipt = |(id, matched): (EventId, Option<i32>)| {
+            let matched = matched.or_else(|| matched_now.get(&id).copied());
+            let matched =
+                matched.ok_or_else(|| Error::internal("an event was answered for and not stored"))?;
+            Ok(Receipt { id, matched })
+        };
+        events.into_iter().map(receipt).collect()
+    }
+}
+
+impl<'a> Publications<'a> {
+    pub(super) async fn lock(
+        db: &mut PgConnection,
+        requests: Vec<&'a PublishRequest>,
+    ) -> Result<Self, Error> {
+        let mut claims: HashMap<Key, Entry> = HashMap::new();
+        let mut identities = Vec::with_capacity(requests.len());
+        for request in &requests {
+            let identity = |owned: &Owned| {
+                let (partner, key) = owned.key()?;
+                let (event, content_hash) = (EventId::new(), owned.publication.content_hash());
+                let entry = || Entry { partner, key: key.clone(), event, content_hash };
+                claims.entry((partner, key.clone())).or_insert_with(entry);
+                Some((event, content_hash))
+            };
+            identities.push(request.events.iter().map(identity).collect::<Identities>());
+        }
+        let mut publications =
+            Self { requests, claimed: HashMap::new(), standing: HashMap::new(), identities };
+        if !claims.is_empty() {
+            publications.claim(db, claims).await?;
+        }
+        Ok(publications)
+    }
+
+    async fn claim(&mut self, db: &mut PgConnection, claims: HashMap<Key, Entry>) -> Result<(), Error> {
+        let entries: Vec<Entry> = claims.into_values().collect();
+        let ours = event_keys::claim_many(db, &entries).await?;
+        let mut others = Vec::new();
+        for entry in entries {
+            let key = (entry.partner, entry.key);
+            if ours.contains(&key) {
+                self.claimed.insert(key, entry.event);
+            } else {
+                others.push(key);
+            }
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        for taken in event_keys::find_many(db, &others).await? {
+            let wrong_length = |_| Error::internal("a stored content hash is not 32 bytes long");
+            let content_hash = <[u8; 32]>::try_from(taken.content_hash).map_err(wrong_length)?;
+            let standing =
+                Standing { event: EventId(taken.event_id), content_hash, matched: Some(taken.matched) };
+            self.standing.insert((PartnerId(taken.partner_id), taken.key), standing);
+        }
+        if others.iter().any(|key| !self.standing.contains_key(key)) {
+            // Forgotten between the two statements; the request may be sent again.
+            return Err(Error::unavailable("a chosen id was forgotten while it was looked up"));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn decide(
+        mut self,
+        db: &mut PgConnection,
+        now: DateTime<Utc>,
+    ) -> Result<Decided, Error> {
+        let mut decided = Decided { events: Vec::new(), settled: Vec::with_capacity(self.requests.len()) };
+        for (request, identities) in self.requests.iter().zip(std::mem::take(&mut self.identities)) {
+            let settled = settle(&mut self.standing, request, &identities, now, &mut decided.events);
+            decided.settled.push(settled);
+        }
+        self.correct(db).await?;
+        Ok(decided)
+    }
+
+    /// Ids were claimed for the first that asked; where that request was refused they stand for a later one's event, or for nothing.
+    async fn correct(self, db: &mut PgConnection) -> Result<(), Error> {
+        let (mut wrong, mut right) = (Vec::new(), Vec::new());
+        for (key, event) in self.claimed {
+            match self.standing.get(&key) {
+                Some(standing) if standing.event == event => continue,
+                Some(standing) => right.push(Entry {
+                    partner: key.0,
+                    key: key.1.clone(),
+                    event: standing.event,
+                    content_hash: standing.content_hash,
+                }),
+                None => {}
+            }
+            wrong.push(key);
+        }
+        if !wrong.is_empty() {
+            event_keys::release_many(db, &wrong).await?;
+        }
+        if !right.is_empty() {
+            event_keys::claim_many(db, &right).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Decides a request against what stands so far; if nothing contradicts it, its events are added to those to store.
+fn settle(
+    standing: &mut HashMap<Key, Standing>,
+    request: &PublishRequest,
+    identities: &[Option<(EventId, [u8; 32])>],
+    now: DateTime<Utc>,
+    events: &mut Vec<NewEvent>,
+) -> Settled {
+    let mut ours: HashMap<Key, Standing> = HashMap::new();
+    let (mut accepted, mut fresh) = (Vec::with_capacity(request.events.len()), Vec::new());
+    let (mut violations, mut complaints) = (Violations::default(), 0);
+    for (owned, identity) in request.events.iter().zip(identities) {
+        let Some(((event, content_hash), key)) = identity.zip(owned.key()) else {
+            let event = EventId::new();
+            accepted.push((event, None));
+            fresh.push((event, owned));
+            continue;
+        };
+        match standing.get(&key).or_else(|| ours.get(&key)) {
+            Some(known) if known.content_hash == content_hash => accepted.push((known.event, known.matched)),
+            Some(_) => {
+                complaints += 1;
+                if complaints <= COMPLAINTS_MAX {
+                    let field = owned.publication.field("id");
+                    violations.add(field, "stands for an event with other content already");
+                }
+            }
+            None => {
+                ours.insert(key, Standing { event, content_hash, matched: None });
+                accepted.push((event, None));
+                fresh.push((event, owned));
+            }
+        }
+    }
+    if !violations.is_empty() {
+        return Settled::Refused(violations);
+    }
+    standing.extend(ours);
+    events.extend(fresh.into_iter().map(|(id, owned)| new_event(id, owned, now)));
+    Settled::Accepted(accepted)
+}
+
+fn new_event(id: EventId, owned: &Owned, now: DateTime<Utc>) -> NewEvent {
+    let publication = &owned.publication;
+    NewEvent {
+        id,
+        partner: owned.partner,
+        kind: publication.kind.as_str().to_owned(),
+        source: SOURCE.to_owned(),
+        payload: publication.data.clone(),
+        occurred_at: now,
+        attributes: publication.attributes.clone(),
+        ordering_key: publication.ordering_key.clone(),
+    }
+}

@@ -1,0 +1,49 @@
+//! Publishing: a producer's events, stored with the means to deliver them before anybody is answered.
+
+use std::collections::HashSet;
+
+use tokio::sync::oneshot;
+
+use super::Hub;
+pub use super::ingest::Receipt;
+use super::ingest::{Owned, PublishRequest, Request};
+use crate::domain::caller::Caller;
+use crate::domain::id::PartnerId;
+use crate::domain::partner_key::Scope;
+use crate::domain::publication::{COMPLAINTS_MAX, Publication};
+use crate::domain::{Error, Violations};
+use crate::store;
+
+impl Hub {
+    /// Stores events, all or none, and answers after the commit: one receipt for each, in order. An event whose id stood for the same
+    /// content before is answered with the first receipt.
+    /// Errors: `Forbidden` (another partner's event without the operator scope), `Invalid` (an unknown partner), `Conflict` (an id that
+    /// stands for other content).
+    pub async fn publish(&self, caller: &Caller, events: Vec<Publication>) -> Result<Vec<Receipt>, Error> {
+        self.check_partners(caller, &events).await?;
+        let own = |publication: Publication| Owned {
+            partner: publication.partner.unwrap_or(caller.partner),
+            publication,
+        };
+        let (reply, answer) = oneshot::channel();
+        let request = PublishRequest { events: events.into_iter().map(own).collect(), reply };
+        self.ingest.ask(Request::Publish(request), answer).await
+    }
+
+    async fn check_partners(&self, caller: &Caller, events: &[Publication]) -> Result<(), Error> {
+        let named = |event: &Publication| event.partner.filter(|partner| *partner != caller.partner);
+        let others: HashSet<PartnerId> = events.iter().filter_map(named).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        caller.require(Scope::Operator)?;
+        let others: Vec<PartnerId> = others.into_iter().collect();
+        let known = store::partners::known(&mut *self.connection().await?, &others).await?;
+        let mut violations = Violations::default();
+        let is_unknown = |event: &&Publication| named(event).is_some_and(|it| !known.contains(&it));
+        for event in events.iter().filter(is_unknown).take(COMPLAINTS_MAX) {
+            violations.add(event.field("partnerId"), "is no partner's id");
+        }
+        if violations.is_empty() { Ok(()) } else { Err(violations.into()) }
+    }
+}

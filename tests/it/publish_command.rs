@@ -1,0 +1,154 @@
+//! `herald publish` from outside: a file or a pipe goes in, and what came of each line comes out.
+
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::support::app::{App, settings};
+use crate::support::cluster;
+use crate::support::herald::DEV_KEY;
+use crate::support::partner::PATIENCE;
+use crate::support::receiver::Receiver;
+
+/// Runs the command to its end with this input.
+async fn publish(url: &str, flags: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_herald"))
+        .env_clear()
+        .env("HERALD_API_KEY", DEV_KEY)
+        .args(["publish", "--operator-url", url])
+        .args(flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let write = async move {
+        // A command that fails early does not read to the end.
+        let _closed = stdin.write_all(input.as_bytes()).await;
+    };
+    let ((), output) = tokio::join!(write, timeout(PATIENCE, child.wait_with_output()));
+    output.unwrap().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_is_published_and_arrives() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.ndjson");
+    let events: String = (0..2_500)
+        .map(|n| format!("{{\"type\":\"RedirectSessionCancelled\",\"data\":{{ \"n\" : {n} }}}}\n"))
+        .collect();
+    std::fs::write(&file, events).unwrap();
+    let output = publish(&app.operator().base, &[file.to_str().unwrap(), "--results"], "").await;
+    assert!(output.status.success(), "{}", said(&output));
+    let results = lines(&output);
+    assert_eq!(results.len(), 2_500);
+    for (place, result) in results.iter().enumerate() {
+        assert_eq!((&result["line"], &result["matched"]), (&json!(place + 1), &json!(1)));
+    }
+    assert!(said(&output).starts_with("2500 published, "), "{}", said(&output));
+    assert!(!said(&output).contains('\r'), "no progress bar where nobody looks");
+    let calls = receiver.wait_for(2_500).await;
+    assert!(calls.iter().any(|call| call.body.ends_with(b"\"data\":{ \"n\" : 2499 }}")));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn refused_lines_are_named_and_the_others_published() {
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    let input = "{\"type\":\"a\",\"data\":1,\"id\":\"one\"}\n\n{\"type\":\"a\"}\nnonsense\n{\"type\":\"a\",\"data\":2,\"id\":\"one\"}\n\
+                 {\"type\":\"a\",\"data\":3}";
+    let output = publish(&app.operator().base, &["--results"], input).await;
+    assert_eq!(output.status.code(), Some(1));
+    let by_line = |number: u64| lines(&output).into_iter().find(|line| line["line"] == number).unwrap();
+    assert_eq!(by_line(1)["matched"], 0);
+    assert_eq!(by_line(3)["refused"], json!(["data is required"]));
+    assert!(by_line(4)["refused"].is_array());
+    assert!(by_line(5)["refused"][0].as_str().unwrap().starts_with("id stands for"));
+    assert_eq!(by_line(6)["matched"], 0);
+    let said = said(&output);
+    for part in
+        ["line 3: data is required\n", "line 4: is not valid JSON", "line 5: id ", "2 published, 3 refused"]
+    {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let id = by_line(6)["id"].as_str().unwrap().to_owned();
+    assert_eq!(app.get(&format!("/herald/v1/events/{id}")).await["data"], 3);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_asked_again_with_the_same_ids() {
+    let bodies = Arc::new(Mutex::new(Vec::<String>::new()));
+    let seen = bodies.clone();
+    let answer = async move |body: String| -> Response {
+        let mut seen = seen.lock().unwrap();
+        seen.push(body.clone());
+        match seen.len() {
+            1 => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "0")]).into_response(),
+            2 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response(),
+            _ => (StatusCode::ACCEPTED, "{\"id\":\"x\",\"matched\":0}\n".repeat(body.lines().count()))
+                .into_response(),
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server =
+        tokio::spawn(axum::serve(listener, Router::new().route("/events", post(answer))).into_future());
+    let output = publish(&url, &[], "{\"type\":\"a\",\"data\":1}\n").await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.stdout.is_empty());
+    let bodies = bodies.lock().unwrap();
+    assert_eq!(bodies.len(), 3);
+    assert!(bodies.iter().all(|body| *body == bodies[0] && body.starts_with("{\"id\":\"")), "{bodies:?}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_said_at_once() {
+    let nobody = Receiver::nobody().await;
+    for (url, flags, part) in [
+        (nobody.as_str(), vec![], "refused"),
+        ("https://127.0.0.1:1", vec![], "speaks no TLS"),
+        (nobody.as_str(), vec!["/nowhere/at/all"], "cannot read /nowhere/at/all"),
+    ] {
+        let output = publish(url, &flags, "{\"type\":\"a\",\"data\":1}\n").await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains(part), "{part} in {}", said(&output));
+        assert!(!said(&output).contains(DEV_KEY));
+    }
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    let operator = app.operator();
+    let (_, partner) = operator.ask(Method::POST, "/partners", Some(json!({ "name": "Another" }))).await;
+    let path = format!("/partners/{}/keys", partner["id"].as_str().unwrap());
+    let (_, key) = operator.ask(Method::POST, &path, Some(json!({ "scopes": ["partner"] }))).await;
+    let key = key["key"].as_str().unwrap();
+    let output = publish(&operator.base, &["--api-key", key], "{\"type\":\"a\",\"data\":1}\n").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("403"), "{}", said(&output));
+    app.stop().await;
+}
