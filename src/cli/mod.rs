@@ -1,5 +1,6 @@
 //! The command line: which commands there are, and nothing of what they do. Each command is a module of its own.
 
+pub mod bench;
 mod database;
 pub mod health;
 pub mod keys;
@@ -39,6 +40,8 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Receive callbacks and print them, for developing and trying things out
     Listen(listen::ListenArgs),
+    /// Measure how fast a server is, and check that it loses nothing meanwhile
+    Bench(bench::BenchArgs),
     /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
     Health(health::HealthArgs),
 }
@@ -52,6 +55,7 @@ impl Cli {
             Some(Command::Partners(command)) => database::told(partners::run(command).await),
             Some(Command::Keys(command)) => database::told(keys::run(command).await),
             Some(Command::Listen(args)) => listen::run(args).await,
+            Some(Command::Bench(args)) => bench::run(args).await,
             Some(Command::Health(args)) => health::run(args).await,
         }
     }
