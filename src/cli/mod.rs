@@ -1,5 +1,6 @@
 //! The command line: which commands there are, and nothing of what they do. Each command is a module of its own.
 
+pub mod bench;
 mod database;
 pub mod health;
 pub mod keys;

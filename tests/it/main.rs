@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod bench;
 mod cluster;
 mod delivery;
 mod embedded_postgres;

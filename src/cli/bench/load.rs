@@ -1,0 +1,205 @@
+//! The load itself: the same requests driven two ways. A closed loop asks again when it is answered, and so finds out how fast it goes; an
+//! open one asks on schedule, and counts what is late from when it was due.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::Method;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::client::{Ask, Client};
+use super::ledger::Ledger;
+use super::stage::Place;
+
+const SESSION: &str = r#"{"type":"NewCustomer","redirectData":{"successUrl":"https://shop.example/s","failureUrl":"https://shop.example/f","abortUrl":"https://shop.example/a","qrCodeSuccessUrl":"https://shop.example/q"}}"#;
+
+/// What each event of a load asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// Open the session that will be cancelled. Not entered in the ledger.
+    Open,
+    Cancel,
+    /// No server in between: what it would deliver is posted to the callback at once.
+    Bare,
+    /// Publish events in requests of this many.
+    Publish(usize),
+}
+
+pub struct Load {
+    pub job: Job,
+    pub to: SocketAddr,
+    /// Of [`Job::Publish`]: the key of the producer. The others act as the partner concerned.
+    pub key: String,
+    pub places: Arc<Vec<Place>>,
+    pub callbacks: u16,
+    pub ledger: Arc<Ledger>,
+}
+
+/// Asks for every event of the ledger, or as many as the time allows. Returns how long it took.
+///
+/// # Errors
+/// A session that cannot be opened: then there is nothing to measure.
+pub async fn closed_loop(load: Load, clients: u16, at_most: Option<Duration>) -> Result<Duration, String> {
+    let (load, next, begun) = (Arc::new(load), Arc::new(AtomicUsize::new(0)), Instant::now());
+    let mut drivers = JoinSet::new();
+    for _ in 0..clients {
+        let (load, next) = (load.clone(), next.clone());
+        drivers.spawn(async move {
+            let mut client = Client::new(load.to);
+            while at_most.is_none_or(|limit| begun.elapsed() < limit) {
+                let first = next.fetch_add(load.step(), Ordering::Relaxed);
+                if first >= load.ledger.events() {
+                    break;
+                }
+                load.ask(&mut client, first, load.ledger.now_ns()).await?;
+            }
+            Ok::<(), String>(())
+        });
+    }
+    drivers.join_all().await.into_iter().collect::<Result<(), String>>()?;
+    Ok(begun.elapsed())
+}
+
+/// Asks for every event of the ledger at its time. The schedule is kept by a thread of its own, whose sleep is finer than a runtime's timer,
+/// and an event that finds no client free waits on the clock.
+pub async fn open_loop(load: Load, clients: u16, rate_per_s: u32) -> Result<(), String> {
+    let (load, (sender, due)) = (Arc::new(load), mpsc::unbounded_channel());
+    let due = Arc::new(Mutex::new(due));
+    let (begun, begun_ns, events) = (Instant::now(), load.ledger.now_ns(), load.ledger.events());
+    let pace = move || {
+        for number in 0..events {
+            let after = Duration::from_secs_f64(number as f64 / f64::from(rate_per_s));
+            std::thread::sleep(after.saturating_sub(begun.elapsed()));
+            if sender.send((number, begun_ns + after.as_nanos() as u64)).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("schedule".to_owned())
+        .spawn(pace)
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
+    let mut drivers = JoinSet::new();
+    for _ in 0..clients {
+        let (load, due) = (load.clone(), due.clone());
+        drivers.spawn(async move {
+            let mut client = Client::new(load.to);
+            loop {
+                let next = due.lock().await.recv().await;
+                let Some((number, at_ns)) = next else { return Ok(()) };
+                load.ask(&mut client, number, at_ns).await?;
+            }
+        });
+    }
+    drivers.join_all().await.into_iter().collect()
+}
+
+impl Load {
+    /// How many events one request is about.
+    fn step(&self) -> usize {
+        if let Job::Publish(batch) = self.job { batch } else { 1 }
+    }
+
+    fn callback(&self, number: usize) -> u16 {
+        (number % usize::from(self.callbacks)) as u16
+    }
+
+    /// One request. What is refused, or not answered, is counted and not tried again.
+    async fn ask(&self, client: &mut Client, first: usize, at_ns: u64) -> Result<(), String> {
+        let numbers = first..self.ledger.events().min(first + self.step());
+        if self.job != Job::Open {
+            numbers.clone().for_each(|number| self.ledger.ask(number, at_ns));
+        }
+        let callback = self.callback(first);
+        let id = self.ledger.id(first, callback);
+        let sent = match self.job {
+            Job::Open => {
+                self.send(client, Method::PUT, &format!("/redirect-sessions/{id}"), callback, SESSION).await
+            }
+            Job::Cancel => {
+                let path = format!("/redirect-sessions/{id}/cancel");
+                self.send(client, Method::POST, &path, callback, "").await
+            }
+            Job::Bare => post(client, id).await,
+            Job::Publish(_) => self.publish(client, numbers.clone()).await,
+        };
+        match (sent, self.job) {
+            (Ok((200..300, _)), Job::Open) => {}
+            (Ok((200..300, _)), _) => numbers.for_each(|number| self.ledger.accept(number)),
+            (Ok((status, said)), Job::Open) => {
+                let said = String::from_utf8_lossy(&said);
+                return Err(format!("a session was answered {status}: {}", said.escape_debug()));
+            }
+            (Err(error), Job::Open) => return Err(error),
+            (Ok(_) | Err(_), _) => numbers.for_each(|_| self.ledger.refuse()),
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        client: &mut Client,
+        method: Method,
+        path: &str,
+        callback: u16,
+        body: &'static str,
+    ) -> Result<(u16, Bytes), String> {
+        let headers = [("x-api-key", self.places[usize::from(callback)].key.as_str())];
+        let body = Bytes::from_static(body.as_bytes());
+        client.send(Ask { method, path, content_type: "application/json", headers: &headers, body }).await
+    }
+
+    async fn publish(
+        &self,
+        client: &mut Client,
+        numbers: std::ops::Range<usize>,
+    ) -> Result<(u16, Bytes), String> {
+        let lines: String = numbers.map(|number| self.line(number)).collect();
+        let ask = Ask {
+            method: Method::POST,
+            path: "/events",
+            content_type: "application/x-ndjson",
+            headers: &[("x-api-key", &self.key)],
+            body: Bytes::from(lines),
+        };
+        client.send(ask).await
+    }
+
+    /// One event to publish, with the data that a cancelled session has.
+    fn line(&self, number: usize) -> String {
+        let callback = self.callback(number);
+        let (id, partner) = (self.ledger.id(number, callback), self.places[usize::from(callback)].partner);
+        format!(
+            "{{\"type\":\"RedirectSessionCancelled\",\"partnerId\":\"{partner}\",\"data\":{}}}\n",
+            session_data(id)
+        )
+    }
+}
+
+fn session_data(id: Uuid) -> String {
+    format!(
+        r#"{{"id":"{id}","state":"Cancelled","type":"NewCustomer","createdOn":"2030-01-01T00:00:00Z","lastModifiedOn":"2030-01-01T00:00:01Z"}}"#
+    )
+}
+
+/// The bare loop's one request: a body as a delivery has it, about 300 bytes, and its id.
+async fn post(client: &mut Client, id: Uuid) -> Result<(u16, Bytes), String> {
+    let body = format!(
+        r#"{{"specversion":"1.0","id":"{id}","source":"/bench","time":"2030-01-01T00:00:01Z","type":"RedirectSessionCancelled","data":{}}}"#,
+        session_data(id)
+    );
+    let webhook_id = id.to_string();
+    let ask = Ask {
+        method: Method::POST,
+        path: "/",
+        content_type: "application/json",
+        headers: &[("webhook-id", &webhook_id)],
+        body: Bytes::from(body),
+    };
+    client.send(ask).await
+}

@@ -1,0 +1,342 @@
+//! One repetition of a scenario: set up, drive, wait until everything is where it belongs, and count.
+
+mod trouble;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::{Ask, Client};
+use super::ledger::Ledger;
+use super::load::{Job, Load, closed_loop, open_loop};
+use super::progress::Progress;
+use super::receiver::Behaviour;
+use super::report::{Figure, Run};
+use super::scenario::{Kind, Scenario};
+use super::stage::Stage;
+use super::statistics::{buckets, curve_ms, percentile};
+use super::usage::{Spent, Usage, resident_bytes};
+
+/// Connections of the bare loop.
+const BARE_CLIENTS: u16 = 64;
+/// More than any loop can ask in the second that the bare loop gets.
+const BARE_EVENTS: usize = 200_000;
+const BARE_FOR: Duration = Duration::from_secs(1);
+/// How many events the first look at a server's speed takes.
+const SAMPLE_EVENTS: usize = 500;
+const EVENTS_MAX: f64 = 300_000.0;
+/// Without a single arrival for this long, what is missing counts as lost. Longer than a lease.
+const QUIET_MAX: Duration = Duration::from_secs(45);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Counting the queue costs the server something, so it is asked seldom while much is missing.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const MEMORY_EVERY: Duration = Duration::from_millis(50);
+const TENTH_NS: u64 = 100_000_000;
+
+pub enum Measured {
+    Run(Box<Run>),
+    Unavailable(String),
+}
+
+pub struct Measure<'a> {
+    pub stage: &'a mut Stage,
+    pub scenario: &'a Scenario,
+    pub seconds: f64,
+    pub progress: Progress,
+    pub title: String,
+    /// Found out by the first run, the same in all.
+    pub events: Option<usize>,
+}
+
+/// What the waiting at the end of a run found.
+struct Settled {
+    /// When nothing was left in the queue, since the ledger began.
+    after_ns: u64,
+}
+
+impl Measure<'_> {
+    pub async fn run(&mut self) -> Result<Measured, String> {
+        self.say("set-up");
+        self.stage.grow(self.scenario.callbacks).await?;
+        self.behave(self.usual());
+        let run = match self.scenario.kind {
+            Kind::FullPath | Kind::Callbacks => self.full_path().await?,
+            Kind::Latency => self.latency().await?,
+            Kind::Hanging => self.hanging().await?,
+            Kind::Backlog if !self.stage.server.is_ours() => return Ok(not_ours()),
+            Kind::Start if !self.stage.server.is_ours() => return Ok(not_ours()),
+            Kind::Backlog => self.backlog().await?,
+            Kind::Start => self.start().await?,
+            Kind::Publish => match self.publish_refused().await? {
+                Some(why) => return Ok(Measured::Unavailable(why)),
+                None => self.publish().await?,
+            },
+        };
+        Ok(Measured::Run(Box::new(run)))
+    }
+
+    /// Cancels as fast as it goes; of `callbacks` also what it takes.
+    async fn full_path(&mut self) -> Result<Run, String> {
+        let callbacks = self.scenario.kind == Kind::Callbacks;
+        let idle = if callbacks { self.idle_bytes().await? } else { None };
+        let events = self.events(Job::Cancel).await?;
+        let bare = self.bare_per_s().await?;
+        let ledger = self.open_sessions(events).await?;
+        let connections = self.stage.receivers.connections();
+        let before = Usage::of(&self.stage.server).await;
+        let begun_ns = ledger.now_ns();
+        let driving = self.drive(Job::Cancel, &ledger);
+        let (took, at_rate) = with_memory(self.stage.server.pid(), driving).await;
+        let took = took?;
+        let settled = self.settle(&ledger).await?;
+        let spent = before.spent_until(&Usage::of(&self.stage.server).await, ledger.arrived());
+        let mut figures = rates(&ledger, settled.after_ns - begun_ns, took, bare);
+        if callbacks {
+            let opened = self.stage.receivers.connections() - connections;
+            figures.push(Figure::new("connections_opened", "", opened as f64));
+            figures.push(Figure::new(
+                "deliveries_per_connection",
+                "",
+                ledger.arrived() as f64 / opened.max(1) as f64,
+            ));
+            figures.extend(memory("memory_idle", idle));
+            figures.extend(memory("memory_at_rate", at_rate));
+        }
+        figures.extend(costs(&spent));
+        Ok(finished(&ledger, begun_ns, figures))
+    }
+
+    /// On schedule, and the bare loop on the same one.
+    async fn latency(&mut self) -> Result<Run, String> {
+        let rate = self.scenario.rate_per_s;
+        let events =
+            self.scenario.events.map_or((f64::from(rate) * self.seconds) as usize, |events| events as usize);
+        let bare = self.stage.begin(events.max(1));
+        self.say("the bare loop, on schedule");
+        open_loop(self.load(Job::Bare, &bare), BARE_CLIENTS, rate).await?;
+        let ledger = self.open_sessions(events.max(1)).await?;
+        let before = Usage::of(&self.stage.server).await;
+        let begun_ns = ledger.now_ns();
+        let load = self.load(Job::Cancel, &ledger);
+        self.progress.during(open_loop(load, self.scenario.clients, rate), || self.line(&ledger)).await?;
+        let settled = self.settle(&ledger).await?;
+        let spent = before.spent_until(&Usage::of(&self.stage.server).await, ledger.arrived());
+        let (arrival, accept, bare) =
+            (ledger.arrival_latencies_ns(), ledger.accept_latencies_ns(), bare.arrival_latencies_ns());
+        let ms = |sorted: &[u64], share| percentile(sorted, share).map_or(f64::NAN, |ns| ns as f64 / 1e6);
+        let mut figures: Vec<Figure> = [("arrival_p50", 0.5), ("arrival_p90", 0.9), ("arrival_p99", 0.99)]
+            .map(|(name, share)| Figure::new(name, "ms", ms(&arrival, share)).beside(ms(&bare, share)))
+            .into();
+        figures.push(Figure::new("accept_p50", "ms", ms(&accept, 0.5)));
+        figures.push(Figure::new("accept_p99", "ms", ms(&accept, 0.99)));
+        let took_s = (settled.after_ns - begun_ns) as f64 / 1e9;
+        figures.push(Figure::new("delivered_per_s", "/s", ledger.arrived() as f64 / took_s));
+        figures.extend(costs(&spent));
+        Ok(Run { bare_latency_ms: curve_ms(&bare), ..finished(&ledger, begun_ns, figures) })
+    }
+
+    /// Asks for nothing, to see whether publishing is there.
+    async fn publish_refused(&mut self) -> Result<Option<String>, String> {
+        let server = &self.stage.server;
+        let ask = Ask {
+            method: hyper::Method::POST,
+            path: "/events",
+            content_type: "application/x-ndjson",
+            headers: &[("x-api-key", &server.key)],
+            body: bytes::Bytes::new(),
+        };
+        let (status, _) = Client::new(server.operator).send(ask).await?;
+        let missing =
+            || format!("this server has no POST /events on its operator side (it answers {status})");
+        Ok(matches!(status, 404 | 405).then(missing))
+    }
+
+    async fn publish(&mut self) -> Result<Run, String> {
+        let job = Job::Publish(usize::from(self.scenario.batch_events));
+        let events = self.events(job).await?;
+        let bare = self.bare_per_s().await?;
+        let ledger = self.stage.begin(events);
+        let before = Usage::of(&self.stage.server).await;
+        let begun_ns = ledger.now_ns();
+        let took = self.drive(job, &ledger).await?;
+        let settled = self.settle(&ledger).await?;
+        let spent = before.spent_until(&Usage::of(&self.stage.server).await, ledger.arrived());
+        let mut figures = rates(&ledger, settled.after_ns - begun_ns, took, bare);
+        figures.extend(costs(&spent));
+        Ok(finished(&ledger, begun_ns, figures))
+    }
+
+    fn load(&self, job: Job, ledger: &Arc<Ledger>) -> Load {
+        let (server, bare) = (&self.stage.server, job == Job::Bare);
+        let to = match job {
+            Job::Bare => self.stage.receivers.address(0),
+            Job::Publish(_) => server.operator,
+            Job::Open | Job::Cancel => server.api,
+        };
+        Load {
+            job,
+            to,
+            key: server.key.clone(),
+            places: self.stage.places.clone(),
+            callbacks: if bare { 1 } else { self.scenario.callbacks },
+            ledger: ledger.clone(),
+        }
+    }
+
+    async fn drive(&self, job: Job, ledger: &Arc<Ledger>) -> Result<Duration, String> {
+        let clients = match job {
+            Job::Publish(_) => self.scenario.clients.min(8),
+            _ => self.scenario.clients,
+        };
+        self.progress.during(closed_loop(self.load(job, ledger), clients, None), || self.line(ledger)).await
+    }
+
+    /// How many events keep this server busy for the time asked for. The look doubles as its warming up.
+    async fn events(&mut self, job: Job) -> Result<usize, String> {
+        if let Some(events) = self.scenario.events {
+            return Ok(events as usize);
+        }
+        if self.events.is_none() {
+            let ledger = match job {
+                Job::Publish(batch) => self.stage.begin(SAMPLE_EVENTS.max(batch * 8)),
+                _ => self.open_sessions(SAMPLE_EVENTS).await?,
+            };
+            let begun_ns = ledger.now_ns();
+            self.drive(job, &ledger).await?;
+            let took_s = (self.settle(&ledger).await?.after_ns - begun_ns) as f64 / 1e9;
+            let per_s = ledger.events() as f64 / took_s.max(0.001);
+            self.events = Some((per_s * self.seconds).clamp(SAMPLE_EVENTS as f64, EVENTS_MAX) as usize);
+        }
+        Ok(self.events.unwrap_or(SAMPLE_EVENTS))
+    }
+
+    /// A ledger, and its sessions opened.
+    async fn open_sessions(&mut self, events: usize) -> Result<Arc<Ledger>, String> {
+        let ledger = self.stage.begin(events);
+        self.say(&format!("opening {events} sessions"));
+        closed_loop(self.load(Job::Open, &ledger), BARE_CLIENTS, None).await?;
+        Ok(ledger)
+    }
+
+    /// How fast the same receivers take the same bodies without a server in between.
+    async fn bare_per_s(&mut self) -> Result<f64, String> {
+        self.say("the bare loop");
+        let ledger = self.stage.begin(BARE_EVENTS);
+        let behaviour = self.behave(Behaviour::default());
+        let at_most = BARE_FOR.min(Duration::from_secs_f64(self.seconds));
+        let took = closed_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, Some(at_most)).await?;
+        self.behave(behaviour);
+        Ok(ledger.arrived() as f64 / took.as_secs_f64())
+    }
+
+    /// Waits until everything accepted has arrived and the queue is as empty as it was, or until nothing moves any more.
+    async fn settle(&self, ledger: &Ledger) -> Result<Settled, String> {
+        let mut operator = Client::new(self.stage.server.operator);
+        let (mut arrived, mut moved, mut asked) = (0, Instant::now(), Instant::now());
+        loop {
+            self.say(&self.line(ledger));
+            let complete = ledger.arrived() >= ledger.accepted() && ledger.missing() == 0;
+            if ledger.arrived() > arrived {
+                (arrived, moved) = (ledger.arrived(), Instant::now());
+            }
+            if complete || asked.elapsed() > ASK_EVERY {
+                let seen = ledger.arrived();
+                let pending = self.stage.pending(&mut operator).await?;
+                // What is not in the queue will not come any more; what is there may still be on its way to being removed.
+                if pending == 0 && seen == ledger.arrived() {
+                    return Ok(Settled { after_ns: ledger.now_ns() });
+                }
+                asked = Instant::now();
+            }
+            if moved.elapsed() > QUIET_MAX {
+                return Ok(Settled { after_ns: ledger.now_ns() });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Tells the callbacks how to behave; returns how they did.
+    fn behave(&self, behaviour: Behaviour) -> Behaviour {
+        self.stage.receivers.behave(behaviour)
+    }
+
+    fn usual(&self) -> Behaviour {
+        Behaviour { lose_every: self.scenario.lose.then_some(10), ..Behaviour::default() }
+    }
+
+    /// Memory of a server that has just started and knows of all callbacks.
+    async fn idle_bytes(&mut self) -> Result<Option<u64>, String> {
+        if !self.stage.server.is_ours() {
+            return Ok(None);
+        }
+        self.stage.server.halt().await?;
+        self.stage.server.resume().await?;
+        // A server is idle when its start is over, and nothing says when that is.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(self.stage.server.pid().and_then(resident_bytes))
+    }
+
+    fn say(&self, what: &str) {
+        self.progress.say(&format!("{}: {what}", self.title));
+    }
+
+    fn line(&self, ledger: &Ledger) -> String {
+        let (of, accepted, arrived) = (ledger.events(), ledger.accepted(), ledger.arrived());
+        format!("{}: {accepted} of {of} accepted, {arrived} arrived", self.title)
+    }
+}
+
+fn not_ours() -> Measured {
+    Measured::Unavailable("it stops and starts the server, which must be one of the bench's own".to_owned())
+}
+
+/// Runs the work, and meanwhile notes the most memory that the process takes.
+async fn with_memory<T>(pid: Option<u32>, work: impl Future<Output = T>) -> (T, Option<u64>) {
+    tokio::pin!(work);
+    let (mut most, mut every) = (None, tokio::time::interval(MEMORY_EVERY));
+    loop {
+        tokio::select! {
+            done = &mut work => return (done, most),
+            _ = every.tick() => most = most.max(pid.and_then(resident_bytes)),
+        }
+    }
+}
+
+fn rates(ledger: &Ledger, whole_ns: u64, accepting: Duration, bare_per_s: f64) -> Vec<Figure> {
+    let per_s = |count: u64, seconds: f64| count as f64 / seconds.max(1e-9);
+    let accept = ledger.accept_latencies_ns();
+    let p99 = percentile(&accept, 0.99).unwrap_or_default() as f64 / 1e6;
+    vec![
+        Figure::new("delivered_per_s", "/s", per_s(ledger.arrived(), whole_ns as f64 / 1e9))
+            .beside(bare_per_s),
+        Figure::new("accepted_per_s", "/s", per_s(ledger.accepted(), accepting.as_secs_f64()))
+            .beside(bare_per_s),
+        Figure::new("accept_p99", "ms", p99),
+    ]
+}
+
+fn costs(spent: &Spent) -> Vec<Figure> {
+    let figure = |name, unit, value: Option<f64>| value.map(|value| Figure::new(name, unit, value));
+    [
+        figure("server_cpu_per_delivery", "us", spent.server_us),
+        figure("postgres_cpu_per_delivery", "us", spent.postgres_us),
+        figure("wal_per_delivery", "bytes", spent.wal_bytes),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn memory(name: &'static str, bytes: Option<u64>) -> Option<Figure> {
+    bytes.map(|bytes| Figure::new(name, "MB", bytes as f64 / 1e6))
+}
+
+fn finished(ledger: &Ledger, begun_ns: u64, figures: Vec<Figure>) -> Run {
+    let since = |(_, at): (usize, u64)| at.saturating_sub(begun_ns);
+    Run {
+        figures,
+        tally: ledger.tally(),
+        latency_ms: curve_ms(&ledger.arrival_latencies_ns()),
+        arrivals_per_100ms: buckets(ledger.arrivals_ns().map(since), TENTH_NS),
+        ..Run::default()
+    }
+}

@@ -1,0 +1,121 @@
+//! Where a run takes place: the server, the receivers, and a partner with a subscription for each callback. All of it is set-up; nothing here
+//! is measured.
+
+use std::sync::Arc;
+
+use hyper::Method;
+use serde_json::json;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::client::{Ask, Client};
+use super::ledger::Ledger;
+use super::receiver::Receivers;
+use super::server::Server;
+
+/// How many places are made at once.
+const MAKERS: usize = 16;
+const KEY: &str = "bench-callback-key";
+
+/// A partner, and the key to act as it. Its one subscription delivers to the callback of the same number.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub partner: Uuid,
+    pub key: String,
+    subscription: Uuid,
+}
+
+pub struct Stage {
+    pub server: Server,
+    pub receivers: Receivers,
+    pub places: Arc<Vec<Place>>,
+    first_run: u32,
+    run: u32,
+}
+
+impl Stage {
+    pub fn new(server: Server) -> Stage {
+        // The lower byte counts up, so that runs of one command are told from those of another.
+        let first_run = (Uuid::new_v4().as_u128() as u32) & 0x7fff_ff00;
+        Stage { server, receivers: Receivers::new(), places: Arc::default(), first_run, run: first_run }
+    }
+
+    /// A ledger for so many events, which receivers enter into from now on.
+    pub fn begin(&mut self, events: usize) -> Arc<Ledger> {
+        self.run += 1;
+        let ledger = Arc::new(Ledger::new(self.first_run, self.run, events));
+        self.receivers.enter_into(&ledger);
+        ledger
+    }
+
+    /// Sees to it that there are at least so many callbacks, each with its partner and subscription.
+    pub async fn grow(&mut self, callbacks: u16) -> Result<(), String> {
+        self.receivers.grow(callbacks).await?;
+        let mut places = self.places.to_vec();
+        while places.len() < usize::from(callbacks) {
+            let mut makers = JoinSet::new();
+            for number in (places.len()..usize::from(callbacks)).take(MAKERS) {
+                let url = format!("http://{}/", self.receivers.address(number as u16));
+                let (api, operator) = (Client::new(self.server.api), Client::new(self.server.operator));
+                makers.spawn(make_place(api, operator, self.server.key.clone(), url, number));
+            }
+            let mut made = makers.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            made.sort_by_key(|(number, _)| *number);
+            places.extend(made.into_iter().map(|(_, place)| place));
+        }
+        self.places = Arc::new(places);
+        Ok(())
+    }
+
+    /// Deliveries that wait in the database, due now or later.
+    pub async fn pending(&self, operator: &mut Client) -> Result<u64, String> {
+        let ask = Ask {
+            method: Method::GET,
+            path: "/metrics",
+            content_type: "text/plain",
+            headers: &[],
+            body: bytes::Bytes::new(),
+        };
+        let (_, text) = operator.send(ask).await?;
+        let text = String::from_utf8_lossy(&text);
+        let waiting = text.lines().find_map(|line| line.strip_prefix("herald_queue_pending "));
+        let waiting = waiting.and_then(|number| number.trim().parse().ok());
+        waiting.ok_or_else(|| "/metrics does not tell the queue's length".to_owned())
+    }
+
+    /// Takes back what was made on somebody else's server, as far as that can be.
+    pub async fn strike(self) -> Result<(), String> {
+        if !self.server.is_ours() {
+            let mut api = Client::new(self.server.api);
+            for place in self.places.iter() {
+                let path = subscription_path(place.subscription);
+                api.json(Method::DELETE, &path, &place.key, &json!({})).await?;
+            }
+        }
+        self.server.dismiss().await
+    }
+}
+
+fn subscription_path(id: Uuid) -> String {
+    format!("/redirect-session-events/subscriptions/{id}")
+}
+
+async fn make_place(
+    mut api: Client,
+    mut operator: Client,
+    key: String,
+    url: String,
+    number: usize,
+) -> Result<(usize, Place), String> {
+    let name = json!({ "name": format!("bench {number}") });
+    let partner = operator.json(Method::POST, "/partners", &key, &name).await?;
+    let partner = partner["id"].as_str().and_then(|id| id.parse::<Uuid>().ok());
+    let partner = partner.ok_or("a new partner has no id")?;
+    let scopes = json!({ "scopes": ["partner"] });
+    let made = operator.json(Method::POST, &format!("/partners/{partner}/keys"), &key, &scopes).await?;
+    let key = made["key"].as_str().ok_or("a new key is not shown")?.to_owned();
+    let subscription = Uuid::new_v4();
+    let wanted = json!({ "callbackUrl": url, "apiKey": KEY, "eventTypes": ["RedirectSessionCancelled"] });
+    api.json(Method::PUT, &subscription_path(subscription), &key, &wanted).await?;
+    Ok((number, Place { partner, key, subscription }))
+}
