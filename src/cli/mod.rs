@@ -43,6 +43,8 @@ enum Command {
     Listen(listen::ListenArgs),
     /// Publish events from a file or standard input, one JSON object on each line
     Publish(publish::PublishArgs),
+    /// Measure a server: throughput, latency, fairness, and whether everything arrived
+    Bench(bench::BenchArgs),
     /// Ask the server on this machine whether it is ready; exits 0 if it is, 1 if not
     Health(health::HealthArgs),
 }
@@ -57,6 +59,7 @@ impl Cli {
             Some(Command::Keys(command)) => database::told(keys::run(command).await),
             Some(Command::Listen(args)) => listen::run(args).await,
             Some(Command::Publish(args)) => publish::run(args).await,
+            Some(Command::Bench(args)) => bench::run(args).await,
             Some(Command::Health(args)) => health::run(args).await,
         }
     }

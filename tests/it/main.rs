@@ -8,6 +8,7 @@
 mod admin;
 mod bench;
 mod cluster;
+mod curl;
 mod delivery;
 mod embedded_postgres;
 mod first_partner;

@@ -68,8 +68,9 @@ impl Progress {
 
 fn bar(done: u64, all: u64) -> String {
     let done = done.min(all);
-    let (chars, percent) =
-        if all == 0 { (BAR_CHARS, 100) } else { (done * BAR_CHARS / all, done * 100 / all) };
+    // Of nothing, everything is done.
+    let of_all = |whole: u64| (done * whole).checked_div(all).unwrap_or(whole);
+    let (chars, percent) = (of_all(BAR_CHARS), of_all(100));
     let full = "#".repeat(chars as usize);
     format!("[{full:.<width$}] {percent:>3}%  ", width = BAR_CHARS as usize)
 }

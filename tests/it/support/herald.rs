@@ -15,6 +15,7 @@ pub const DEV_KEY: &str = "development-key-for-tests";
 /// Dereferences to its development partner.
 pub struct Herald {
     child: Child,
+    pub operator: String,
     partner: Partner,
 }
 
@@ -47,7 +48,7 @@ impl Herald {
         // What it says later must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let partner = Partner::new(api.expect("the server says where its API is"), DEV_KEY);
-        Herald { child, partner }
+        Herald { child, operator: operator.unwrap(), partner }
     }
 
     pub fn pid(&self) -> u32 {
