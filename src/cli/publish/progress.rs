@@ -68,8 +68,9 @@ impl Progress {
 
 fn bar(done: u64, all: u64) -> String {
     let done = done.min(all);
-    let (chars, percent) =
-        if all == 0 { (BAR_CHARS, 100) } else { (done * BAR_CHARS / all, done * 100 / all) };
+    // Of nothing, everything is done.
+    let share = |of: u64| (done * of).checked_div(all).unwrap_or(of);
+    let (chars, percent) = (share(BAR_CHARS), share(100));
     let full = "#".repeat(chars as usize);
     format!("[{full:.<width$}] {percent:>3}%  ", width = BAR_CHARS as usize)
 }
