@@ -21,10 +21,8 @@ impl Hub {
     /// stands for other content).
     pub async fn publish(&self, caller: &Caller, events: Vec<Publication>) -> Result<Vec<Receipt>, Error> {
         self.check_partners(caller, &events).await?;
-        let own = |publication: Publication| Owned {
-            partner: publication.partner.unwrap_or(caller.partner),
-            publication,
-        };
+        let own =
+            |publication: Publication| Owned::new(publication.partner.unwrap_or(caller.partner), publication);
         let (reply, answer) = oneshot::channel();
         let request = PublishRequest { events: events.into_iter().map(own).collect(), reply };
         self.ingest.ask(Request::Publish(request), answer).await

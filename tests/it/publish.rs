@@ -1,5 +1,6 @@
 //! Publishing over `POST /events`: what is taken, what is refused and names why, and that the same id never happens twice.
 
+use herald::store::event_keys;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -197,6 +198,44 @@ async fn the_same_id_fifty_times_at_once_happens_once() {
     assert_eq!(event_count(&desk).await, 1);
     desk.deliver().await;
     assert!(desk.take().await.is_none(), "one delivery");
+}
+
+#[tokio::test]
+async fn the_same_id_at_two_nodes_at_once_happens_once() {
+    let database = cluster::database().await;
+    let (one, other) = (App::start(&database, settings()).await, App::start(&database, settings()).await);
+    let event = json!({ "type": "a", "data": 1, "id": "once" });
+    let (one_operator, other_operator) = (one.operator(), other.operator());
+    let ask = |number: usize| {
+        let operator = if number.is_multiple_of(2) { &one_operator } else { &other_operator };
+        operator.ask(Method::POST, "/events", Some(event.clone()))
+    };
+    let answers = futures_util::future::join_all((0..50).map(ask)).await;
+    assert_eq!(answers[0].0, 202);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let count: i64 =
+        sqlx::query_scalar("select count(*) from events").fetch_one(&database.pool).await.unwrap();
+    assert_eq!(count, 1);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn chosen_ids_are_forgotten_after_a_week_and_not_before() {
+    let desk = Desk::open().await;
+    let (_, key) = desk.partner("producer").await;
+    for id in ["old-1", "old-2", "young"] {
+        assert_eq!(publish(&desk, &key, json!({ "type": "a", "data": 1, "id": id })).await.status, 202);
+    }
+    let age = "update event_keys set created_at = created_at - case key when 'young' then interval '167 h' else interval '169 h' end";
+    sqlx::query(age).execute(&desk.database.pool).await.unwrap();
+    let mut connection = desk.database.pool.acquire().await.unwrap();
+    for forgotten in [1, 1, 0] {
+        assert_eq!(event_keys::forget(&mut connection, 1).await.unwrap(), forgotten);
+    }
+    let left: String =
+        sqlx::query_scalar("select key from event_keys").fetch_one(&mut *connection).await.unwrap();
+    assert_eq!(left, "young");
 }
 
 #[tokio::test]

@@ -164,3 +164,32 @@ fn stored(event: &NewEvent) -> Event {
         occurred_at: event.occurred_at,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{EventId, PartnerId};
+    use crate::domain::publication::Attributes;
+
+    fn event(bytes: usize) -> NewEvent {
+        NewEvent {
+            id: EventId::new(),
+            partner: PartnerId::new(),
+            kind: "a".to_owned(),
+            source: "/b".to_owned(),
+            payload: vec![b'1'; bytes],
+            occurred_at: chrono::DateTime::UNIX_EPOCH,
+            attributes: Attributes::default(),
+            ordering_key: None,
+        }
+    }
+
+    #[test]
+    fn a_statement_is_bounded_in_events_and_in_bytes() {
+        let sizes = |events: &[NewEvent]| statements(events).map(<[_]>::len).collect::<Vec<_>>();
+        assert!(sizes(&[]).is_empty());
+        assert_eq!(sizes(&vec![event(1); 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(sizes(&vec![event(1024 * 1024); 9]), [4, 4, 1]);
+        assert_eq!(sizes(&[event(STATEMENT_BYTES_MAX * 2), event(0)]), [1, 1]);
+    }
+}

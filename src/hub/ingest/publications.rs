@@ -28,11 +28,19 @@ pub struct Receipt {
 
 /// An event with the partner that it belongs to.
 pub(in crate::hub) struct Owned {
-    pub partner: PartnerId,
-    pub publication: Publication,
+    partner: PartnerId,
+    publication: Publication,
+    /// Where there is a chosen id.
+    content_hash: Option<[u8; 32]>,
 }
 
 impl Owned {
+    /// Hashes what has to be hashed, so that the one writer does not.
+    pub(in crate::hub) fn new(partner: PartnerId, publication: Publication) -> Self {
+        let content_hash = publication.key.is_some().then(|| publication.content_hash());
+        Self { partner, publication, content_hash }
+    }
+
     fn key(&self) -> Option<Key> {
         self.publication.key.as_ref().map(|key| (self.partner, key.as_str().to_owned()))
     }
@@ -103,7 +111,7 @@ impl<'a> Publications<'a> {
         for request in &requests {
             let identity = |owned: &Owned| {
                 let (partner, key) = owned.key()?;
-                let (event, content_hash) = (EventId::new(), owned.publication.content_hash());
+                let (event, content_hash) = (EventId::new(), owned.content_hash?);
                 let entry = || Entry { partner, key: key.clone(), event, content_hash };
                 claims.entry((partner, key.clone())).or_insert_with(entry);
                 Some((event, content_hash))
