@@ -51,8 +51,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
 
-    /// Requests a second of the latency scenarios, instead of their own
-    #[arg(long, value_name = "PER_S", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Requests a second of the latency scenario, instead of 200 and 5000
+    #[arg(long, value_name = "PER_S", conflicts_with = "file", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
 
     /// Write the report as JSON
@@ -105,13 +105,11 @@ fn scenarios(args: &BenchArgs) -> Result<Vec<Scenario>, String> {
     if !(args.seconds > 0.0 && args.seconds <= 3_600.0) {
         return Err("--seconds is above 0 and at most 3600".to_owned());
     }
-    let mut known = match &args.file {
-        Some(file) => scenario::from_file(file)?,
-        None => scenario::built_in(),
+    let known = match (&args.file, args.rate) {
+        (Some(file), _) => scenario::from_file(file)?,
+        (None, Some(rate_per_s)) => scenario::at_rate(scenario::built_in(), rate_per_s),
+        (None, None) => scenario::built_in(),
     };
-    for scenario in &mut known {
-        scenario.rate_per_s = args.rate.unwrap_or(scenario.rate_per_s);
-    }
     let listed: Vec<String> = args.scenarios.iter().filter(|name| *name != "list").cloned().collect();
     scenario::chosen(known, &listed)
 }
@@ -121,11 +119,20 @@ async fn bench(args: &BenchArgs, scenarios: Vec<Scenario>) -> Result<Report, Str
     let progress = Progress::new();
     let mut chapters = Vec::new();
     let mut stage = Stage::new(server(args, progress).await?);
-    for scenario in scenarios {
-        chapters.push(chapter(args, scenario, &mut stage, progress).await);
-    }
+    let all = async {
+        for scenario in scenarios {
+            chapters.push(chapter(args, scenario, &mut stage, progress).await);
+        }
+    };
+    let interrupted = tokio::select! {
+        () = all => false,
+        _ = tokio::signal::ctrl_c() => true,
+    };
     let struck = stage.strike().await;
     progress.clear();
+    if interrupted {
+        return Err("interrupted".to_owned());
+    }
     let report = Report { conditions, chapters };
     print!("{}", text::render(&report));
     if let Some(file) = &args.json {

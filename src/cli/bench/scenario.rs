@@ -159,6 +159,14 @@ pub fn built_in() -> Vec<Scenario> {
     ]
 }
 
+/// The same with one latency scenario, at this rate.
+pub fn at_rate(mut known: Vec<Scenario>, rate_per_s: u32) -> Vec<Scenario> {
+    known.retain(|scenario| scenario.kind != Kind::Latency);
+    let name = format!("latency-{rate_per_s}");
+    known.push(Scenario { rate_per_s, ..Scenario::new(&name, Kind::Latency) });
+    known
+}
+
 /// Those of `known` that are asked for by name, or by the beginning of one up to a dash; all when none is named.
 pub fn chosen(known: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
     let is = |scenario: &Scenario, name: &str| {
@@ -202,6 +210,14 @@ mod tests {
         assert_eq!(names(&["latency-200", "start"]).unwrap(), ["start", "latency-200"]);
         assert_eq!(names(&[]).unwrap().len(), built_in().len());
         assert!(names(&["start", "late"]).unwrap_err().contains("no scenario late"));
+    }
+
+    #[test]
+    fn one_rate_makes_one_latency_scenario() {
+        let known = at_rate(built_in(), 70);
+        let latency: Vec<_> = known.iter().filter(|scenario| scenario.kind == Kind::Latency).collect();
+        assert_eq!(latency.len(), 1);
+        assert_eq!((latency[0].name.as_str(), latency[0].rate_per_s), ("latency-70", 70));
     }
 
     #[test]

@@ -53,7 +53,12 @@ impl Server {
     pub async fn start() -> Result<Server, String> {
         let folder = std::env::temp_dir().join(format!("herald-bench-{}", std::process::id()));
         let key = format!("bench-{}", uuid::Uuid::new_v4());
-        launch(folder, key).await
+        let launched = launch(folder.clone(), key).await;
+        if launched.is_err() {
+            // Why it did not start matters more than what it left.
+            let _left_over = std::fs::remove_dir_all(&folder);
+        }
+        launched
     }
 
     pub fn pid(&self) -> Option<u32> {
