@@ -116,6 +116,7 @@ impl App {
                 retry: retry.clone(),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
+                retention_days: config.retention_days,
             },
             health: health.clone(),
             metrics: metrics.clone(),

@@ -8,6 +8,7 @@ pub mod customers;
 pub mod deliveries;
 pub mod events;
 pub mod idempotency;
+pub mod nodes;
 pub mod partitions;
 pub mod partners;
 pub mod queue;
