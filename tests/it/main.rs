@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod chaos;
 mod cluster;
 mod delivery;
 mod embedded_postgres;
