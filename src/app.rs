@@ -118,6 +118,7 @@ impl App {
                 disable_after: Duration::from_secs(config.disable_after_days * 86_400),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
+                retention_days: config.retention_days,
             },
             health: health.clone(),
             metrics: metrics.clone(),

@@ -87,6 +87,8 @@ pub struct Config {
     /// At most `in_flight_max`.
     pub callback_in_flight_max: usize,
     pub stop_timeout_ms: u64,
+    /// How long events and attempts are kept after their day.
+    pub retention_days: i32,
     /// Directives that [`EnvFilter`] parses.
     pub log: String,
     pub log_format: LogFormat,
@@ -182,6 +184,7 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
             raw.stop_timeout_ms.as_deref(),
             (0, 15_000, STOP_TIMEOUT_MS_MAX),
         ),
+        retention_days: r.number("HERALD_RETENTION_DAYS", raw.retention_days.as_deref(), (1, 30, 3_650)),
         log: log(raw, r),
         log_format: log_format(raw, r),
     }

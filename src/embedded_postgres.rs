@@ -279,6 +279,7 @@ async fn start_or_say_who_holds_it(
             spawner::send_signal(orphan, libc::SIGINT);
             patience = ORPHAN_PATIENCE;
         }
+        let somebody_was_here = folder.pid_file().is_some();
         let log_start = folder.log_bytes();
         let (status, pid) = match start_once(binaries, folder, log_start).await? {
             Started::Ready(child, pid) => return Ok((child, pid)),
@@ -287,6 +288,10 @@ async fn start_or_say_who_holds_it(
         let log = folder.log_since(log_start);
         // A server that fails for a reason of its own takes its pid file with it; another one's stays.
         let Some(holder) = folder.pid_file().map(|file| file.pid).filter(|holder| *holder != pid) else {
+            if somebody_was_here {
+                // It left between being in our way and our asking who it was.
+                continue;
+            }
             return Err(StartError::Ended { status, log_file: folder.log_file(), log });
         };
         if first_try.elapsed() >= patience {

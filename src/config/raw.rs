@@ -110,6 +110,10 @@ pub struct RawConfig {
     #[arg(long, value_name = "MS", env = "HERALD_STOP_TIMEOUT_MS", hide_env_values = true)]
     pub stop_timeout_ms: Option<String>,
 
+    /// How long events and the history of their deliveries are kept, in days [default: 30]
+    #[arg(long, value_name = "DAYS", env = "HERALD_RETENTION_DAYS", hide_env_values = true)]
+    pub retention_days: Option<String>,
+
     /// What to log: a level, or directives such as `info,herald=debug` [default: info,sqlx=warn]
     #[arg(long, value_name = "DIRECTIVES", env = "HERALD_LOG", hide_env_values = true)]
     pub log: Option<String>,

@@ -50,6 +50,7 @@ fn development_needs_nothing() {
     assert_eq!((config.in_flight_max, config.callback_in_flight_max), (512, 4));
     assert_eq!(config.retry_delays_s, [5, 30, 120, 600, 3600, 10800, 21600, 43200, 86400, 86400]);
     assert!(config.stop_timeout_ms <= 20_000);
+    assert_eq!(config.retention_days, 30);
     assert_eq!((config.log.as_str(), config.log_format), ("info,sqlx=warn", LogFormat::Text));
 }
 

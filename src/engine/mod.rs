@@ -8,7 +8,8 @@
 //! - A *post* renders, signs and sends one delivery once, and turns whatever happened into an outcome.
 //! - The *recorder* writes outcomes in batches, guarded by the lease: a post that finishes late changes nothing.
 //! - The *janitor* keeps promises that no single request can: held rows of active subscriptions, rows of deleted ones, old answers,
-//!   partitions of the days to come.
+//!   partitions of the days to come and of those that are over.
+//! - The *roll call* finds processes that are gone, so that what they had leased need not wait for its lease to end.
 //!
 //! Nothing in here holds a transaction or a connection while a callback is being called.
 
@@ -19,6 +20,7 @@ mod lanes;
 pub mod outbound;
 mod post;
 pub mod recorder;
+pub mod roll_call;
 mod targets;
 mod traffic;
 
@@ -60,6 +62,8 @@ pub struct Settings {
     pub disable_after: Duration,
     pub in_flight_max: usize,
     pub callback_in_flight_max: usize,
+    /// How long events and attempts are kept after their day.
+    pub retention_days: i32,
 }
 
 /// What the engine stands on.
@@ -121,7 +125,8 @@ impl Engine {
             recorder: worker(&health, "recorder", recorder.run(recorded)),
             others: vec![
                 worker(&health, "claimer", claimer.run(stop.clone())),
-                worker(&health, "janitor", janitor::run(pool.clone(), stop)),
+                worker(&health, "janitor", janitor::run(pool.clone(), settings.retention_days, stop.clone())),
+                worker(&health, "roll_call", roll_call::run(pool.clone(), settings.node, intake.due, stop)),
             ],
             stopping,
             pool,

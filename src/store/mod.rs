@@ -9,6 +9,7 @@ pub mod deliveries;
 pub mod event_keys;
 pub mod events;
 pub mod idempotency;
+pub mod nodes;
 pub mod partitions;
 pub mod partners;
 pub mod queue;

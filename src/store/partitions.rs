@@ -1,6 +1,8 @@
-//! The daily partitions of `events` and `attempts`.
+//! The daily partitions of `events` and `attempts`: made ahead of their day, removed when the last day that may need them is over.
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::domain::Error;
 
 /// How many days ahead partitions are made: long enough that a fortnight without a janitor loses nothing.
 const DAYS_AHEAD: i32 = 14;
@@ -25,4 +27,76 @@ pub fn is_missing(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|database| {
         database.code().as_deref() == Some("23514") && database.constraint().is_none()
     })
+}
+
+/// How far the removal of a daily table has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    NotBegun,
+    /// Marked as leaving, and no longer read; somebody went away before it had left.
+    HalfDetached,
+    /// A table by itself.
+    Detached,
+}
+
+/// A daily table whose day has been over for longer than the retention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Over {
+    pub name: String,
+    parent: String,
+    removal: Removal,
+}
+
+impl Over {
+    /// Whether it holds what unfinished deliveries send.
+    pub fn holds_events(&self) -> bool {
+        self.parent == "events"
+    }
+}
+
+/// Lets one session at a time remove tables: true for the one. It keeps the right until its connection is closed, which is what the caller
+/// does in the end. Waits for locks are short from now on: an old report that still reads must not make inserts queue up behind us.
+pub async fn begin_removal(db: &mut PgConnection) -> Result<bool, Error> {
+    let ours = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('herald_retention', 0))")
+        .fetch_one(&mut *db)
+        .await?;
+    sqlx::raw_sql("set lock_timeout = '2s'").execute(db).await?;
+    Ok(ours)
+}
+
+/// Daily tables of days that have been over for longer than `retention_days`; those that were left half removed come first.
+pub async fn list_over(db: &mut PgConnection, retention_days: i32) -> Result<Vec<Over>, Error> {
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as(include_str!("queries/partitions/list_over.sql"))
+            .bind(retention_days)
+            .fetch_all(db)
+            .await?;
+    let over = |(name, parent, state): (String, String, String)| Over {
+        name,
+        parent,
+        removal: match state.as_str() {
+            "attached" => Removal::NotBegun,
+            "detaching" => Removal::HalfDetached,
+            _ => Removal::Detached,
+        },
+    };
+    Ok(rows.into_iter().map(over).collect())
+}
+
+/// Removes a daily table, from wherever an earlier try left it. Must not be called within a transaction: a detach that does not stop
+/// inserts into the other days takes two of its own. One that meets a long reader gives up with `Unavailable`, and the next try goes on.
+pub async fn remove(db: &mut PgConnection, over: &Over) -> Result<(), Error> {
+    let Over { name, parent, removal } = over;
+    let detach = match removal {
+        Removal::NotBegun => Some("concurrently"),
+        Removal::HalfDetached => Some("finalize"),
+        Removal::Detached => None,
+    };
+    // Names come from the catalogue and are letters, digits and an underscore.
+    if let Some(how) = detach {
+        let sql = format!("alter table {parent} detach partition {name} {how}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *db).await?;
+    }
+    sqlx::raw_sql(AssertSqlSafe(format!("drop table {name}"))).execute(db).await?;
+    Ok(())
 }

@@ -152,6 +152,22 @@ pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Er
     Ok(done.rows_affected())
 }
 
+/// Ends up to `limit` leases of a node that is gone now instead of at their end; returns how many. Owner and epoch stay, as with a lease that
+/// ran out: the claim that follows raises the epoch and counts the crash, and should the node live after all, it may still finish until then.
+pub async fn end_leases(db: &mut PgConnection, of: NodeId, limit: i64) -> Result<u64, Error> {
+    let done = sqlx::query(
+        "update queue q set due_at = herald_now() from (
+             select partner_id, delivery_id from queue
+             where lease_owner = $1 and due_at > herald_now() and due_at < 'infinity' limit $2 for update skip locked) as left_behind
+         where q.partner_id = left_behind.partner_id and q.delivery_id = left_behind.delivery_id",
+    )
+    .bind(of.0)
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Makes the oldest of what is held for a subscription due, up to `limit`; returns how many. Each is due a microsecond after the one before,
 /// so that they are claimed in their order.
 pub async fn resume(db: &mut PgConnection, subscription: SubscriptionId, limit: i64) -> Result<u64, Error> {
@@ -198,6 +214,43 @@ pub async fn cancel_deleted(
         .execute(db)
         .await?;
     Ok(done.rows_affected())
+}
+
+/// Where a walk over the queue stands; it begins at the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walked {
+    partner_id: Uuid,
+    delivery_id: Uuid,
+}
+
+/// Ends the next `limit` unfinished deliveries of events older than the retention as expired; returns how many, and how far that was. None
+/// means that the walk is over.
+pub async fn expire(
+    db: &mut PgConnection,
+    retention_days: i32,
+    after: Walked,
+    limit: i64,
+) -> Result<Option<(i64, Walked)>, Error> {
+    let row: Option<(i64, Uuid, Uuid)> = sqlx::query_as(include_str!("queries/queue/expire.sql"))
+        .bind(retention_days)
+        .bind(after.partner_id)
+        .bind(after.delivery_id)
+        .bind(limit)
+        .fetch_optional(db)
+        .await?;
+    Ok(row.map(|(expired, partner_id, delivery_id)| (expired, Walked { partner_id, delivery_id })))
+}
+
+/// Whether any unfinished delivery still needs an event older than the retention.
+pub async fn needs_expired(db: &mut PgConnection, retention_days: i32) -> Result<bool, Error> {
+    let needed = sqlx::query_scalar(
+        "select exists (select from queue where event_id <
+             herald_uuid7_floor(((herald_now() at time zone 'UTC')::date - $1)::timestamp at time zone 'UTC'))",
+    )
+    .bind(retention_days)
+    .fetch_one(db)
+    .await?;
+    Ok(needed)
 }
 
 /// How many deliveries are held for a subscription.

@@ -7,6 +7,7 @@
 
 mod admin;
 mod bench;
+mod chaos;
 mod cluster;
 mod curl;
 mod delivery;
@@ -17,10 +18,13 @@ mod herald_api;
 mod house;
 mod kill;
 mod listen;
+mod model;
 mod openapi;
 mod operator;
 mod outbound;
 mod publish;
 mod publish_command;
 mod redirect;
+mod retention;
+mod roll_call;
 mod support;

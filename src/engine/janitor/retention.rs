@@ -1,0 +1,44 @@
+//! What is older than the retention goes, a day at a time: first what is still undelivered ends as expired, for its partner to see, then the
+//! day's tables are dropped. One node does it at a time; which one does not matter.
+
+use sqlx::PgPool;
+
+use crate::domain::Error;
+use crate::store::partitions;
+use crate::store::queue::{self, Walked};
+
+/// Rows a statement touches at most.
+const CHUNK: i64 = 1_000;
+
+/// Removes what has been over for longer than `retention_days`.
+/// Errors: `Unavailable` when a long reader is in the way. What was begun stays begun, and the next call goes on with it.
+pub async fn keep(pool: &PgPool, retention_days: i32) -> Result<(), Error> {
+    let mut connection = pool.acquire().await?;
+    // The right to remove belongs to the session, so it must end here, however this ends.
+    connection.close_on_drop();
+    let db = &mut *connection;
+    if !partitions::begin_removal(db).await? {
+        return Ok(());
+    }
+    let (mut walked, mut expired) = (Walked::default(), 0);
+    while let Some((count, last)) = queue::expire(db, retention_days, walked, CHUNK).await? {
+        (walked, expired) = (last, expired + count);
+    }
+    if expired > 0 {
+        tracing::warn!(
+            deliveries = expired,
+            retention_days,
+            "deliveries left the retention window undelivered"
+        );
+    }
+    // Somebody is sending such a delivery at this moment. If that fails it must find its event, or nobody could say what it was.
+    let events_are_needed = queue::needs_expired(db, retention_days).await?;
+    for over in partitions::list_over(db, retention_days).await? {
+        if over.holds_events() && events_are_needed {
+            continue;
+        }
+        partitions::remove(db, &over).await?;
+        tracing::info!(table = over.name, retention_days, "dropped a day that left the retention window");
+    }
+    Ok(())
+}

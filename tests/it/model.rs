@@ -1,0 +1,390 @@
+//! The database against a model of it: random orders of everything that happens to deliveries, and after each step both must say the same.
+//! More cases than by default: `PROPTEST_CASES=1000 cargo test --test it model`.
+
+mod pure;
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use herald::domain::attempt::Outcome;
+use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::event::{Event, NewEvent};
+use herald::domain::id::{AttemptId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::subscription::SubscriptionState;
+use herald::domain::version::Version;
+use herald::store::queue::{self, Ending, Finish, Record};
+use herald::store::{deliveries, events, subscriptions};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::support::cluster::{self, TestDatabase};
+use pure::{Given, LEASE_STEPS, Model, STEP_MS, Told};
+
+const CASES: u32 = 48;
+const STEPS_MAX: usize = 40;
+const SUBSCRIPTIONS: usize = 2;
+const NODES: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish {
+        subscription: usize,
+        born_leased_to: Option<usize>,
+    },
+    Claim {
+        node: usize,
+        limit: usize,
+    },
+    /// Of any right that was ever given, by its holder or by somebody who has no business with it.
+    Finish {
+        given: prop::sample::Index,
+        by_a_stranger: bool,
+        ending: Ending,
+        outcome: Option<Outcome>,
+    },
+    Wait {
+        steps: i64,
+    },
+    Crash {
+        node: usize,
+    },
+    Stop {
+        node: usize,
+    },
+    Turn {
+        subscription: usize,
+        state: SubscriptionState,
+    },
+    Sweep,
+    Redeliver {
+        delivery: prop::sample::Index,
+    },
+}
+
+fn ending() -> impl Strategy<Value = (Ending, Option<Outcome>)> {
+    let end = |state, outcome| Just((Ending::Final(state), Some(outcome)));
+    let delay_ms = (0..3_i64).prop_map(|steps| steps * STEP_MS);
+    prop_oneof![
+        3 => end(DeliveryState::Delivered, Outcome::Delivered),
+        1 => end(DeliveryState::Dead, Outcome::Refused),
+        1 => end(DeliveryState::Dead, Outcome::Crashed),
+        1 => end(DeliveryState::Cancelled, Outcome::Cancelled),
+        1 => end(DeliveryState::Expired, Outcome::Expired),
+        3 => delay_ms.clone().prop_map(|delay_ms| (Ending::Retry { delay_ms }, Some(Outcome::TimedOut))),
+        2 => Just((Ending::Hold, None)),
+        1 => Just((Ending::Hold, Some(Outcome::Refused))),
+        1 => delay_ms.prop_map(|delay_ms| (Ending::Release { delay_ms }, None)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let subscription = 0..SUBSCRIPTIONS;
+    let node = 0..NODES;
+    let state = prop_oneof![
+        3 => Just(SubscriptionState::Active),
+        2 => Just(SubscriptionState::Paused),
+        2 => Just(SubscriptionState::Disabled),
+        1 => Just(SubscriptionState::Deleted),
+    ];
+    let steps = prop_oneof![Just(1), Just(LEASE_STEPS)];
+    prop_oneof![
+        4 => (subscription.clone(), prop::option::of(node.clone()))
+            .prop_map(|(subscription, born_leased_to)| Step::Publish { subscription, born_leased_to }),
+        5 => (node.clone(), 1..4_usize).prop_map(|(node, limit)| Step::Claim { node, limit }),
+        8 => (any::<prop::sample::Index>(), prop::bool::weighted(0.1), ending())
+            .prop_map(|(given, by_a_stranger, (ending, outcome))| Step::Finish { given, by_a_stranger, ending, outcome }),
+        3 => steps.prop_map(|steps| Step::Wait { steps }),
+        1 => node.clone().prop_map(|node| Step::Crash { node }),
+        1 => node.prop_map(|node| Step::Stop { node }),
+        2 => (subscription, state).prop_map(|(subscription, state)| Step::Turn { subscription, state }),
+        1 => Just(Step::Sweep),
+        2 => any::<prop::sample::Index>().prop_map(|delivery| Step::Redeliver { delivery }),
+    ]
+}
+
+/// The real thing, and the model beside it.
+struct World<'a> {
+    database: &'a TestDatabase,
+    db: &'a mut PgConnection,
+    model: Model,
+    partner: PartnerId,
+    nodes: Vec<NodeId>,
+    subscriptions: Vec<SubscriptionId>,
+    deliveries: Vec<(DeliveryId, EventId)>,
+}
+
+impl World<'_> {
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Publish { subscription, born_leased_to } => {
+                self.publish(subscription, born_leased_to).await
+            }
+            Step::Claim { node, limit } => self.claim(node, limit).await,
+            Step::Finish { given, by_a_stranger, ending, outcome } => {
+                if !self.model.given.is_empty() {
+                    let given = *given.get(&self.model.given);
+                    let by = if by_a_stranger { (given.node + 1) % NODES } else { given.node };
+                    self.finish(given, by, ending, outcome).await;
+                }
+            }
+            Step::Wait { steps } => self.wait(steps).await,
+            Step::Crash { node } => {
+                let ended = queue::end_leases(self.db, self.nodes[node], 1_000).await.unwrap();
+                assert_eq!(ended, self.model.crash(node));
+            }
+            Step::Stop { node } => {
+                let released = queue::release_all(self.db, self.nodes[node]).await.unwrap();
+                assert_eq!(released, self.model.stop(node));
+            }
+            Step::Turn { subscription, state } => self.turn(subscription, state).await,
+            Step::Sweep => {
+                queue::resume_stranded(self.db, 1_000).await.unwrap();
+                queue::cancel_deleted(self.db, None, 1_000).await.unwrap();
+                self.model.sweep();
+            }
+            Step::Redeliver { delivery } => {
+                if !self.deliveries.is_empty() {
+                    self.redeliver(delivery.index(self.deliveries.len())).await;
+                }
+            }
+        }
+    }
+
+    async fn publish(&mut self, subscription: usize, born_leased_to: Option<usize>) {
+        let event = NewEvent {
+            id: EventId::new(),
+            partner: self.partner,
+            kind: format!("Type{subscription}"),
+            source: "/".to_owned(),
+            payload: b"{}".to_vec(),
+            occurred_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        let lease = events::BirthLease {
+            owner: self.nodes[born_leased_to.unwrap_or_default()],
+            lease_ms: LEASE_STEPS * STEP_MS,
+            rows_max: i64::from(born_leased_to.is_some()),
+        };
+        let born = events::insert(self.db, &[event], lease).await.unwrap();
+        let matched = self.model.publish(subscription, born_leased_to);
+        assert_eq!(born.len(), usize::from(matched));
+        self.deliveries.extend(born.iter().map(|born| (born.delivery, born.event)));
+    }
+
+    async fn claim(&mut self, node: usize, limit: usize) {
+        let claimable = self.model.claimable();
+        let rows =
+            queue::claim(self.db, self.nodes[node], limit as i64, LEASE_STEPS * STEP_MS).await.unwrap();
+        assert_eq!(rows.len(), limit.min(claimable.len()), "as much as is due and no more");
+        for row in rows {
+            let place = self.deliveries.iter().position(|(id, _)| id.0 == row.delivery_id).unwrap();
+            assert!(claimable.contains(&place), "held, leased and later ones are not claimed");
+            let given = self.model.claimed(place, node);
+            assert_eq!(row.lease_epoch, given.epoch);
+        }
+    }
+
+    async fn finish(&mut self, given: Given, by: usize, ending: Ending, outcome: Option<Outcome>) {
+        let (delivery, event) = self.deliveries[given.delivery];
+        let subscription = self.subscriptions[self.model.deliveries[given.delivery].subscription];
+        let event = Event {
+            id: event,
+            kind: "Type".to_owned(),
+            source: "/".to_owned(),
+            payload: vec![],
+            occurred_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        let lease = Lease {
+            partner: self.partner,
+            delivery,
+            subscription,
+            event: Arc::new(event),
+            attempts: 0,
+            epoch: given.epoch,
+            probe: false,
+            crashes: 0,
+            until: std::time::Instant::now(),
+        };
+        let record = outcome.map(|outcome| Record {
+            attempt: AttemptId::new(),
+            outcome,
+            status: None,
+            started_ago_ms: 0,
+            latency_ms: 0,
+            response: None,
+            detail: None,
+        });
+        let finish = Finish { lease: &lease, ending, record };
+        let changed = queue::finish(self.db, self.nodes[by], &[finish]).await.unwrap();
+        assert_eq!(changed, i64::from(self.model.finish(given, by, ending, outcome)));
+    }
+
+    async fn wait(&mut self, steps: i64) {
+        self.database.advance(TimeDelta::milliseconds(steps * STEP_MS)).await;
+        self.model.now += steps;
+    }
+
+    async fn turn(&mut self, subscription: usize, state: SubscriptionState) {
+        let id = self.subscriptions[subscription];
+        if state == SubscriptionState::Disabled {
+            let disabled = subscriptions::disable(self.db, self.partner, id, "gone").await.unwrap();
+            let was_active = self.model.subscriptions[subscription] == SubscriptionState::Active;
+            assert_eq!(disabled, was_active, "its owner's pause or deletion stands");
+            if was_active {
+                self.model.turn(subscription, state);
+            }
+            return;
+        }
+        let version: i64 = sqlx::query_scalar("select version from subscriptions where id = $1")
+            .bind(id.0)
+            .fetch_one(&mut *self.db)
+            .await
+            .unwrap();
+        let touched =
+            subscriptions::touch(self.db, self.partner, id, Version(version), state, None).await.is_ok();
+        assert_eq!(touched, self.model.turn(subscription, state), "deleted is for good");
+        if touched && state == SubscriptionState::Active {
+            queue::resume(self.db, id, 1_000).await.unwrap();
+        }
+        if touched && state == SubscriptionState::Deleted {
+            queue::cancel_deleted(self.db, Some(id), 1_000).await.unwrap();
+        }
+    }
+
+    /// As a partner asks for it, who takes longer than a lease can change hands in.
+    async fn redeliver(&mut self, delivery: usize) {
+        self.wait(1).await;
+        let (id, event) = self.deliveries[delivery];
+        let subscription = self.subscriptions[self.model.deliveries[delivery].subscription];
+        let hastened = queue::hasten(self.db, self.partner, id).await.unwrap();
+        assert_eq!(hastened, self.model.hasten(delivery));
+        let again = queue::insert_again(self.db, self.partner, id, event, subscription).await.unwrap();
+        assert_eq!(again, self.model.may_begin_again(delivery), "never beside itself");
+        if again {
+            let epoch = sqlx::query_scalar("select lease_epoch from queue where delivery_id = $1")
+                .bind(id.0)
+                .fetch_one(&mut *self.db)
+                .await
+                .unwrap();
+            self.model.begin_again(delivery, epoch);
+        }
+    }
+
+    /// Everything that is stored about the deliveries, against the model.
+    async fn compare(&mut self) {
+        type Row = (Uuid, Option<Uuid>, i32, i32, i16, bool, bool);
+        let rows: Vec<Row> = sqlx::query_as(
+            "select delivery_id, lease_owner, lease_epoch, attempts, crashes, due_at = 'infinity', due_at <= herald_now()
+             from queue where partner_id = $1",
+        )
+        .bind(self.partner.0)
+        .fetch_all(&mut *self.db)
+        .await
+        .unwrap();
+        let history: Vec<(Uuid, String, Option<String>, bool)> = sqlx::query_as(
+            "select delivery_id, outcome, final_state, late from attempts where partner_id = $1",
+        )
+        .bind(self.partner.0)
+        .fetch_all(&mut *self.db)
+        .await
+        .unwrap();
+        for ((id, _), expected) in self.deliveries.iter().zip(&self.model.deliveries) {
+            let row = rows.iter().find(|row| row.0 == id.0).map(|row| {
+                let owner = row.1.map(|owner| self.nodes.iter().position(|node| node.0 == owner).unwrap());
+                (owner, row.2, row.3, row.4, row.5, row.6)
+            });
+            let modelled = expected.queued.as_ref().map(|queued| {
+                let due = queued.due.is_some_and(|due| due <= self.model.now);
+                (queued.owner, queued.epoch, queued.attempts, queued.crashes, queued.due.is_none(), due)
+            });
+            assert_eq!(row, modelled, "owner, epoch, attempts, crashes, held, due");
+            let mut told: Vec<(&str, Option<&str>, bool)> = history
+                .iter()
+                .filter(|told| told.0 == id.0)
+                .map(|told| (told.1.as_str(), told.2.as_deref(), told.3))
+                .collect();
+            let mut expected_told: Vec<_> = expected
+                .history
+                .iter()
+                .map(|Told { outcome, final_state, late }| (*outcome, *final_state, *late))
+                .collect();
+            told.sort_unstable();
+            expected_told.sort_unstable();
+            assert_eq!(told, expected_told, "the history");
+        }
+    }
+
+    /// What the partner sees, against the model.
+    async fn compare_views(&mut self) {
+        let everything = deliveries::Filter::default();
+        let views = deliveries::list(self.db, self.partner, &everything, None, 1_000).await.unwrap();
+        assert_eq!(views.len(), self.deliveries.len(), "none is lost, none is invented, none is seen twice");
+        for ((id, _), expected) in self.deliveries.iter().zip(&self.model.deliveries) {
+            let seen = views.iter().find(|view| view.id == *id).map(|view| view.state);
+            assert_eq!(seen, Some(expected.state()));
+        }
+    }
+}
+
+/// A partner of its own for each case, with nothing of earlier ones left in the queue.
+async fn begin<'a>(database: &'a TestDatabase, db: &'a mut PgConnection) -> World<'a> {
+    let partner = PartnerId::new();
+    sqlx::raw_sql("delete from queue").execute(&mut *db).await.unwrap();
+    sqlx::query("insert into partners (id, name) values ($1, 'P')")
+        .bind(partner.0)
+        .execute(&mut *db)
+        .await
+        .unwrap();
+    let mut subscriptions = Vec::new();
+    for place in 0..SUBSCRIPTIONS {
+        let (callback, subscription) = (CallbackId::new(), SubscriptionId::new());
+        sqlx::query(
+            "with c as (insert into callbacks (id, partner_id, surface, url) values ($1, $2, 'redirect', 'http://127.0.0.1/')),
+             s as (insert into subscriptions (id, partner_id, surface, external_key, callback_id) values ($3, $2, 'redirect', $4, $1))
+             insert into subscription_event_types (partner_id, subscription_id, surface, event_type) values ($2, $3, 'redirect', $4)",
+        )
+        .bind(callback.0)
+        .bind(partner.0)
+        .bind(subscription.0)
+        .bind(format!("Type{place}"))
+        .execute(&mut *db)
+        .await
+        .unwrap();
+        subscriptions.push(subscription);
+    }
+    let nodes = (0..NODES).map(|_| NodeId::new()).collect();
+    World {
+        database,
+        db,
+        model: Model::new(SUBSCRIPTIONS),
+        partner,
+        nodes,
+        subscriptions,
+        deliveries: vec![],
+    }
+}
+
+#[test]
+fn rule_19_the_database_does_what_the_model_does_in_any_order() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let database = runtime.block_on(cluster::database());
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
+    let steps = prop::collection::vec(step(), 1..STEPS_MAX);
+    let outcome = TestRunner::new(config).run(&steps, |steps| {
+        runtime.block_on(async {
+            let mut connection = database.pool.acquire().await.unwrap();
+            let mut world = begin(&database, &mut connection).await;
+            for step in steps {
+                world.take(step).await;
+                world.compare().await;
+            }
+            world.compare_views().await;
+        });
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    let _inside = runtime.enter();
+    drop(database);
+}
