@@ -159,6 +159,8 @@ impl World<'_> {
             kind: format!("Type{subscription}"),
             source: "/".to_owned(),
             payload: b"{}".to_vec(),
+            attributes: Default::default(),
+            ordering_key: None,
             occurred_at: chrono::DateTime::UNIX_EPOCH,
         };
         let lease = events::BirthLease {
@@ -166,7 +168,7 @@ impl World<'_> {
             lease_ms: LEASE_STEPS * STEP_MS,
             rows_max: i64::from(born_leased_to.is_some()),
         };
-        let born = events::insert(self.db, &[event], lease).await.unwrap();
+        let born = events::insert(self.db, &[event], lease).await.unwrap().born;
         let matched = self.model.publish(subscription, born_leased_to);
         assert_eq!(born.len(), usize::from(matched));
         self.deliveries.extend(born.iter().map(|born| (born.delivery, born.event)));
