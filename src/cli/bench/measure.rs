@@ -228,7 +228,7 @@ impl Measure<'_> {
         Ok(ledger.arrived() as f64 / took.as_secs_f64())
     }
 
-    /// Waits until everything accepted has arrived and the queue is as empty as it was, or until nothing moves any more.
+    /// Waits until everything accepted has arrived and the queue is empty, or until nothing moves any more.
     async fn settle(&self, ledger: &Ledger) -> Result<Settled, String> {
         let mut operator = Client::new(self.stage.server.operator);
         let (mut arrived, mut moved, mut asked) = (0, Instant::now(), Instant::now());
@@ -246,6 +246,9 @@ impl Measure<'_> {
                     return Ok(Settled { after_ns: ledger.now_ns() });
                 }
                 asked = Instant::now();
+            }
+            if moved.elapsed() > QUIET_MAX && complete {
+                return Err("everything arrived, but the server's queue does not become empty".to_owned());
             }
             if moved.elapsed() > QUIET_MAX {
                 return Ok(Settled { after_ns: ledger.now_ns() });
