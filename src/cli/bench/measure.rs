@@ -22,7 +22,7 @@ const BARE_CLIENTS: u16 = 64;
 const BARE_EVENTS: usize = 200_000;
 const BARE_FOR: Duration = Duration::from_secs(1);
 /// How many events the first look at a server's speed takes.
-const SAMPLE_EVENTS: usize = 500;
+const SAMPLE_EVENTS: usize = 1_000;
 const EVENTS_MAX: f64 = 300_000.0;
 /// Without a single arrival for this long, what is missing counts as lost. Longer than a lease.
 const QUIET_MAX: Duration = Duration::from_secs(45);
@@ -77,11 +77,11 @@ impl Measure<'_> {
     /// Cancels as fast as it goes; of `callbacks` also what it takes.
     async fn full_path(&mut self) -> Result<Run, String> {
         let callbacks = self.scenario.kind == Kind::Callbacks;
-        let idle = if callbacks { self.idle_bytes().await? } else { None };
-        let events = self.events(Job::Cancel).await?;
         let bare = self.bare_per_s().await?;
-        let ledger = self.open_sessions(events).await?;
+        let idle = if callbacks { self.idle_bytes().await? } else { None };
         let connections = self.stage.receivers.connections();
+        let events = self.events(Job::Cancel).await?;
+        let ledger = self.open_sessions(events).await?;
         let before = Usage::of(&self.stage.server).await;
         let begun_ns = ledger.now_ns();
         let driving = self.drive(Job::Cancel, &ledger);
@@ -228,7 +228,7 @@ impl Measure<'_> {
         Ok(ledger.arrived() as f64 / took.as_secs_f64())
     }
 
-    /// Waits until everything accepted has arrived and the queue is as empty as it was, or until nothing moves any more.
+    /// Waits until everything accepted has arrived and the queue is empty, or until nothing moves any more.
     async fn settle(&self, ledger: &Ledger) -> Result<Settled, String> {
         let mut operator = Client::new(self.stage.server.operator);
         let (mut arrived, mut moved, mut asked) = (0, Instant::now(), Instant::now());
@@ -246,6 +246,9 @@ impl Measure<'_> {
                     return Ok(Settled { after_ns: ledger.now_ns() });
                 }
                 asked = Instant::now();
+            }
+            if moved.elapsed() > QUIET_MAX && complete {
+                return Err("everything arrived, but the server's queue does not become empty".to_owned());
             }
             if moved.elapsed() > QUIET_MAX {
                 return Ok(Settled { after_ns: ledger.now_ns() });

@@ -101,7 +101,10 @@ impl Chapter {
 }
 
 fn complaint(tally: &Tally) -> Option<String> {
-    let Tally { lost, invented, accepted, .. } = tally;
+    let Tally { lost, invented, accepted, refused, .. } = tally;
+    if *accepted == 0 {
+        return Some(format!("nothing was accepted, {refused} were refused"));
+    }
     (!tally.is_clean())
         .then(|| format!("of {accepted} accepted events {lost} were lost; {invented} were invented"))
 }
@@ -173,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_median_ratio_is_the_median_of_the_runs_own_ratios() {
-        let clean = Tally::default();
+        let clean = Tally { accepted: 1, ..Tally::default() };
         let runs = vec![run(100.0, 1_000.0, clean), run(300.0, 1_000.0, clean), run(200.0, 500.0, clean)];
         let chapter = Chapter::new(scenario("full-path"), runs, Ended::Through);
         let figure = &chapter.medians[0].figure;
@@ -183,8 +186,9 @@ mod tests {
 
     #[test]
     fn one_lost_event_in_one_run_fails_the_scenario() {
-        for tally in [Tally { lost: 1, ..Tally::default() }, Tally { invented: 1, ..Tally::default() }] {
-            let runs = vec![run(1.0, 1.0, Tally::default()), run(1.0, 1.0, tally)];
+        let clean = Tally { accepted: 1, ..Tally::default() };
+        for tally in [Tally { lost: 1, ..clean }, Tally { invented: 1, ..clean }, Tally::default()] {
+            let runs = vec![run(1.0, 1.0, clean), run(1.0, 1.0, tally)];
             let chapter = Chapter::new(scenario("full-path"), runs, Ended::Through);
             assert_eq!(chapter.status, Status::Failed);
             assert!(chapter.message.is_some());
