@@ -1,18 +1,20 @@
 //! Finds nodes that are gone and passes on what they had leased, seconds after their end and long before their leases'.
 //!
-//! Each node holds an advisory lock of its name on a connection of its own, beside the pool, and lists itself once it has it. PostgreSQL lets
-//! go of the lock when the connection ends, so a listed node whose lock nobody holds is gone, or is about to connect again: after a restart of the
-//! database nobody holds any lock, and everybody lives. That is what [`GRACE`] is for. A node looks after its lock every [`CALL_EVERY`]
-//! and gives each step of that no more than [`STEP_WITHIN`], so a living node is back within about three seconds of the
-//! database's return; it is called gone only if two looks, at least five seconds apart, both found its lock unheld. Time during which the database
-//! is away does not count: nobody can look then.
+//! Each node holds an advisory lock of its name on a connection of its own, beside the pool, and lists itself once it has it.
+//! PostgreSQL lets go of the lock when the connection ends, so a listed node whose lock nobody holds is gone, or is about to
+//! connect again: after a restart of the database nobody holds any lock, and everybody lives. That is what [`GRACE`] is for. A
+//! node looks after its lock every [`CALL_EVERY`] and gives each step of that no more than [`STEP_WITHIN`], so a living node is
+//! back within about three seconds of the database's return. It is called gone only if every look for five seconds found its
+//! lock unheld. Time during which the database is away does not count: looks further apart than [`LOOK_GAP`] begin anew.
 //!
-//! Why a mistake does no harm beyond a duplicate: a lease that is ended here looks exactly like one that ran out. The claim that follows raises the
-//! epoch, so the first holder's result comes late or not at all. A node that was struck off by mistake is judged again only once it has
-//! its lock and lists itself, so one loss of its connection costs its deliveries one counted crash at most.
+//! Why a mistake does no harm beyond a duplicate: a lease that is ended here looks exactly like one that ran out. The claim that
+//! follows raises the epoch, so the first holder's result comes late or not at all. A node that was struck off by mistake is
+//! judged again only once it has its lock and lists itself, so one loss of its connection costs its deliveries one counted crash
+//! at most.
 //!
-//! When this finds nothing although a node is gone, leases pass by time as they always did: a machine that lost its power without a word (until TCP
-//! keep-alive notices), a node that never got its lock, one that died while it was stopping. A process that hangs keeps its lock; that is what leases are for.
+//! When this finds nothing although a node is gone, leases pass by time as they always did: a machine that lost its power without
+//! a word (until TCP keep-alive notices), a node that never got its lock, one that died while it was stopping. A process that
+//! hangs keeps its lock; that is what leases are for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,8 @@ const CALL_EVERY: Duration = Duration::from_secs(1);
 /// How long connecting or one look may take before the connection counts as broken.
 const STEP_WITHIN: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(5);
+/// Looks further apart than this did not see what was in between.
+const LOOK_GAP: Duration = Duration::from_secs(3);
 /// Leases a statement ends at most.
 const CHUNK: u64 = 1_000;
 
@@ -85,8 +89,8 @@ async fn attend(pool: &PgPool, node: NodeId, present: Option<PgConnection>) -> R
 
 /// Looks who is there, and passes on the leases of those who are gone.
 async fn call(db: &mut PgConnection, due: &Notify) -> Result<(), Error> {
-    let grace_ms = i64::try_from(GRACE.as_millis()).map_err(Error::internal)?;
-    for gone in within(nodes::call_roll(db, grace_ms)).await? {
+    let ms = |time: Duration| i64::try_from(time.as_millis()).map_err(Error::internal);
+    for gone in within(nodes::call_roll(db, ms(GRACE)?, ms(LOOK_GAP)?)).await? {
         let mut leases = 0;
         loop {
             let limit = i64::try_from(CHUNK).map_err(Error::internal)?;

@@ -50,10 +50,11 @@ pub async fn strike(db: &mut PgConnection, node: NodeId) -> Result<(), Error> {
     Ok(())
 }
 
-/// The nodes whose lock nobody has held for at least `grace_ms`, as two looks found.
-pub async fn call_roll(db: &mut PgConnection, grace_ms: i64) -> Result<Vec<NodeId>, Error> {
+/// The nodes whose lock nobody has held for at least `grace_ms`, as looks found that are no more than `look_gap_ms` apart.
+pub async fn call_roll(db: &mut PgConnection, grace_ms: i64, look_gap_ms: i64) -> Result<Vec<NodeId>, Error> {
     let gone: Vec<Uuid> = sqlx::query_scalar(include_str!("queries/nodes/call_roll.sql"))
         .bind(grace_ms as f64)
+        .bind(look_gap_ms as f64)
         .fetch_all(db)
         .await?;
     Ok(gone.into_iter().map(NodeId).collect())
