@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::dispatcher::ended;
 use super::recorder::Finished;
+use super::verdict::ended;
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;

@@ -23,6 +23,7 @@ pub mod recorder;
 pub mod roll_call;
 mod targets;
 mod traffic;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -49,6 +49,11 @@ recorded as (
            d.started_at, d.latency_ms, d.response, d.detail
     from done d left join guarded g
         on g.partner_id = d.partner_id and g.delivery_id = d.delivery_id and g.epoch = d.epoch
-    where d.outcome is not null and (g.delivery_id is not null or d.outcome not in ('cancelled', 'expired', 'crashed'))
+    where d.outcome is not null and (
+        g.delivery_id is not null
+        -- Late; or told again, because the answer to the statement that wrote it never came.
+        or d.outcome not in ('cancelled', 'expired', 'crashed') and not exists (
+            select from attempts told where told.partner_id = d.partner_id and told.delivery_id = d.delivery_id
+               and substring(uuid_send(told.id) from 7) = substring(uuid_send(d.attempt_id) from 7)))
 )
 select count(*) from guarded

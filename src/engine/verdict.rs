@@ -1,0 +1,118 @@
+//! What an attempt means for its delivery, its subscription and its callback. Pure but for the clock and for chance.
+
+use std::time::{Duration, Instant};
+
+use super::Held;
+use super::post::Posted;
+use super::recorder::{Finished, Turn};
+use super::targets::Target;
+use super::traffic::Shown;
+use crate::clock;
+use crate::domain::attempt::Outcome;
+use crate::domain::breaker;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::id::AttemptId;
+use crate::domain::retry::{self, Verdict};
+use crate::domain::retry_after;
+use crate::store::queue::{Ending, Record};
+
+/// The most that a receiver can ask us to wait.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A delivery whose last try fell into an outage of ours has another one after this.
+const EXCUSED_FOR: Duration = Duration::from_secs(60);
+const DETAIL_CHARS_MAX: usize = 1_000;
+
+/// A delivery that ends without a post.
+pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
+    let record = Record {
+        attempt: AttemptId::new(),
+        outcome,
+        status: None,
+        started_ago_ms: 0,
+        latency_ms: 0,
+        response: None,
+        detail: None,
+    };
+    Finished { held, ending, record: Some((record, Instant::now())), disable: None, turn: None }
+}
+
+/// What a post showed of its receiver; nothing, if it was stopped on our side.
+pub(super) fn shown(target: &Target, posted: &Posted) -> Option<Shown> {
+    let (sending, reached) = (target.sending.as_ref().ok()?, posted.reached?);
+    let failed = breaker::speaks_against(posted.outcome, posted.status);
+    (posted.outcome != Outcome::Blocked).then(|| Shown { host: sending.url.origin().into(), reached, failed })
+}
+
+/// What a post means for its delivery. One that is excused is tried again as its failure asks, and costs nothing of its budget.
+pub(super) fn judge(
+    held: Held,
+    target: &Target,
+    posted: Posted,
+    started: Instant,
+    excused: bool,
+) -> Finished {
+    let lease = &held.lease;
+    let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
+    let asked =
+        posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
+    let verdict = retry::decide(&target.retry, failures, posted.outcome, posted.status, asked, chance());
+    let (ending, disable) = match verdict {
+        Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
+        _ if lease.probe => (Ending::Final(DeliveryState::Dead), None),
+        Verdict::Dead if excused => (Ending::Release { delay_ms: millis(EXCUSED_FOR) }, None),
+        Verdict::Dead => (Ending::Final(DeliveryState::Dead), None),
+        Verdict::Retry(after) if excused => (Ending::Release { delay_ms: millis(after) }, None),
+        Verdict::Retry(after) => (Ending::Retry { delay_ms: millis(after) }, None),
+        Verdict::Disable => (Ending::Hold, Some("the callback answered 410 Gone".to_owned())),
+    };
+    let turn = turn(target, &posted, lease.probe || excused);
+    let (ending, disable) = match ending {
+        Ending::Retry { .. } | Ending::Final(DeliveryState::Dead)
+            if !lease.probe && has_failed_too_long(target) =>
+        {
+            let days = target.disable_after.as_secs() / 86_400;
+            (Ending::Hold, Some(format!("every delivery has failed for {days} days")))
+        }
+        _ => (ending, disable),
+    };
+    let record = Record {
+        attempt: AttemptId::new(),
+        outcome: posted.outcome,
+        status: posted.status,
+        started_ago_ms: 0,
+        latency_ms: posted.latency_ms,
+        response: posted.response,
+        detail: posted
+            .detail
+            .map(|detail| detail.replace('\0', " ").chars().take(DETAIL_CHARS_MAX).collect()),
+    };
+    Finished { held, ending, record: Some((record, started)), disable, turn }
+}
+
+/// Whether a subscription that was well has begun to fail, or one that failed is well again.
+fn turn(target: &Target, posted: &Posted, says_nothing: bool) -> Option<Turn> {
+    match (posted.outcome, target.failing_for) {
+        _ if says_nothing => None,
+        (Outcome::Delivered, Some(_)) => Some(Turn::Well),
+        (Outcome::Delivered, None) | (Outcome::Blocked, _) => None,
+        (_, None) => Some(Turn::Failing),
+        (_, Some(_)) => None,
+    }
+}
+
+fn has_failed_too_long(target: &Target) -> bool {
+    target.failing_for.is_some_and(|failing_for| failing_for >= target.disable_after)
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A fresh number in `0.0..1.0`.
+pub(super) fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}
