@@ -13,7 +13,7 @@ use herald::domain::id::{AttemptId, CallbackId, DeliveryId, EventId, NodeId, Par
 use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::queue::{self, Ending, Finish, Record};
-use herald::store::{deliveries, events, subscriptions};
+use herald::store::{deliveries, events, partitions, subscriptions};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgConnection;
@@ -332,6 +332,8 @@ impl World<'_> {
 /// A partner of its own for each case, with nothing of earlier ones left in the queue.
 async fn begin<'a>(database: &'a TestDatabase, db: &'a mut PgConnection) -> World<'a> {
     let partner = PartnerId::new();
+    // The cases before have moved the clock on.
+    partitions::make_ahead(db).await.unwrap();
     sqlx::raw_sql("delete from queue").execute(&mut *db).await.unwrap();
     sqlx::query("insert into partners (id, name) values ($1, 'P')")
         .bind(partner.0)
