@@ -260,6 +260,26 @@ async fn rule_19_a_late_finisher_changes_nothing_and_is_recorded() {
 }
 
 #[tokio::test]
+async fn a_result_that_is_told_twice_is_recorded_once() {
+    let database = cluster::database().await;
+    let id = a_waiting_delivery(&database).await;
+    let node = NodeId::new();
+    let lease = lease(claim(&database, node, 1).await.pop().unwrap());
+    let mut connection = database.pool.acquire().await.unwrap();
+    // The answer to the first never came, so the recorder asks again, a moment later.
+    let told_first = finish(&lease, DELIVERED, Outcome::Delivered);
+    let mut told_again = finish(&lease, DELIVERED, Outcome::Delivered);
+    told_again.record = told_first
+        .record
+        .clone()
+        .map(|record| Record { started_ago_ms: record.started_ago_ms + 250, ..record });
+    assert_eq!(queue::finish(&mut connection, node, &[told_first]).await.unwrap(), 1);
+    assert_eq!(queue::finish(&mut connection, node, &[told_again]).await.unwrap(), 0);
+    let once = vec![told("delivered", Some("delivered"), false)];
+    assert_eq!(standing(&mut connection, &id).await, (None, once));
+}
+
+#[tokio::test]
 async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
     let database = cluster::database().await;
     let id = a_waiting_delivery(&database).await;
