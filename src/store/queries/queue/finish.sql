@@ -13,26 +13,30 @@ with done as materialized (
         as d (partner_id, delivery_id, epoch, verdict, delay_ms, final_state, attempt_id, event_id, subscription_id,
               event_type, outcome, status, started_ago_ms, latency_ms, response, detail)
 ),
+-- What the queue is joined with, kept narrow: rows that are joined for an UPDATE or DELETE are copied whole.
+verdicts as materialized (
+    select partner_id, delivery_id, epoch, verdict, delay_ms, outcome is not null as tried from done
+),
 stopped as materialized (
     select id from subscriptions
     where id in (select subscription_id from done where verdict = 'hold') and state in ('paused', 'disabled')
     for share
 ),
 ended as (
-    delete from queue q using done d
+    delete from queue q using verdicts d
     where d.verdict = 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
       and q.lease_owner = $1 and q.lease_epoch = d.epoch
     returning q.partner_id, q.delivery_id, d.epoch
 ),
 kept as (
     update queue q set
-        attempts = q.attempts + (d.outcome is not null and d.verdict <> 'release')::int,
-        crashes = case when d.outcome is not null then 0 else q.crashes end,
+        attempts = q.attempts + (d.tried and d.verdict <> 'release')::int,
+        crashes = case when d.tried then 0 else q.crashes end,
         lease_owner = null,
         lease_epoch = q.lease_epoch + 1,
         due_at = case when d.verdict = 'hold' and exists (select from stopped where stopped.id = q.subscription_id) then 'infinity'
                       else herald_now() + make_interval(secs => coalesce(d.delay_ms, 0) / 1000.0) end
-    from done d
+    from verdicts d
     where d.verdict <> 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
       and q.lease_owner = $1 and q.lease_epoch = d.epoch
     returning q.partner_id, q.delivery_id, d.epoch
