@@ -20,12 +20,13 @@ member() { tr -d '\0' | sed -n "s/^[^\n]*[{,]\"$1\":\"\([^\"]*\)\".*/\1/p" | hea
 
 # expect STATUS CODE CURL-ARGUMENTS…: CODE is the error's code, or - for a success.
 expect() {
-  local status=$1 code=$2 got got_code
+  local status=$1 code=$2 got got_code shown
   shift 2
   got=$(curl -s -o "$answer" -w '%{http_code}' "$@")
   got_code=$(member code <"$answer")
   got_code=${got_code:--}
-  printf '%-4s%-40s curl %s\n' "$got" "$got_code" "${*//$key/KEY}"
+  shown=${*//$key/KEY}
+  printf '%-4s%-40s curl %s\n' "$got" "$got_code" "${shown//${another:-$key}/ANOTHER}"
   if [ "$got" != "$status" ] || [ "$got_code" != "$code" ]; then
     printf 'EXPECTED %s %s, got: %s\n' "$status" "$code" "$(cat "$answer")"
     failures=$((failures + 1))
