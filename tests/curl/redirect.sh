@@ -10,6 +10,8 @@ api=$1 operator=$2 key=$3
 subscriptions=$api/redirect-session-events/subscriptions
 json='content-type: application/json'
 failures=0
+# So that a second run over the same data finds nothing of the first.
+run=$(cat /proc/sys/kernel/random/uuid 2>/dev/null || uuidgen)
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
 
@@ -39,7 +41,7 @@ as_dev() { expect "$1" "$2" -H "x-api-key: $key" "${@:3}"; }
 made() { curl -s -H "x-api-key: $key" -H "$json" "$@" | member id; }
 
 subscription() {
-  printf '{"callbackUrl":"http://127.0.0.1:9/%s","apiKey":"callback-key","eventTypes":["RedirectSessionCancelled"]}' "$1"
+  printf '{"callbackUrl":"http://127.0.0.1:9/%s/%s","apiKey":"callback-key","eventTypes":["RedirectSessionCancelled"]}' "$run" "$1"
 }
 session() {
   printf '{"type":"NewCustomer"%s,"redirectData":{"successUrl":"https://shop.example/s","failureUrl":"https://shop.example/f","abortUrl":"https://shop.example/a","qrCodeSuccessUrl":"https://shop.example/%s"}}' \
