@@ -17,7 +17,7 @@ use url::Url;
 
 use crate::config::{Config, Mode};
 use crate::domain::dialect::Dialect;
-use crate::domain::egress::{EgressPolicy, Nat64Prefix, PortRule};
+use crate::domain::egress::{EgressPolicy, PortRule};
 use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
 use crate::domain::retry::RetryPolicy;
@@ -78,7 +78,7 @@ impl App {
         let pool = connect(database).await?;
         store::migrate(&pool).await?;
         let (health, metrics) = (Health::default(), Metrics::default());
-        let egress = Arc::new(egress_policy(&config)?);
+        let egress = Arc::new(egress_policy(&config));
         let retry =
             RetryPolicy { delays: config.retry_delays_s.iter().copied().map(Duration::from_secs).collect() };
         let (node, lease) = (NodeId::new(), Duration::from_millis(config.lease_ms));
@@ -187,7 +187,7 @@ async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
         .await
 }
 
-fn egress_policy(config: &Config) -> Result<EgressPolicy, StartError> {
+fn egress_policy(config: &Config) -> EgressPolicy {
     let mut policy = match config.mode {
         Mode::Development => EgressPolicy::development(),
         Mode::Production => EgressPolicy::production(),
@@ -197,15 +197,8 @@ fn egress_policy(config: &Config) -> Result<EgressPolicy, StartError> {
     if let Some(ports) = &config.egress_ports {
         policy.ports = PortRule::Only(ports.clone());
     }
-    if let Some(prefix) = config.nat64_prefix {
-        let parsed = Nat64Prefix::parse(&prefix.to_string());
-        let wrong = |error: crate::domain::egress::NotANat64Prefix| StartError::Setting {
-            setting: "HERALD_NAT64_PREFIX",
-            wrong: error.to_string(),
-        };
-        policy.nat64_prefix = Some(parsed.map_err(wrong)?);
-    }
-    Ok(policy)
+    policy.nat64_prefix = config.nat64_prefix;
+    policy
 }
 
 /// How long a first byte may take is the attempt's own matter where the operator gives attempts longer than usual.

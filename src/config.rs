@@ -14,17 +14,18 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
+use crate::domain::egress::Nat64Prefix;
 use crate::domain::key_ring::{KeyRing, KeyRingError};
 use crate::domain::partner_key::PartnerKey;
 use crate::domain::secret::Secret;
 
 pub use problem::{Problem, Problems};
 pub use raw::RawConfig;
-use read::{Reader, list, nat64_prefix, network, present, switch};
+use read::{Reader, list, network, present, switch};
 
 const OPERATOR_PORT: u16 = 8081;
 const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
@@ -69,7 +70,7 @@ pub struct Config {
     pub egress_ports: Option<Vec<u16>>,
     /// Whether callbacks may be plain http.
     pub egress_http: bool,
-    pub nat64_prefix: Option<Ipv6Net>,
+    pub nat64_prefix: Option<Nat64Prefix>,
     pub egress_ca_file: Option<PathBuf>,
     pub session_ttl_s: u64,
     pub request_timeout_ms: u64,
@@ -141,8 +142,8 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
         nat64_prefix: r.value(
             "HERALD_NAT64_PREFIX",
             raw.nat64_prefix.as_deref(),
-            "an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits, such as 64:ff9b::/96",
-            nat64_prefix,
+            "an IPv6 prefix of 96 bits, such as 64:ff9b::/96",
+            |text| Nat64Prefix::parse(text).ok(),
         ),
         egress_ca_file: path(&raw.egress_ca_file),
         session_ttl_s: r.number("HERALD_SESSION_TTL_S", raw.session_ttl_s.as_deref(), (1, 900, 604_800)),

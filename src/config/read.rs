@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 
 use super::problem::Problem;
 
@@ -86,11 +86,4 @@ pub fn network(text: &str) -> Option<IpNet> {
         Ok(address) => Some(IpNet::from(address)),
         Err(_) => text.parse::<IpNet>().ok().filter(|net| net.addr() == net.network()),
     }
-}
-
-/// A NAT64 prefix has one of the lengths that RFC 6052, section 2.2, gives a layout for.
-pub fn nat64_prefix(text: &str) -> Option<Ipv6Net> {
-    let prefix = text.parse::<Ipv6Net>().ok()?;
-    let length_known = matches!(prefix.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96);
-    (length_known && prefix.addr() == prefix.network()).then_some(prefix)
 }

@@ -99,6 +99,7 @@ fn each_wrong_setting_is_named() {
         ("--egress-ports=443,0", "HERALD_EGRESS_PORTS"),
         ("--egress-ports=70000", "HERALD_EGRESS_PORTS"),
         ("--egress-http=maybe", "HERALD_EGRESS_HTTP"),
+        ("--nat64-prefix=64:ff9b::/64", "HERALD_NAT64_PREFIX"),
         ("--nat64-prefix=64:ff9b::/97", "HERALD_NAT64_PREFIX"),
         ("--nat64-prefix=10.0.0.0/8", "HERALD_NAT64_PREFIX"),
         ("--session-ttl-s=0", "HERALD_SESSION_TTL_S"),
