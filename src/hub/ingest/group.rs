@@ -127,7 +127,7 @@ pub(super) fn hand_over(
     let mut room = room;
     let mut left_to_others = false;
     for born in &written.born {
-        let share = room.as_mut().and_then(|room| room.split(1));
+        let share = room.as_mut().filter(|_| born.leased).and_then(|room| room.split(1));
         match (born.leased, share, events.get(&born.event)) {
             (true, Some(share), Some(event)) => {
                 handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share })
@@ -167,8 +167,9 @@ fn stored(event: &NewEvent) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::handoff::handoff;
     use super::*;
-    use crate::domain::id::{EventId, PartnerId};
+    use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
     use crate::domain::publication::Attributes;
 
     fn event(bytes: usize) -> NewEvent {
@@ -191,5 +192,30 @@ mod tests {
         assert_eq!(sizes(&vec![event(1); 2_500]), [1_000, 1_000, 500]);
         assert_eq!(sizes(&vec![event(1024 * 1024); 9]), [4, 4, 1]);
         assert_eq!(sizes(&[event(STATEMENT_BYTES_MAX * 2), event(0)]), [1, 1]);
+    }
+
+    #[test]
+    fn what_was_not_leased_takes_no_room_from_what_was() {
+        let (handoff, mut intake) = handoff(2);
+        let event = event(2);
+        let born = |leased| Born {
+            partner: event.partner,
+            delivery: DeliveryId::new(),
+            event: event.id,
+            subscription: SubscriptionId::new(),
+            leased,
+        };
+        let written = Written {
+            cancelled: vec![],
+            published: vec![],
+            published_count: 1,
+            born: vec![born(false), born(false), born(true), born(false), born(true)],
+            events: vec![event.clone()],
+        };
+        hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
+        let handed: Vec<_> = std::iter::from_fn(|| intake.leases.try_recv().ok())
+            .map(|handed| handed.lease.delivery)
+            .collect();
+        assert_eq!(handed, [written.born[2].delivery, written.born[4].delivery]);
     }
 }
