@@ -1,6 +1,7 @@
 """What schemathesis cannot know from openapi.yaml: that some values are used up by use, and where it may send things."""
 
 import itertools
+import json
 import uuid
 
 import schemathesis
@@ -14,6 +15,16 @@ EXAMPLES = "https://partner.example"
 schemathesis.openapi.format("uri", strategies.from_regex(r"http://127\.0\.0\.1:9/[a-z0-9]{8,32}", fullmatch=True))
 
 used = itertools.count()
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines_of_json(context, value):
+    """A batch is a text of lines; whatever else is made up for one goes as a single line."""
+    if isinstance(value, bytes):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "surrogatepass")
+
 
 
 @schemathesis.hook
