@@ -31,15 +31,16 @@ use crate::hub::{self, Hub};
 use crate::operator::{self, Operator};
 use crate::surfaces::kit::access_log::{self, AccessLog};
 use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy, conversation};
-use crate::surfaces::{self, redirect};
+use crate::surfaces::{self, notifications, redirect, webhooks};
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
 
-/// Connections to PostgreSQL at most: requests, and the four that the background half keeps or takes.
+/// Connections to PostgreSQL at most: requests, and the five that the background half keeps or takes.
 const DATABASE_CONNECTIONS_MAX: u32 = 24;
 /// How long a request waits for a connection before it is told to come again.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
-/// Fresh deliveries in memory at most, waiting or under way; what does not fit waits in the database.
+/// Fresh deliveries in memory at most, waiting or under way, if their events are small (larger ones take more of the room: 80 MB in all); what
+/// does not fit waits in the database.
 const LEASES_IN_MEMORY_MAX: usize = 20_000;
 
 /// Why the server could not start. Each message says what to do.
@@ -91,8 +92,11 @@ impl App {
         };
         let default_policy = DefaultPolicy { retry: retry.clone(), timeout };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
-        let settings =
-            hub::Settings { session_ttl: Duration::from_secs(config.session_ttl_s), policy_limits };
+        let settings = hub::Settings {
+            session_ttl: Duration::from_secs(config.session_ttl_s),
+            policy_limits,
+            partner_rate_per_s: config.partner_rate_per_s,
+        };
         let hub = Hub::new(
             pool.clone(),
             keys.clone(),
@@ -118,7 +122,9 @@ impl App {
                 disable_after: Duration::from_secs(config.disable_after_days * 86_400),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
+                batch_linger: Duration::from_millis(config.batch_linger_ms),
                 retention_days: config.retention_days,
+                backlog_max: config.backlog_max,
             },
             health: health.clone(),
             metrics: metrics.clone(),
@@ -130,6 +136,7 @@ impl App {
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             keys,
             default_policy,
+            trusted_proxies: config.trusted_proxies.as_slice().into(),
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
         Ok(Self { config, hub, api, engine, health, metrics })
@@ -148,6 +155,7 @@ impl App {
         let settings = operator::Settings {
             body_bytes_max: config.body_bytes_max,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
+            trusted_proxies: config.trusted_proxies.as_slice().into(),
         };
         let operator_state =
             Operator { hub, health: health.clone(), metrics: metrics.clone(), settings: Arc::new(settings) };
@@ -209,7 +217,7 @@ fn limits(timeout: Duration) -> Limits {
 
 /// The certificates of a private CA, if one is set.
 fn extras(config: &Config) -> Result<Extras, StartError> {
-    let mut extras = Extras::default();
+    let mut extras = Extras { proxy: config.egress_proxy.clone(), ..Extras::default() };
     if let Some(file) = &config.egress_ca_file {
         let wrong = |error: &dyn std::fmt::Display| StartError::Setting {
             setting: "HERALD_EGRESS_CA_FILE",
@@ -225,32 +233,48 @@ fn extras(config: &Config) -> Result<Extras, StartError> {
 }
 
 fn dialects() -> Dialects {
-    Dialects::from([(Surface::Redirect, Arc::new(redirect::Redirect) as Arc<dyn Dialect>)])
+    Dialects::from([
+        (Surface::Redirect, Arc::new(redirect::Redirect) as Arc<dyn Dialect>),
+        (Surface::Notifications, Arc::new(notifications::Notifications)),
+        (Surface::Webhooks, Arc::new(webhooks::Webhooks)),
+    ])
 }
 
 /// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
 pub fn api_router(api: Api, metrics: Metrics) -> Router {
+    let trusted_proxies = api.settings.trusted_proxies.clone();
     let redirect = redirect::router(api.clone());
+    let notifications = notifications::router(api.clone());
+    let webhooks = webhooks::router(api.clone());
     let own = surfaces::herald::router(api);
     // No route with a wildcard: its parameter would join those of the routes inside.
     let nobodys = redirect.clone();
     let router = Router::new().nest(redirect::MOUNT, redirect).fallback(async move |request: Request| {
-        let surface = if is_own(request.uri().path()) { own } else { nobodys };
+        let surface = match surface_of(request.uri().path()) {
+            "herald" => own,
+            "notifications" => notifications,
+            "webhooks" => webhooks,
+            _ => nobodys,
+        };
         surface.oneshot(request).await
     });
-    observed(
-        router,
-        AccessLog { metrics, surface_of: |path| if is_own(path) { "herald" } else { "redirect" } },
-    )
+    observed(router, AccessLog { metrics, surface_of, trusted_proxies })
 }
 
-fn is_own(path: &str) -> bool {
-    path.strip_prefix("/herald").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// The API that a path belongs to, by its first part.
+fn surface_of(path: &str) -> &'static str {
+    match path.split('/').nth(1).unwrap_or_default() {
+        "herald" => "herald",
+        notifications::PREFIX => "notifications",
+        first if webhooks::PREFIXES.contains(&first) => "webhooks",
+        _ => "redirect",
+    }
 }
 
 pub fn operator_router(operator: Operator) -> Router {
     let metrics = operator.metrics.clone();
-    observed(operator::router(operator), AccessLog { metrics, surface_of: |_| "operator" })
+    let trusted_proxies = operator.settings.trusted_proxies.clone();
+    observed(operator::router(operator), AccessLog { metrics, surface_of: |_| "operator", trusted_proxies })
 }
 
 /// The layers around a whole listener: the ids of the exchange outermost, then the line that names them.
@@ -265,12 +289,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_under_herald_is_its_own_api_and_nothing_else_is() {
-        for path in ["/herald", "/herald/", "/herald/v1/deliveries", "/herald/nothing"] {
-            assert!(is_own(path), "{path}");
-        }
-        for path in ["/", "/heraldry", "/redirect-sessions/herald", "/Herald"] {
-            assert!(!is_own(path), "{path}");
+    fn every_path_belongs_to_one_api_by_its_first_part() {
+        for (paths, surface) in [
+            (&["/herald", "/herald/", "/herald/v1/deliveries", "/herald/nothing"][..], "herald"),
+            (&["/rest", "/rest/api/v1.3/auth/token", "/rest/nothing"], "notifications"),
+            (
+                &[
+                    "/sync",
+                    "/async/webhooks/subscriptions",
+                    "/api/X",
+                    "/json/reply/X",
+                    "/jsv",
+                    "/xml",
+                    "/csv/",
+                ],
+                "webhooks",
+            ),
+            (
+                &[
+                    "/",
+                    "",
+                    "/heraldry",
+                    "/redirect-sessions/herald",
+                    "/Herald",
+                    "/synchronous",
+                    "/restaurant",
+                    "/redirect-sessions",
+                ],
+                "redirect",
+            ),
+        ] {
+            for path in paths {
+                assert_eq!(surface_of(path), surface, "{path}");
+            }
         }
     }
 }

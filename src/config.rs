@@ -19,13 +19,14 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use crate::domain::egress::Nat64Prefix;
+use crate::domain::egress_proxy::EgressProxy;
 use crate::domain::key_ring::{KeyRing, KeyRingError};
 use crate::domain::partner_key::PartnerKey;
 use crate::domain::secret::Secret;
 
 pub use problem::{Problem, Problems};
 pub use raw::RawConfig;
-use read::{Reader, list, network, present, switch};
+use read::{Reader, list, present, switch};
 
 const OPERATOR_PORT: u16 = 8081;
 const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
@@ -72,10 +73,15 @@ pub struct Config {
     pub egress_http: bool,
     pub nat64_prefix: Option<Nat64Prefix>,
     pub egress_ca_file: Option<PathBuf>,
+    pub egress_proxy: Option<EgressProxy>,
     pub session_ttl_s: u64,
     pub request_timeout_ms: u64,
     pub body_bytes_max: usize,
     pub connections_max: usize,
+    /// Requests of one partner; `None` for as many as it likes.
+    pub partner_rate_per_s: Option<u32>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Total of one attempt; also the longest that a subscription may ask for.
     pub delivery_timeout_ms: u64,
     /// At least twice `delivery_timeout_ms`.
@@ -87,9 +93,13 @@ pub struct Config {
     pub in_flight_max: usize,
     /// At most `in_flight_max`.
     pub callback_in_flight_max: usize,
+    /// Of a batch that is not full.
+    pub batch_linger_ms: u64,
     pub stop_timeout_ms: u64,
     /// How long events and attempts are kept after their day.
     pub retention_days: i32,
+    /// Unfinished deliveries beyond which nothing more is published.
+    pub backlog_max: i64,
     /// Directives that [`EnvFilter`] parses.
     pub log: String,
     pub log_format: LogFormat,
@@ -134,7 +144,7 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
         postgres_bin: path(&raw.postgres_bin),
         dev_api_key: dev_api_key(raw, r),
         secret_keys: secret_keys(raw, r),
-        egress_allow: egress_allow(raw, r),
+        egress_allow: r.networks("HERALD_EGRESS_ALLOW", raw.egress_allow.as_deref()),
         egress_ports: egress_ports(raw, r),
         egress_http: r
             .value("HERALD_EGRESS_HTTP", raw.egress_http.as_deref(), "true or false", switch)
@@ -146,6 +156,7 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
             |text| Nat64Prefix::parse(text).ok(),
         ),
         egress_ca_file: path(&raw.egress_ca_file),
+        egress_proxy: egress_proxy(raw, r),
         session_ttl_s: r.number("HERALD_SESSION_TTL_S", raw.session_ttl_s.as_deref(), (1, 900, 604_800)),
         request_timeout_ms: r.number(
             "HERALD_REQUEST_TIMEOUT_MS",
@@ -162,6 +173,12 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
             raw.connections_max.as_deref(),
             (1, 4_096, 1_000_000),
         ),
+        partner_rate_per_s: r.optional_number(
+            "HERALD_PARTNER_RATE_PER_S",
+            raw.partner_rate_per_s.as_deref(),
+            (1, 1_000_000),
+        ),
+        trusted_proxies: r.networks("HERALD_TRUSTED_PROXIES", raw.trusted_proxies.as_deref()),
         delivery_timeout_ms: r.number(
             "HERALD_DELIVERY_TIMEOUT_MS",
             raw.delivery_timeout_ms.as_deref(),
@@ -180,12 +197,18 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
             raw.callback_in_flight_max.as_deref(),
             (1, 4, 65_536),
         ),
+        batch_linger_ms: r.number("HERALD_BATCH_LINGER_MS", raw.batch_linger_ms.as_deref(), (0, 50, 60_000)),
         stop_timeout_ms: r.number(
             "HERALD_STOP_TIMEOUT_MS",
             raw.stop_timeout_ms.as_deref(),
             (0, 15_000, STOP_TIMEOUT_MS_MAX),
         ),
         retention_days: r.number("HERALD_RETENTION_DAYS", raw.retention_days.as_deref(), (1, 30, 3_650)),
+        backlog_max: r.number(
+            "HERALD_BACKLOG_MAX",
+            raw.backlog_max.as_deref(),
+            (1, 5_000_000, 1_000_000_000),
+        ),
         log: log(raw, r),
         log_format: log_format(raw, r),
     }
@@ -264,11 +287,14 @@ fn secret_keys(raw: &RawConfig, r: &mut Reader) -> Option<KeyRing> {
         .ok()
 }
 
-fn egress_allow(raw: &RawConfig, r: &mut Reader) -> Vec<IpNet> {
-    let instead =
-        "networks separated by commas, without bits beyond the prefix, such as 10.1.0.0/16,fd00:1::/64";
-    r.value("HERALD_EGRESS_ALLOW", raw.egress_allow.as_deref(), instead, |text| list(text, network))
-        .unwrap_or_default()
+/// May hold a password by mistake, so no problem repeats it.
+fn egress_proxy(raw: &RawConfig, r: &mut Reader) -> Option<EgressProxy> {
+    let proxy = EgressProxy::parse(present(raw.egress_proxy.as_deref())?);
+    if proxy.is_none() {
+        let instead = "a URL such as http://proxy.internal:3128, without user and path";
+        r.problem("HERALD_EGRESS_PROXY", "is not the URL of an HTTP proxy", instead);
+    }
+    proxy
 }
 
 fn egress_ports(raw: &RawConfig, r: &mut Reader) -> Option<Vec<u16>> {

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod hub;
 pub mod listener;
 pub mod operator;
+pub mod own_thread;
 pub mod store;
 pub mod surfaces;
 pub mod telemetry;

@@ -1,4 +1,6 @@
-//! `herald keys`: makes the first key, before anybody has one that could.
+//! `herald keys`: makes the first API key, before anybody has one that could, and changes the keys that encrypt at rest.
+
+mod rotate;
 
 use chrono::TimeDelta;
 use serde_json::json;
@@ -15,6 +17,10 @@ use crate::store;
 pub enum KeysCommand {
     /// Make a key and print it, this once
     Create(CreateArgs),
+    /// Encrypt again, with the first key of HERALD_SECRET_KEYS, what its other keys have encrypted
+    ///
+    /// May run while servers work, may be ended, and goes on where it was.
+    Rotate(rotate::RotateArgs),
 }
 
 #[derive(clap::Args)]
@@ -36,7 +42,13 @@ pub struct CreateArgs {
 }
 
 pub async fn run(command: KeysCommand) -> Result<(), String> {
-    let KeysCommand::Create(args) = command;
+    match command {
+        KeysCommand::Create(args) => create_and_print(args).await,
+        KeysCommand::Rotate(args) => rotate::run(args).await,
+    }
+}
+
+async fn create_and_print(args: CreateArgs) -> Result<(), String> {
     let partner = parse_uuid(&args.partner).map_err(|complaint| format!("--partner {complaint}"))?;
     let pool = args.database.open().await?;
     let made = create(&pool, PartnerId(partner), args.scope, args.expires_in_days).await;

@@ -1,5 +1,6 @@
 //! The command line: which commands there are, and nothing of what they do. Each command is a module of its own.
 
+mod bar;
 pub mod bench;
 mod database;
 pub mod health;
@@ -36,7 +37,7 @@ enum Command {
     /// Make partners on DATABASE_URL
     #[command(subcommand)]
     Partners(partners::PartnersCommand),
-    /// Make API keys on DATABASE_URL
+    /// Make API keys, and change the keys that encrypt, on DATABASE_URL
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Receive callbacks and print them, for developing and trying things out

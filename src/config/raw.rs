@@ -66,6 +66,10 @@ pub struct RawConfig {
     #[arg(long, value_name = "FILE", env = "HERALD_EGRESS_CA_FILE", hide_env_values = true)]
     pub egress_ca_file: Option<String>,
 
+    /// HTTP proxy that every callback is called through (CONNECT); it has to refuse private addresses itself
+    #[arg(long, value_name = "URL", env = "HERALD_EGRESS_PROXY", hide_env_values = true)]
+    pub egress_proxy: Option<String>,
+
     /// How long a redirect session stays active, in seconds [default: 900]
     #[arg(long, value_name = "SECONDS", env = "HERALD_SESSION_TTL_S", hide_env_values = true)]
     pub session_ttl_s: Option<String>,
@@ -81,6 +85,14 @@ pub struct RawConfig {
     /// Most connections that clients may have open at once [default: 4096]
     #[arg(long, value_name = "COUNT", env = "HERALD_CONNECTIONS_MAX", hide_env_values = true)]
     pub connections_max: Option<String>,
+
+    /// Requests that one partner may send to one process in a second [default: any number]
+    #[arg(long, value_name = "COUNT", env = "HERALD_PARTNER_RATE_PER_S", hide_env_values = true)]
+    pub partner_rate_per_s: Option<String>,
+
+    /// Proxies in front whose X-Forwarded-For says who the client is: CIDRs separated by commas
+    #[arg(long, value_name = "CIDRS", env = "HERALD_TRUSTED_PROXIES", hide_env_values = true)]
+    pub trusted_proxies: Option<String>,
 
     /// Total time of one delivery attempt, the answer's body included [default: 15000]
     #[arg(long, value_name = "MS", env = "HERALD_DELIVERY_TIMEOUT_MS", hide_env_values = true)]
@@ -106,6 +118,10 @@ pub struct RawConfig {
     #[arg(long, value_name = "COUNT", env = "HERALD_CALLBACK_IN_FLIGHT_MAX", hide_env_values = true)]
     pub callback_in_flight_max: Option<String>,
 
+    /// How long a batch that is not full waits for more events [default: 50]
+    #[arg(long, value_name = "MS", env = "HERALD_BATCH_LINGER_MS", hide_env_values = true)]
+    pub batch_linger_ms: Option<String>,
+
     /// How long stopping may take before what is left is dropped; at most 20000 [default: 15000]
     #[arg(long, value_name = "MS", env = "HERALD_STOP_TIMEOUT_MS", hide_env_values = true)]
     pub stop_timeout_ms: Option<String>,
@@ -113,6 +129,10 @@ pub struct RawConfig {
     /// How long events and the history of their deliveries are kept, in days [default: 30]
     #[arg(long, value_name = "DAYS", env = "HERALD_RETENTION_DAYS", hide_env_values = true)]
     pub retention_days: Option<String>,
+
+    /// Unfinished deliveries beyond which publishing is answered 429 [default: 5000000]
+    #[arg(long, value_name = "COUNT", env = "HERALD_BACKLOG_MAX", hide_env_values = true)]
+    pub backlog_max: Option<String>,
 
     /// What to log: a level, or directives such as `info,herald=debug` [default: info,sqlx=warn]
     #[arg(long, value_name = "DIRECTIVES", env = "HERALD_LOG", hide_env_values = true)]

@@ -50,6 +50,25 @@ impl Reader {
         self.value(setting, raw, &instead, |text| text.parse().ok().filter(within)).unwrap_or(default)
     }
 
+    /// A whole number from `min` to `max`, both included, that need not be there.
+    pub fn optional_number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
+        &mut self,
+        setting: &'static str,
+        raw: Option<&str>,
+        (min, max): (T, T),
+    ) -> Option<T> {
+        let instead = format!("a whole number from {min} to {max}, or leave it out");
+        let within = |number: &T| *number >= min && *number <= max;
+        self.value(setting, raw, &instead, |text| text.parse().ok().filter(within))
+    }
+
+    /// Any number of networks.
+    pub fn networks(&mut self, setting: &'static str, raw: Option<&str>) -> Vec<IpNet> {
+        let instead =
+            "networks separated by commas, without bits beyond the prefix, such as 10.1.0.0/16,fd00:1::/64";
+        self.value(setting, raw, instead, |text| list(text, network)).unwrap_or_default()
+    }
+
     /// An address to listen on. `localhost` is read as 127.0.0.1, so that it means the same on every machine.
     pub fn listen(&mut self, setting: &'static str, raw: Option<&str>, default_port: u16) -> SocketAddr {
         let instead =
@@ -81,7 +100,7 @@ pub fn switch(text: &str) -> Option<bool> {
 }
 
 /// A network in CIDR form, or one address. Bits beyond the prefix are a mistake more often than not, so they are refused.
-pub fn network(text: &str) -> Option<IpNet> {
+fn network(text: &str) -> Option<IpNet> {
     match text.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),
         Err(_) => text.parse::<IpNet>().ok().filter(|net| net.addr() == net.network()),

@@ -50,7 +50,8 @@ fn development_needs_nothing() {
     assert_eq!((config.in_flight_max, config.callback_in_flight_max), (512, 4));
     assert_eq!(config.retry_delays_s, [5, 30, 120, 600, 3600, 10800, 21600, 43200, 86400, 86400]);
     assert!(config.stop_timeout_ms <= 20_000);
-    assert_eq!(config.retention_days, 30);
+    assert_eq!(config.backlog_max, 5_000_000);
+    assert_eq!((config.retention_days, config.batch_linger_ms), (30, 50));
     assert_eq!((config.log.as_str(), config.log_format), ("info,sqlx=warn", LogFormat::Text));
 }
 
@@ -71,7 +72,7 @@ fn the_mode_follows_the_database_unless_it_is_said() {
 }
 
 #[test]
-fn production_defaults_nothing_insecure() {
+fn rule_09_production_defaults_nothing_insecure() {
     let config = check(&["--mode=production", &format!("--secret-keys={KEYS}")]).unwrap();
     assert!(!config.egress_http && config.egress_allow.is_empty() && config.egress_ports.is_none());
     assert!(config.listen.ip().is_loopback() && config.operator_listen.ip().is_loopback());
@@ -102,6 +103,10 @@ fn each_wrong_setting_is_named() {
         ("--nat64-prefix=64:ff9b::/64", "HERALD_NAT64_PREFIX"),
         ("--nat64-prefix=64:ff9b::/97", "HERALD_NAT64_PREFIX"),
         ("--nat64-prefix=10.0.0.0/8", "HERALD_NAT64_PREFIX"),
+        ("--egress-proxy=https://proxy.internal:3128", "HERALD_EGRESS_PROXY"),
+        ("--egress-proxy=http://user:canary@proxy.internal:3128", "HERALD_EGRESS_PROXY"),
+        ("--partner-rate-per-s=0", "HERALD_PARTNER_RATE_PER_S"),
+        ("--trusted-proxies=10.0.0.1/8", "HERALD_TRUSTED_PROXIES"),
         ("--session-ttl-s=0", "HERALD_SESSION_TTL_S"),
         ("--request-timeout-ms=1.5", "HERALD_REQUEST_TIMEOUT_MS"),
         ("--body-bytes-max=-1", "HERALD_BODY_BYTES_MAX"),
@@ -131,6 +136,9 @@ fn right_settings_are_taken_as_written() {
         "--egress-ports=443, 9090",
         "--egress-http=off",
         "--nat64-prefix=64:ff9b::/96",
+        "--egress-proxy=http://proxy.internal:3128",
+        "--partner-rate-per-s=50",
+        "--trusted-proxies=10.9.0.0/16",
         "--retry-delays-s=0,1, 2",
         "--lease-ms=40000",
         "--delivery-timeout-ms=20000",
@@ -145,6 +153,8 @@ fn right_settings_are_taken_as_written() {
     );
     assert_eq!(config.egress_ports, Some(vec![443, 9090]));
     assert!(!config.egress_http && config.nat64_prefix.is_some());
+    assert!(config.egress_proxy.is_some() && config.partner_rate_per_s == Some(50));
+    assert_eq!(config.trusted_proxies, ["10.9.0.0/16".parse().unwrap()]);
     assert_eq!(config.retry_delays_s, [0, 1, 2]);
     assert_eq!(config.log_format, LogFormat::Json);
 }
@@ -167,7 +177,7 @@ fn an_empty_database_url_does_not_open_development() {
 }
 
 #[test]
-fn no_secret_is_ever_repeated() {
+fn rule_10_no_secret_is_ever_repeated() {
     let canary = "canary0123456789";
     for flags in [
         vec![format!("--database-url=postgres://u:{canary}@[bad/d")],

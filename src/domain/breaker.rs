@@ -24,6 +24,16 @@ enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker(State);
 
+/// How it stands, for who does not ask to start a post.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Closed,
+    /// Open, and it is time for a probe.
+    ProbeDue,
+    /// Nothing may start.
+    Shut,
+}
+
 /// Whether a post may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
@@ -49,6 +59,14 @@ impl Breaker {
             }
             State::Open { until, .. } => Permission::Denied(until - now),
             State::HalfOpen { open_for } => Permission::Denied(open_for),
+        }
+    }
+
+    pub fn standing(&self, now: Instant) -> Standing {
+        match self.0 {
+            State::Closed { .. } => Standing::Closed,
+            State::Open { until, .. } if now >= until => Standing::ProbeDue,
+            State::Open { .. } | State::HalfOpen { .. } => Standing::Shut,
         }
     }
 
@@ -123,8 +141,11 @@ mod tests {
         let mut breaker = opened(now);
         for seconds in [5, 10, 20, 40, 60, 60] {
             assert_eq!(breaker.ask(now), Permission::Denied(Duration::from_secs(seconds)));
+            assert_eq!(breaker.standing(now), Standing::Shut);
             now += Duration::from_secs(seconds);
+            assert_eq!(breaker.standing(now), Standing::ProbeDue);
             assert_eq!(breaker.ask(now), Permission::Granted, "the probe");
+            assert_eq!(breaker.standing(now), Standing::Shut);
             assert!(matches!(breaker.ask(now), Permission::Denied(_)), "and only one");
             breaker.note(true, now);
         }
@@ -132,6 +153,7 @@ mod tests {
         assert_eq!(breaker.ask(now), Permission::Granted);
         breaker.note(false, now);
         assert!(breaker.is_at_rest());
+        assert_eq!(breaker.standing(now), Standing::Closed);
     }
 
     #[test]

@@ -352,6 +352,16 @@ fn a_stored_url_is_judged_by_todays_policy() {
     assert_eq!(url.vet(&EgressPolicy::production()), Err(Refusal::PlainHttp));
 }
 
+#[test]
+fn urls_share_an_origin_if_scheme_host_and_port_are_the_same_and_only_then() {
+    let origin = |raw: &str| development(raw).unwrap().origin().to_owned();
+    assert_eq!(origin("https://a.example/x?y"), "https://a.example");
+    assert_eq!(origin("https://A.example:443/z"), "https://a.example", "in one spelling");
+    for other in ["https://b.example/x", "https://a.example:8443/x", "http://a.example/x"] {
+        assert_ne!(origin(other), origin("https://a.example/x"), "{other}");
+    }
+}
+
 proptest! {
     #[test]
     fn rule_01_any_spelling_of_an_ipv4_address_is_judged_as_that_address(octets: [u8; 4], spelling in 0..6) {

@@ -1,10 +1,12 @@
-//! One event on its way to one subscription, and the lease under which it is sent.
+//! One event on its way to one subscription, and the lease under which it is sent, alone or with others.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::event::Event;
-use super::id::{DeliveryId, PartnerId, SubscriptionId};
+use super::id::{BatchId, DeliveryId, PartnerId, SubscriptionId};
 
 /// Where a delivery stands: its queue row, else its last final attempt. Nothing stores this twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl DeliveryState {
     }
 }
 
-/// The right of this process to send one delivery, until an instant.
+/// The right of this process to send one delivery, or a batch of them, until an instant.
 ///
 /// A lease is for telling a dead sender from a slow one. It is not a lock on the callback, and it does not promise that nobody else ever
 /// sends the same delivery: a process that stalls past its lease may. That is why every finish names the epoch it was leased under.
@@ -58,8 +60,50 @@ pub struct Lease {
     pub epoch: i32,
     /// A test ping: tried once, whatever comes of it.
     pub probe: bool,
+    /// Held until now, and not tried since.
+    pub draining: bool,
     /// How many leases of this delivery ended without a word.
     pub crashes: i16,
     /// Taken before the statement that granted the lease was sent, so that it never lies in our favour.
     pub until: Instant,
+    /// What is sent together with it. A batch of one is a batch, too: its id is what the receiver knows.
+    pub batch: Option<Box<Batch>>,
+}
+
+/// Deliveries of one subscription that are sent together, whole or not at all, under an id of their own. The first of them is the lease's own.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub id: BatchId,
+    /// In their order, without the first.
+    pub others: Vec<Member>,
+}
+
+/// One delivery of a lease.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub delivery: DeliveryId,
+    pub event: Arc<Event>,
+    pub epoch: i32,
+}
+
+impl Lease {
+    /// What the receiver knows it by, on every attempt.
+    pub fn webhook_id(&self) -> Uuid {
+        self.batch.as_ref().map_or(self.delivery.0, |batch| batch.id.0)
+    }
+
+    /// How many deliveries are sent under it.
+    pub fn size(&self) -> usize {
+        1 + self.others().len()
+    }
+
+    /// The deliveries that are sent with the first.
+    pub fn others(&self) -> &[Member] {
+        self.batch.as_ref().map_or(&[], |batch| &batch.others)
+    }
+
+    /// What is sent, in its order.
+    pub fn events(&self) -> Vec<&Event> {
+        std::iter::once(&*self.event).chain(self.others().iter().map(|other| &*other.event)).collect()
+    }
 }

@@ -1,6 +1,8 @@
 //! What can go wrong, as a closed set that knows no HTTP. Each surface maps it with an exhaustive match, so that a new variant has to be
 //! thought about once for every dialect.
 
+use std::time::Duration;
+
 /// The noun an error speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noun {
@@ -12,6 +14,15 @@ pub enum Noun {
     Delivery,
     Partner,
     Key,
+}
+
+/// What a partner may have only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Requests a second.
+    Requests,
+    /// Deliveries that are not finished.
+    Backlog,
 }
 
 /// One wrong field of a request: which, and what to do about it. `message` is for the partner and never repeats a secret's value.
@@ -95,6 +106,9 @@ pub enum Error {
     /// The same thing exists already.
     #[error("{0:?} exists already")]
     Duplicate(Noun),
+    /// The partner asks for more than it may.
+    #[error("{limit:?} exceeded; again in {} ms", .after.as_millis())]
+    LimitExceeded { limit: Limit, after: Duration },
     /// Fields of the request contradict what they named before.
     #[error("the request contradicts an earlier one: {}", summary(.0))]
     Conflict(Violations),

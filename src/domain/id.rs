@@ -57,6 +57,8 @@ identity! {
     EventId
     /// One event on its way to one subscription; the `webhook-id` of everything sent for it.
     DeliveryId
+    /// Several deliveries that are sent together; the `webhook-id` of everything sent for them.
+    BatchId
     /// One try at one delivery.
     AttemptId
     /// A running Herald process; the owner of leases.

@@ -158,6 +158,27 @@ impl KeyRing {
         Ok(Secret::new(&*plaintext))
     }
 
+    /// What every value begins with that the first key has sealed.
+    pub fn current_header(&self) -> Vec<u8> {
+        header(&self.first().id)
+    }
+
+    /// Whether the ring holds the key that sealed this value, as far as its id tells.
+    pub fn knows_key_of(&self, sealed: &[u8]) -> bool {
+        split_header(sealed).is_some_and(|(id, _)| self.find(id).is_some())
+    }
+
+    /// The id and a fingerprint of every key, the one that encrypts first: what nodes compare to know whether they can open each other's
+    /// values. It tells nothing about a key but whether two are the same.
+    pub fn fingerprints(&self) -> Vec<String> {
+        let fingerprint = |key: &RingKey| {
+            let tag = hmac::sign(&key.hashing_key("fingerprint"), key.id.as_bytes());
+            let hex: String = tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            format!("{}#{hex}", key.id)
+        };
+        self.keys.iter().map(fingerprint).collect()
+    }
+
     /// Whether the value was sealed with another key than the one that encrypts now.
     pub fn needs_reseal(&self, sealed: &[u8]) -> bool {
         split_header(sealed).is_none_or(|(key_id, _)| key_id != self.first().id)
@@ -237,6 +258,11 @@ fn split_header(bytes: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(id).ok()?, rest))
 }
 
+/// The id of the key that sealed a value, for people.
+pub fn key_id_of(sealed: &[u8]) -> Option<&str> {
+    split_header(sealed).map(|(id, _)| id)
+}
+
 /// The header says its own length, so header and identity cannot run into each other.
 fn associated_data(header: &[u8], identity: &str) -> Vec<u8> {
     [header, identity.as_bytes()].concat()
@@ -249,111 +275,4 @@ fn random<const N: usize>() -> Zeroizing<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(id: &str, seed: u8) -> String {
-        let key: Vec<u8> = (seed..seed + 32).collect();
-        format!("{id}:{}", STANDARD.encode(key))
-    }
-
-    fn ring(entries: &[(&str, u8)]) -> KeyRing {
-        let texts: Vec<String> = entries.iter().map(|(id, seed)| entry(id, *seed)).collect();
-        KeyRing::parse(&texts.join(",")).unwrap()
-    }
-
-    #[test]
-    fn what_is_sealed_opens_for_the_same_row_only() {
-        let ring = ring(&[("k1", 1)]);
-        let sealed = ring.seal("callbacks/1/credentials", b"hunter2");
-        assert_eq!(ring.open("callbacks/1/credentials", &sealed).unwrap().expose(), b"hunter2");
-        assert_eq!(ring.open("callbacks/2/credentials", &sealed), Err(OpenError::NotAuthentic));
-        assert!(!sealed.windows(7).any(|window| window == b"hunter2"));
-        assert_ne!(sealed, ring.seal("callbacks/1/credentials", b"hunter2"), "the nonce is random");
-        assert_eq!(ring.open("r", &ring.seal("r", b"")).unwrap().expose(), b"");
-    }
-
-    #[test]
-    fn every_altered_byte_and_every_cut_is_noticed() {
-        let ring = ring(&[("k1", 1), ("k2", 2)]);
-        let sealed = ring.seal("row", b"plaintext");
-        for position in 0..sealed.len() {
-            let mut altered = sealed.clone();
-            altered[position] ^= 1;
-            assert!(ring.open("row", &altered).is_err(), "byte {position}");
-            assert!(ring.open("row", &sealed[..position]).is_err(), "cut at {position}");
-        }
-    }
-
-    #[test]
-    fn rotation_old_values_open_and_ask_to_be_resealed() {
-        let (old, rotated, new) = (ring(&[("k1", 1)]), ring(&[("k2", 2), ("k1", 1)]), ring(&[("k2", 2)]));
-        let sealed = old.seal("row", b"plaintext");
-        assert!(!old.needs_reseal(&sealed));
-        assert!(rotated.needs_reseal(&sealed));
-        let resealed = rotated.seal("row", rotated.open("row", &sealed).unwrap().expose());
-        assert!(!rotated.needs_reseal(&resealed));
-        assert_eq!(new.open("row", &resealed).unwrap().expose(), b"plaintext");
-        assert_eq!(new.open("row", &sealed), Err(OpenError::UnknownKey { key_id: "k1".into() }));
-        assert_eq!(ring(&[("k1", 9)]).open("row", &sealed), Err(OpenError::NotAuthentic));
-    }
-
-    #[test]
-    fn keyed_hashes_know_domain_bytes_and_key() {
-        let (old, rotated) = (ring(&[("k1", 1)]), ring(&[("k2", 2), ("k1", 1)]));
-        let hash = old.keyed_hash("idempotency", b"body");
-        assert_eq!(hash, old.keyed_hash("idempotency", b"body"));
-        assert_ne!(hash, rotated.keyed_hash("idempotency", b"body"));
-        for (ring, domain, bytes, verifies) in [
-            (&old, "idempotency", b"body", true),
-            (&rotated, "idempotency", b"body", true),
-            (&old, "cursor", b"body", false),
-            (&old, "idempotency", b"Body", false),
-            (&ring(&[("k2", 2)]), "idempotency", b"body", false),
-            (&ring(&[("k1", 3)]), "idempotency", b"body", false),
-        ] {
-            assert_eq!(ring.verify_keyed_hash(domain, bytes, &hash), verifies, "{ring:?} {domain}");
-        }
-        assert!(!old.verify_keyed_hash("idempotency", b"body", &hash[..hash.len() - 1]));
-        assert!(!old.verify_keyed_hash("idempotency", b"body", b""));
-    }
-
-    #[test]
-    fn a_generated_ring_is_told_by_its_text() {
-        let (ring, text) = KeyRing::generate();
-        let again = KeyRing::parse(text.expose_str().unwrap()).unwrap();
-        assert_eq!(again.open("row", &ring.seal("row", b"p")).unwrap().expose(), b"p");
-        assert!(text != KeyRing::generate().1);
-    }
-
-    #[test]
-    fn wrong_texts_are_named_without_their_keys() {
-        let good = entry("k1", 1);
-        let key = good.strip_prefix("k1:").unwrap().to_owned();
-        for (text, expected) in [
-            (String::new(), KeyRingError::Empty),
-            ("  ".to_owned(), KeyRingError::Empty),
-            (key.clone(), KeyRingError::NoSeparator { entry: 1 }),
-            (format!("{good},"), KeyRingError::NoSeparator { entry: 2 }),
-            (format!("{key}:k1"), KeyRingError::BadId { entry: 1 }),
-            (format!(":{key}"), KeyRingError::BadId { entry: 1 }),
-            (format!("{good},k 2:{key}"), KeyRingError::BadId { entry: 2 }),
-            ("k1:not*base64".to_owned(), KeyRingError::NotBase64 { entry: 1 }),
-            ("k1:".to_owned(), KeyRingError::WrongLength { entry: 1, bytes: 0 }),
-            ("k1:c2hvcnQ=".to_owned(), KeyRingError::WrongLength { entry: 1, bytes: 5 }),
-            (format!("k1:{}", STANDARD.encode([7; 32])), KeyRingError::NotRandom { entry: 1 }),
-            (format!("{good},{good}"), KeyRingError::DuplicateId { id: "k1".into() }),
-        ] {
-            let error = KeyRing::parse(&text).unwrap_err();
-            assert_eq!(error, expected, "{text}");
-            assert!(!error.to_string().contains(&key) && !format!("{error:?}").contains(&key));
-        }
-    }
-
-    #[test]
-    fn spaces_and_missing_padding_are_forgiven_and_debug_shows_ids_only() {
-        let text = format!(" {} , {} ", entry("new", 1), entry("old", 2).trim_end_matches('='));
-        let ring = KeyRing::parse(&text).unwrap();
-        assert_eq!(format!("{ring:?}"), r#"KeyRing { ids: ["new", "old"] }"#);
-    }
-}
+mod tests;

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_generated_key_parses_to_itself() {
+    fn rule_11_a_generated_key_parses_to_itself() {
         let (key, text) = PartnerKey::generate();
         let text = text.expose_str().unwrap();
         assert_eq!(text.len(), 3 + 12 + 1 + 43);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_character_is_another_key() {
+    fn rule_11_one_wrong_character_is_another_key() {
         let (key, text) = PartnerKey::generate();
         let mut altered = text.expose_str().unwrap().to_owned();
         let last = altered.pop().unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_hash() {
+    fn rule_10_debug_shows_no_hash() {
         let (key, _) = PartnerKey::generate();
         assert_eq!(format!("{key:?}"), format!("PartnerKey {{ prefix: \"{}\", hash: [hash] }}", key.prefix));
     }
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_by_name() {
+    fn rule_11_scopes_by_name() {
         for (text, printed) in [
             ("partner", "partner"),
             ("producer, partner", "partner,producer"),

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn printing_says_nothing() {
+    fn rule_10_printing_says_nothing() {
         let secret = Secret::new("canary");
         for printed in [
             format!("{secret:?}"),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn equality_is_of_the_whole_value() {
+    fn rule_11_equality_is_of_the_whole_value() {
         for (left, right, equal) in [
             ("", "", true),
             ("abc", "abc", true),

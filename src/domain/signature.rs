@@ -179,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn the_published_vector() {
+    fn rule_08_the_published_vector() {
         assert_eq!(sign(&[key()], ID, TIME, BODY), SIGNATURE);
         let received = Received { id: ID, timestamp: "1614265330", signature: SIGNATURE, body: BODY };
         assert_eq!(verify(&[key()], received, TIME, TOLERANCE_S), Ok(()));
     }
 
     #[test]
-    fn during_a_rotation_both_signatures_newest_first() {
+    fn rule_08_during_a_rotation_both_signatures_newest_first() {
         let new = SigningKey::generate();
         let both = sign(&[new.clone(), key()], ID, TIME, BODY);
         let (first, second) = both.split_once(' ').unwrap();

@@ -18,6 +18,11 @@ impl Surface {
         }
     }
 
+    /// Whether deliveries are signed with a secret that the partner chose and changes, instead of a key of our making.
+    pub fn signs_with_partners_secret(self) -> bool {
+        self == Self::Webhooks
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|surface| surface.as_str() == text)
     }

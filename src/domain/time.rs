@@ -2,17 +2,17 @@
 //!
 //! Knows no clock: the moment is always given.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 /// `YYYY-MM-DDThh:mm:ssZ`: the form that every surface uses unless it publishes another. Fractions of a second are cut
 /// off, not rounded, so that no answer shows a moment that has not come yet.
 pub fn wire_time(moment: DateTime<Utc>) -> String {
-    moment.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    moment.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// The same with milliseconds, `YYYY-MM-DDThh:mm:ss.sssZ`: the form of Herald's own API. Cut off as well.
 pub fn wire_time_ms(moment: DateTime<Utc>) -> String {
-    moment.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    moment.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 #[cfg(test)]

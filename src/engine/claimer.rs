@@ -1,36 +1,69 @@
 //! Leases what is due in the queue: retries, overflow, and what other processes left behind. Claims no more than it has room for, and sleeps
 //! until somebody rings, the next row falls due, or a second has passed: a hint that is lost delays by a second at most.
+//!
+//! What may be what killed its senders is claimed by itself, one at a time: then no other such counts a crash with it, and one that is
+//! innocent soon has an outcome that forgets its crashes.
+//!
+//! Subscriptions that are set aside (see `backlogs`) are left out; their callbacks' lanes draw what they have room for.
 
+mod mark;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use self::mark::Mark;
+use super::backlogs::{Draw, Drawn, Wishes};
 use super::recorder::Finished;
-use super::verdict::ended;
+use super::verdict::{ended, millis};
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{DeliveryState, Lease};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
-use crate::store::queue::{self, Claimed, Ending};
+use crate::store;
+use crate::store::queue::{self, Claimed, Ending, Reach, Share};
 
 /// Rows claimed at once.
 const BATCH_MAX: usize = 500;
 /// Claimed rows in memory at most, for each post that may be under way.
-const ROOM_PER_POST: usize = 2;
+const ROOM_PER_POST: usize = 4;
 /// The longest sleep.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// What the claimer has for the dispatcher.
+pub(super) enum Claim {
+    Lease(Held),
+    /// Comes after the leases of its draw.
+    Drawn(Drawn),
+}
 
 pub struct Claimer {
     pool: PgPool,
     settings: Settings,
     due: Arc<Notify>,
     room: Arc<Semaphore>,
-    claims: mpsc::UnboundedSender<Held>,
+    claims: mpsc::UnboundedSender<Claim>,
     results: mpsc::UnboundedSender<Finished>,
+    wishes: Wishes,
+    /// Draws that were asked for and not answered yet.
+    asked: Vec<Draw>,
+    mark: Mark,
+    /// For the one delivery that is sent alone.
+    alone: Arc<Semaphore>,
+    /// Of the subscriptions that are drawn for.
+    marks: HashMap<SubscriptionId, Mark>,
+}
+
+/// What a statement claimed, with the end of the leases.
+struct Taken {
+    rows: Vec<Claimed>,
+    until: Instant,
 }
 
 impl Claimer {
@@ -38,14 +71,21 @@ impl Claimer {
         pool: PgPool,
         settings: Settings,
         due: Arc<Notify>,
-        claims: mpsc::UnboundedSender<Held>,
+        claims: mpsc::UnboundedSender<Claim>,
         results: mpsc::UnboundedSender<Finished>,
+        wishes: Wishes,
     ) -> Self {
         let room = Arc::new(Semaphore::new(settings.in_flight_max * ROOM_PER_POST));
-        Self { pool, settings, due, room, claims, results }
+        let (mark, alone, marks) = (Mark::default(), Arc::new(Semaphore::new(1)), HashMap::new());
+        Self { pool, settings, due, room, claims, results, wishes, asked: Vec::new(), mark, alone, marks }
     }
 
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// The room that claimed rows share.
+    pub(super) fn room(&self) -> Arc<Semaphore> {
+        self.room.clone()
+    }
+
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let sleep = match self.claim_all(&stop).await {
                 Ok(sleep) => sleep,
@@ -57,35 +97,160 @@ impl Claimer {
             tokio::select! {
                 () = stopped(&mut stop) => return,
                 () = self.due.notified() => {}
+                Some(draw) = self.wishes.draws.recv() => self.asked.push(draw),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
     }
 
-    /// Claims until nothing more is due; returns for how long there is nothing to do.
-    async fn claim_all(&self, stop: &watch::Receiver<bool>) -> Result<Duration, Error> {
+    /// Claims until nothing more is due; returns for how long there is nothing to do. Draws and claims take turns.
+    async fn claim_all(&mut self, stop: &watch::Receiver<bool>) -> Result<Duration, Error> {
         loop {
+            while let Ok(draw) = self.wishes.draws.try_recv() {
+                self.asked.push(draw);
+            }
+            if !self.asked.is_empty() {
+                let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
+                self.draw(room).await?;
+            }
+            self.claim_suspect().await?;
             let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
-            let wanted = room.num_permits();
-            // The connection goes back between claims; what follows may wait for room for a long time.
-            let (claimed, next_due_ms) = {
-                let mut connection = self.pool.acquire().await?;
-                let until = Instant::now() + self.settings.lease;
-                let limit = i64::try_from(wanted).map_err(Error::internal)?;
-                let lease_ms = i64::try_from(self.settings.lease.as_millis()).map_err(Error::internal)?;
-                let rows = queue::claim(&mut connection, self.settings.node, limit, lease_ms).await?;
-                let next =
-                    if rows.len() < wanted { queue::next_due_ms(&mut connection).await? } else { Some(0) };
-                (rows.into_iter().map(|row| lease(row, until)).collect::<Vec<_>>(), next)
-            };
-            let drained = claimed.len() < wanted;
-            self.pass_on(claimed, room);
-            if drained {
-                let next_due = next_due_ms
-                    .map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
-                return Ok(next_due.clamp(Duration::from_millis(1), POLL_EVERY));
+            if let Some(sleep) = self.claim(room).await?
+                && self.asked.is_empty()
+            {
+                return Ok(sleep);
             }
         }
+    }
+
+    /// Claims one that is sent alone, unless one is under way.
+    async fn claim_suspect(&self) -> Result<(), Error> {
+        let Ok(alone) = self.alone.clone().try_acquire_owned() else { return Ok(()) };
+        let Ok(room) = self.room.clone().try_acquire_owned() else { return Ok(()) };
+        let mut connection = self.pool.acquire().await?;
+        let until = Instant::now() + self.settings.lease;
+        let lease_ms = millis(self.settings.lease);
+        let claimed = queue::claim_suspect(&mut connection, self.settings.node, lease_ms).await?;
+        drop(connection);
+        if let Some(row) = claimed {
+            self.pass_on_one(row, until, room, Some(alone));
+        }
+        Ok(())
+    }
+
+    /// Claims once; returns for how long there is nothing to do if that was all.
+    async fn claim(&mut self, room: OwnedSemaphorePermit) -> Result<Option<Duration>, Error> {
+        let wanted = room.num_permits();
+        if self.wishes.set_aside.has_changed().unwrap_or(false) {
+            self.mark.step_back();
+        }
+        let set_aside = self.wishes.set_aside.borrow_and_update().clone();
+        // The connection goes back between claims; what follows may wait for room for a long time.
+        let mut connection = self.pool.acquire().await?;
+        let reach = Reach { due_from: self.mark.due_from(Instant::now()), set_aside: &set_aside };
+        let at = store::now(&mut connection).await?;
+        let until = Instant::now() + self.settings.lease;
+        let (limit, lease_ms) = (rows(wanted), millis(self.settings.lease));
+        let taken = queue::claim_within(&mut connection, self.settings.node, limit, lease_ms, reach).await?;
+        let sleep = match taken.last() {
+            Some(last) if taken.len() >= wanted => {
+                self.mark.took_up_to(last.was_due_at);
+                None
+            }
+            _ => {
+                self.mark.took_all(at);
+                let next = queue::next_due_ms(&mut connection, at, millis(POLL_EVERY), &set_aside).await?;
+                let next =
+                    next.map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+                Some(next.clamp(Duration::from_millis(1), POLL_EVERY))
+            }
+        };
+        drop(connection);
+        self.pass_on(Taken { rows: taken, until }, room);
+        Ok(sleep)
+    }
+
+    /// Claims what lanes have asked for, as much as there is room for; the rest stays asked for.
+    async fn draw(&mut self, room: OwnedSemaphorePermit) -> Result<(), Error> {
+        let draws = self.fitting(room.num_permits());
+        let now = Instant::now();
+        let shares: Vec<Share> = draws
+            .iter()
+            .flat_map(|draw| &draw.shares)
+            .map(|(subscription, up_to)| {
+                let due_from = self.marks.entry(*subscription).or_default().due_from(now);
+                Share { subscription: *subscription, up_to: rows(*up_to), due_from }
+            })
+            .collect();
+        let taken = self.take(&shares).await;
+        let mut came: HashMap<SubscriptionId, (i64, DateTime<Utc>)> = HashMap::new();
+        for row in taken.iter().flat_map(|taken| &taken.rows) {
+            let (count, last) =
+                came.entry(SubscriptionId(row.subscription_id)).or_insert((0, row.was_due_at));
+            (*count, *last) = (*count + 1, row.was_due_at);
+        }
+        let mut drained = Vec::new();
+        if taken.is_ok() {
+            for share in &shares {
+                match came.get(&share.subscription) {
+                    Some((count, last)) if *count >= share.up_to => {
+                        self.marks.entry(share.subscription).or_default().took_up_to(*last);
+                    }
+                    _ => {
+                        self.marks.remove(&share.subscription);
+                        drained.push(share.subscription);
+                    }
+                }
+            }
+        }
+        // Answered in any case: a lane that waits for an answer asks for nothing more.
+        let failed = match taken {
+            Ok(taken) => {
+                self.pass_on(taken, room);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        for draw in draws {
+            let own =
+                |subscription: &&SubscriptionId| draw.shares.iter().any(|(own, _)| own == *subscription);
+            let drained = drained.iter().filter(own).copied().collect();
+            let _stopped = self.claims.send(Claim::Drawn(Drawn { callback: draw.callback, drained }));
+        }
+        failed
+    }
+
+    async fn take(&self, shares: &[Share]) -> Result<Taken, Error> {
+        let mut connection = self.pool.acquire().await?;
+        let until = Instant::now() + self.settings.lease;
+        let lease_ms = millis(self.settings.lease);
+        let rows = queue::draw(&mut connection, self.settings.node, lease_ms, shares).await?;
+        Ok(Taken { rows, until })
+    }
+
+    /// The draws that fit into the room together, at least one; that one is made to fit.
+    fn fitting(&mut self, room: usize) -> Vec<Draw> {
+        let mut left = room;
+        let mut fits = 0;
+        for draw in &self.asked {
+            let size: usize = draw.shares.iter().map(|(_, up_to)| up_to).sum();
+            if size > left {
+                break;
+            }
+            (left, fits) = (left - size, fits + 1);
+        }
+        if fits > 0 {
+            return self.asked.drain(..fits).collect();
+        }
+        let mut first: Vec<Draw> = self.asked.drain(..1).collect();
+        for draw in &mut first {
+            draw.shares.retain_mut(|(_, up_to)| {
+                *up_to = left.min(*up_to);
+                left -= *up_to;
+                *up_to > 0
+            });
+        }
+        first
     }
 
     /// Room for at least one row, and for a batch if there is as much. `None` when it is time to stop.
@@ -102,18 +267,33 @@ impl Claimer {
         Some(room)
     }
 
-    fn pass_on(&self, claimed: Vec<(Lease, bool)>, mut room: OwnedSemaphorePermit) {
-        for (lease, event_is_there) in claimed {
+    fn pass_on(&self, taken: Taken, mut room: OwnedSemaphorePermit) {
+        for row in taken.rows {
             let Some(share) = room.split(1) else { return };
-            let held = Held { lease, room: share };
-            if event_is_there {
-                let _stopped = self.claims.send(held);
-            } else {
-                let _stopped =
-                    self.results.send(ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired));
-            }
+            self.pass_on_one(row, taken.until, share, None);
         }
     }
+
+    fn pass_on_one(
+        &self,
+        row: Claimed,
+        until: Instant,
+        room: OwnedSemaphorePermit,
+        alone: Option<OwnedSemaphorePermit>,
+    ) {
+        let (lease, event_is_there) = lease(row, until);
+        let held = Held { lease, room, place: None, alone };
+        if event_is_there {
+            let _stopped = self.claims.send(Claim::Lease(held));
+        } else {
+            let _stopped =
+                self.results.send(ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired));
+        }
+    }
+}
+
+fn rows(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A lease, and whether its event is still kept.
@@ -134,8 +314,10 @@ fn lease(row: Claimed, until: Instant) -> (Lease, bool) {
         attempts: row.attempts,
         epoch: row.lease_epoch,
         probe: row.probe,
+        draining: row.draining,
         crashes: row.crashes,
         until,
+        batch: None,
     };
     (lease, event_is_there)
 }

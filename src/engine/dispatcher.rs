@@ -1,21 +1,26 @@
 //! Decides when which lease is sent, and what its outcome means.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::lanes::{Kind, Lanes};
+use super::backlogs::{Backlogs, Drawn};
+use super::claimer::Claim;
+use super::landing::{Landed, Landing, Place};
+use super::lanes::Lanes;
 use super::outbound::Outbound;
 use super::post::post;
 use super::recorder::Finished;
-use super::targets::{Target, Targets};
-use super::traffic::{Shown, Traffic};
+use super::targets::{Look, Target, Targets};
+use super::traffic::{Refusal, Traffic};
 use super::verdict::{chance, ended, judge, millis, shown};
 use super::{Dialects, Held, Settings, stopped};
 use crate::domain::attempt::Outcome;
+use crate::domain::breaker::Standing;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{CallbackId, SubscriptionId};
 use crate::domain::subscription::SubscriptionState;
@@ -27,19 +32,21 @@ use crate::telemetry::Metrics;
 const BATCH_MAX: usize = 512;
 /// Well within the second that a target is believed for.
 const REFRESH_EVERY: Duration = Duration::from_millis(400);
-/// A lease that finds its lane full is due again after this much, and up to as much again.
+/// A lease that cannot be sent for a reason of ours is due again after this much.
 const DEFERRED_FOR: Duration = Duration::from_secs(2);
 /// Sending this delivery ended this many processes or leases: it is sent no more.
 const CRASHES_MAX: i16 = 5;
-
-/// Where a post stands in the lanes.
-type Place = (CallbackId, Kind);
+/// How often a subscription that changes meanwhile is read before it is taken as it was read last.
+const READS_MAX: u32 = 3;
 
 pub struct Dispatcher {
     targets: Targets,
     outbound: Outbound,
     dialects: Arc<Dialects>,
     lanes: Lanes,
+    backlogs: Backlogs,
+    /// The room that claimed leases share.
+    claims_room: Arc<Semaphore>,
     traffic: Traffic,
     /// No post takes longer.
     timeout_max: Duration,
@@ -55,6 +62,7 @@ impl Dispatcher {
     pub fn new(
         settings: &Settings,
         targets: Targets,
+        (backlogs, claims_room): (Backlogs, Arc<Semaphore>),
         outbound: Outbound,
         dialects: Arc<Dialects>,
         results: mpsc::UnboundedSender<Finished>,
@@ -70,6 +78,8 @@ impl Dispatcher {
             outbound,
             dialects,
             lanes,
+            backlogs,
+            claims_room,
             traffic,
             timeout_max,
             metrics,
@@ -83,7 +93,7 @@ impl Dispatcher {
     pub(super) async fn run(
         mut self,
         mut handed: mpsc::UnboundedReceiver<Handed>,
-        mut claimed: mpsc::UnboundedReceiver<Held>,
+        mut claimed: mpsc::UnboundedReceiver<Claim>,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
@@ -96,6 +106,7 @@ impl Dispatcher {
                 _ = refresh.tick() => {
                     self.shed();
                     self.refresh().await;
+                    self.draw(self.backlogs.callbacks());
                 }
                 n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
                     if n == 0 { continue }
@@ -104,17 +115,31 @@ impl Dispatcher {
                     if n == 0 { continue }
                 }
             }
+            let with_room: Vec<CallbackId> = landings.iter().map(|landed: &Landed| landed.place.0).collect();
             landings.drain(..).for_each(|landed| self.land(landed));
             while self.posts.try_join_next().is_some() {}
-            let arrivals = fresh.drain(..).map(Held::from).chain(again.drain(..)).collect();
+            let mut arrivals: Vec<Arrival> =
+                fresh.drain(..).map(|handed| Arrival { held: Held::from(handed), fresh: true }).collect();
+            let mut drawn = Vec::new();
+            for claim in again.drain(..) {
+                match claim {
+                    Claim::Lease(held) => arrivals.push(Arrival { held, fresh: false }),
+                    Claim::Drawn(answer) => drawn.push(answer),
+                }
+            }
             self.admit(arrivals).await;
+            drawn.iter().for_each(|drawn: &Drawn| self.backlogs.drawn(drawn));
             self.start().await;
+            self.draw(with_room);
+            self.backlogs.tell();
         }
         while let Ok(late) = handed.try_recv() {
             self.finish(late.into(), Ending::Release { delay_ms: 0 });
         }
         while let Ok(late) = claimed.try_recv() {
-            self.finish(late, Ending::Release { delay_ms: 0 });
+            if let Claim::Lease(late) = late {
+                self.finish(late, Ending::Release { delay_ms: 0 });
+            }
         }
         self.drain().await;
     }
@@ -129,8 +154,45 @@ impl Dispatcher {
 
     /// Waiting for room must not look like a crash: a lease that has become too short for a post is given back before it passes.
     fn shed(&mut self) {
+        let mut slow = BTreeSet::new();
         for held in self.lanes.shed(Instant::now() + self.timeout_max) {
-            self.finish(held, Ending::Release { delay_ms: 0 });
+            match self.targets.callback(held.lease.subscription) {
+                Some(callback) => {
+                    self.put_back(callback, held);
+                    slow.insert(callback);
+                }
+                None => self.finish(held, Ending::Release { delay_ms: 0 }),
+            }
+        }
+        slow.into_iter().for_each(|callback| self.backlogs.slow(callback));
+    }
+
+    /// Leaves a lease to the database until its callback takes more.
+    fn put_back(&mut self, callback: CallbackId, held: Held) {
+        if held.alone.is_some() {
+            // Others wait to be sent alone as well: the next to be claimed must not be this one again.
+            return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
+        }
+        self.backlogs.set_aside(callback, held.lease.subscription);
+        self.finish(held, Ending::Release { delay_ms: 0 });
+    }
+
+    /// Sees to it that lanes with room get more of what is set aside for them; while a breaker is open, one for the probe when it is time.
+    fn draw(&mut self, callbacks: Vec<CallbackId>) {
+        let now = Instant::now();
+        let free = self.lanes.capacity(self.claims_room.available_permits());
+        for callback in callbacks {
+            let Some(capacity) = self.backlogs.capacity(callback) else { continue };
+            let (capacity, parked) = (capacity.min(free), self.lanes.parked(callback));
+            let wanted = match self.traffic.standing(callback, now) {
+                Standing::Shut => 0,
+                Standing::ProbeDue => usize::from(parked == 0),
+                Standing::Closed if parked * 2 <= capacity => capacity - parked,
+                Standing::Closed => 0,
+            };
+            if wanted > 0 {
+                self.backlogs.draw(callback, wanted, now);
+            }
         }
     }
 
@@ -141,19 +203,20 @@ impl Dispatcher {
     }
 
     /// Puts arrivals into their lanes.
-    async fn admit(&mut self, arrivals: Vec<Held>) {
+    async fn admit(&mut self, arrivals: Vec<Arrival>) {
         let mut unknown: Vec<SubscriptionId> = arrivals
             .iter()
-            .map(|held| held.lease.subscription)
+            .map(|arrival| arrival.held.lease.subscription)
             .filter(|subscription| self.targets.callback(*subscription).is_none())
             .collect();
         self.read(&mut unknown).await;
-        for held in arrivals {
+        for Arrival { held, fresh } in arrivals {
             match self.targets.callback(held.lease.subscription) {
+                // Oldest first: what is fresh gets in line behind what is set aside.
+                Some(callback) if fresh && self.backlogs.has(callback) => self.put_back(callback, held),
                 Some(callback) => {
                     if let Some(held) = self.lanes.park(callback, held) {
-                        let delay_ms = millis(DEFERRED_FOR.mul_f64(1.0 + chance()));
-                        self.finish(held, Ending::Release { delay_ms });
+                        self.put_back(callback, held);
                     }
                 }
                 None => self.without_target(held, &unknown),
@@ -170,17 +233,28 @@ impl Dispatcher {
                 None => stale.push(((callback, kind), held)),
             }
         }
-        if stale.is_empty() {
-            return;
-        }
-        let mut subscriptions = stale.iter().map(|(_, held)| held.lease.subscription).collect();
-        self.read(&mut subscriptions).await;
-        for (place, held) in stale {
-            match self.targets.fresh(held.lease.subscription) {
-                Some(target) => self.send(place, held, target),
-                None => {
-                    self.lanes.landed(place.0, place.1);
-                    self.without_target(held, &subscriptions);
+        // What changes while it is read is read again. Changes that never stop do not keep anything from being sent.
+        for reads_left in (0..READS_MAX).rev() {
+            if stale.is_empty() {
+                return;
+            }
+            let mut subscriptions =
+                stale.iter().map(|(_, held): &(Place, Held)| held.lease.subscription).collect();
+            self.read(&mut subscriptions).await;
+            let could_be_read = !subscriptions.is_empty();
+            for (place, held) in std::mem::take(&mut stale) {
+                match self.targets.look(held.lease.subscription) {
+                    Look::Fresh(target) => self.send(place, held, target),
+                    Look::Stale(_) if could_be_read && reads_left > 0 => stale.push((place, held)),
+                    Look::Stale(Some(target)) if could_be_read => self.send(place, held, target),
+                    Look::Stale(_) => {
+                        self.lanes.landed(place.0, place.1);
+                        self.finish(held, Ending::Release { delay_ms: 1_000 });
+                    }
+                    Look::Unknown => {
+                        self.lanes.landed(place.0, place.1);
+                        self.without_target(held, &subscriptions);
+                    }
                 }
             }
         }
@@ -222,9 +296,13 @@ impl Dispatcher {
                 Some(Some(Ending::Release { delay_ms: 0 }))
             }
             _ if lease.probe => None,
-            _ => match self.traffic.ask(place.0, target.rate_per_s, Instant::now()) {
+            _ => match self.traffic.ask(place.0, lease.subscription, target.rate_per_s, Instant::now()) {
                 Ok(()) => None,
-                Err(wait) => {
+                Err(Refusal::Open) => {
+                    self.lanes.landed(place.0, place.1);
+                    return self.put_back(place.0, held);
+                }
+                Err(Refusal::Turn(wait)) => {
                     let delay_ms = millis(wait.mul_f64(1.0 + 0.1 * chance()));
                     Some(Some(Ending::Release { delay_ms }))
                 }
@@ -258,7 +336,7 @@ impl Dispatcher {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
             metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
-            landing.shown = shown(&target, &posted);
+            landing.shown = shown(&target, held.lease.attempts, &posted);
             let excused = posted.reached == Some(false) && cut_off.load(Ordering::Relaxed);
             let _stopped = results.send(judge(held, &target, posted, started, excused));
             drop((landing, in_flight));
@@ -288,27 +366,15 @@ impl Dispatcher {
     }
 }
 
-/// Says that a post is over, also when it panicked.
-struct Landing {
-    place: Place,
-    shown: Option<Shown>,
-    to: mpsc::UnboundedSender<Landed>,
-}
-
-/// A post that is over.
-struct Landed {
-    place: Place,
-    shown: Option<Shown>,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let _stopped = self.to.send(Landed { place: self.place, shown: self.shown.take() });
-    }
+/// A lease on its way into its lane.
+struct Arrival {
+    held: Held,
+    /// Born leased, not claimed.
+    fresh: bool,
 }
 
 impl From<Handed> for Held {
     fn from(handed: Handed) -> Self {
-        Self { lease: handed.lease, room: handed.room }
+        Self { lease: handed.lease, room: handed.room, place: None, alone: None }
     }
 }

@@ -4,12 +4,15 @@ pub mod retention;
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 
 use super::stopped;
 use crate::domain::Error;
-use crate::store::{event_keys, idempotency, partitions, queue};
+use crate::domain::delivery::DeliveryState;
+use crate::store::ordering_lines::{self, Stalled};
+use crate::store::{access_tokens, event_keys, idempotency, partitions, queue};
+use crate::telemetry::Metrics;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Sweeps between two looks at the partitions: about an hour.
@@ -17,14 +20,17 @@ const SWEEPS_PER_PARTITION_ROUND: u32 = 360;
 /// Rows a statement touches at most.
 const CHUNK: u64 = 1_000;
 
-pub async fn run(pool: PgPool, retention_days: i32, mut stop: watch::Receiver<bool>) {
+pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: watch::Receiver<bool>) {
     let mut sweeps_to_partition_round = 0;
     loop {
-        if let Err(error) = sweep(&pool).await {
+        if let Err(error) = sweep(&pool, &metrics).await {
+            if partitions::is_missing_behind(&error) {
+                sweeps_to_partition_round = 0;
+            }
             tracing::warn!(error = %error.chain(), "sweeping failed; it is tried again in {} s", SWEEP_EVERY.as_secs());
         }
         if sweeps_to_partition_round == 0 {
-            match partition_round(&pool, retention_days).await {
+            match partition_round(&pool, retention_days, &metrics).await {
                 Ok(()) => sweeps_to_partition_round = SWEEPS_PER_PARTITION_ROUND,
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "partitions could not be seen to; it is tried again in {} s", SWEEP_EVERY.as_secs());
@@ -40,18 +46,39 @@ pub async fn run(pool: PgPool, retention_days: i32, mut stop: watch::Receiver<bo
     }
 }
 
-async fn partition_round(pool: &PgPool, retention_days: i32) -> Result<(), Error> {
+async fn partition_round(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     partitions::make_ahead(&mut *pool.acquire().await?).await?;
-    retention::keep(pool, retention_days).await
+    retention::keep(pool, retention_days, metrics).await
 }
 
-async fn sweep(pool: &PgPool) -> Result<(), Error> {
+async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {
     let mut connection = pool.acquire().await?;
     let db = &mut *connection;
     let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
-    while queue::resume_stranded(db, limit).await? == CHUNK {}
-    while queue::cancel_deleted(db, None, limit).await? == CHUNK {}
+    loop {
+        let cancelled = queue::cancel_deleted(db, None, limit).await?;
+        metrics.deliveries_ended(DeliveryState::Cancelled, cancelled);
+        if cancelled < CHUNK {
+            break;
+        }
+    }
+    tend_lines(db, limit).await?;
     while idempotency::forget(db, limit).await? == CHUNK {}
     while event_keys::forget(db, limit).await? == CHUNK {}
+    while access_tokens::forget(db, limit).await? == CHUNK {}
     Ok(())
+}
+
+/// Moves on lines in which nobody is first: whoever was to let out the next died before it could. Lines of deleted subscriptions are forgotten.
+async fn tend_lines(db: &mut PgConnection, limit: i64) -> Result<(), Error> {
+    loop {
+        let stalled = ordering_lines::list_stalled(db, limit).await?;
+        let lines: Vec<_> = stalled.iter().map(Stalled::line).collect();
+        let moved =
+            ordering_lines::let_out(db, &lines).await? + ordering_lines::forget_empty(db, &stalled).await?;
+        // Those that somebody else saw to meanwhile come up no more; if there are others, the next sweep has them.
+        if stalled.len() < CHUNK as usize || moved == 0 {
+            return Ok(());
+        }
+    }
 }

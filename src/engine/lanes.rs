@@ -8,19 +8,25 @@ use std::time::Instant;
 use super::Held;
 use crate::domain::id::CallbackId;
 
-/// How many leases may wait in one lane at most. Beyond that they go back to the queue to be due a little later.
-const PARKED_MAX: usize = 256;
+/// How many leases may wait in one lane at most. What is beyond that waits in the queue, see `backlogs`.
+pub const PARKED_MAX: usize = 256;
 
 /// Which room a post takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     First,
     Retry,
+    /// What was held and is brought back.
+    Drain,
 }
 
 impl Kind {
     fn of(held: &Held) -> Self {
-        if held.lease.attempts == 0 { Self::First } else { Self::Retry }
+        match &held.lease {
+            lease if lease.draining => Self::Drain,
+            lease if lease.attempts == 0 => Self::First,
+            _ => Self::Retry,
+        }
     }
 }
 
@@ -49,12 +55,13 @@ pub struct Lanes {
     callback_in_flight_max: usize,
     first: Room,
     retry: Room,
+    drain: Room,
     lanes: HashMap<CallbackId, Lane>,
     line: VecDeque<CallbackId>,
 }
 
 impl Lanes {
-    /// First attempts may take three quarters of the whole, retries half.
+    /// First attempts may take three quarters of the whole, retries half, and what was held a quarter.
     pub fn new(in_flight_max: usize, callback_in_flight_max: usize) -> Self {
         let room = |max: usize| Room { in_flight: 0, max: max.max(1) };
         Self {
@@ -62,33 +69,47 @@ impl Lanes {
             callback_in_flight_max,
             first: room(in_flight_max - in_flight_max / 4),
             retry: room(in_flight_max / 2),
+            drain: room(in_flight_max / 4),
             lanes: HashMap::new(),
             line: VecDeque::new(),
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.first.in_flight + self.retry.in_flight
+        self.first.in_flight + self.retry.in_flight + self.drain.in_flight
     }
 
     fn room(&mut self, kind: Kind) -> &mut Room {
         match kind {
             Kind::First => &mut self.first,
             Kind::Retry => &mut self.retry,
+            Kind::Drain => &mut self.drain,
         }
     }
 
     /// Puts a lease in its callback's lane; gives it back when the lane is full. A lane may take as much as is still free of the room that the
-    /// lease came with: lanes that do not move share the room with each other and always leave some for the next one.
+    /// lease came with: lanes that do not move share the room with each other and always leave some for the next one. A test ping, which
+    /// somebody waits for, is next in any lane; so is a lease that others wait behind because it is sent alone.
     pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
-        let free = held.room.semaphore().available_permits();
+        let capacity = self.capacity(held.room.semaphore().available_permits());
         let lane = self.lanes.entry(callback).or_default();
-        if lane.parked.len() >= free.max(self.callback_in_flight_max).min(PARKED_MAX) {
-            return Some(held);
+        match held.lease.probe || held.alone.is_some() {
+            true => lane.parked.push_front(held),
+            false if lane.parked.len() >= capacity => return Some(held),
+            false => lane.parked.push_back(held),
         }
-        lane.parked.push_back(held);
         self.line_up(callback);
         None
+    }
+
+    /// How many leases may wait in a lane while so much of the room is free.
+    pub fn capacity(&self, free: usize) -> usize {
+        free.max(self.callback_in_flight_max).min(PARKED_MAX)
+    }
+
+    /// How many leases wait in a lane.
+    pub fn parked(&self, callback: CallbackId) -> usize {
+        self.lanes.get(&callback).map_or(0, |lane| lane.parked.len())
     }
 
     /// Takes the next lease to send, if there is room for one more post. It counts as under way until [`Lanes::landed`].
@@ -100,12 +121,9 @@ impl Lanes {
                 return None;
             }
             let callback = self.line.pop_front()?;
-            let (first_is_full, retry_is_full) = (self.first.is_full(), self.retry.is_full());
+            let is_full = [&self.first, &self.retry, &self.drain].map(Room::is_full);
             let Some(lane) = self.lanes.get_mut(&callback) else { continue };
-            let fits = |held: &Held| match Kind::of(held) {
-                Kind::First => !first_is_full,
-                Kind::Retry => !retry_is_full,
-            };
+            let fits = |held: &Held| !is_full[Kind::of(held) as usize];
             // A lane in line may have been shed of everything since.
             if lane.parked.is_empty() {
                 lane.in_line = false;
@@ -212,10 +230,12 @@ mod tests {
             attempts: 0,
             epoch: 1,
             probe: false,
+            draining: false,
             crashes: 0,
             until: Instant::now(),
+            batch: None,
         };
-        Held { lease, room: room.clone().try_acquire_owned().unwrap() }
+        Held { lease, room: room.clone().try_acquire_owned().unwrap(), place: None, alone: None }
     }
 
     /// A lease with more room around it than any lane takes.
@@ -338,6 +358,18 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 6, "first attempts take three quarters");
         lanes.park(CallbackId::new(), retry());
         assert_eq!(lanes.take().map(|(_, kind, _)| kind), Some(Kind::Retry));
+    }
+
+    #[test]
+    fn rule_21_what_was_held_takes_a_quarter() {
+        let mut lanes = Lanes::new(8, 1);
+        for place in 0..8 {
+            let mut held = held();
+            (held.lease.draining, held.lease.attempts) = (true, place % 2);
+            lanes.park(CallbackId::new(), held);
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
+        assert_eq!(taken, [Kind::Drain; 2]);
     }
 
     #[test]

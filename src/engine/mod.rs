@@ -4,18 +4,31 @@
 //! - A *lease* is this process's right to send one delivery, until an instant. It is for telling a dead sender from a slow one.
 //! - The *claimer* leases what is due in the queue: retries, overflow, and what other processes left behind. Fresh deliveries do not pass
 //!   through it; they are born leased and arrive from the hub.
+//! - The *batcher* gathers what leaves in batches, and leases batches that are due again.
+//! - *Backlogs* are what a callback has due beyond what it takes at present. They wait in the queue, set aside, until its lane draws them.
 //! - The *dispatcher* holds the leases, a *lane* for each callback, and starts a post when the lane and the process have room.
 //! - A *post* renders, signs and sends one delivery once, and turns whatever happened into an outcome.
 //! - The *recorder* writes outcomes in batches, guarded by the lease: a post that finishes late changes nothing.
-//! - The *janitor* keeps promises that no single request can: held rows of active subscriptions, rows of deleted ones, old answers,
+//! - The *drainer* brings back what was held, a little at a time.
+//! - The *janitor* keeps promises that no single request can: rows of deleted subscriptions, lines of ordering keys that stand still, old answers,
 //!   partitions of the days to come and of those that are over.
+//! - The *fan-out* puts deliveries of events that matched very many subscriptions into the queue, a chunk at a time.
+//! - The *verifier* tries callbacks out when their owners ask for it.
+//! - *Hints* tell other nodes that something is due, and hear it from them.
 //! - The *roll call* finds processes that are gone, so that what they had leased need not wait for its lease to end.
 //!
 //! Nothing in here holds a transaction or a connection while a callback is being called.
 
+mod backlog_watch;
+mod backlogs;
+pub mod batcher;
 pub mod claimer;
 pub mod dispatcher;
+pub mod drainer;
+mod fan_out;
+pub mod hints;
 pub mod janitor;
+mod landing;
 mod lanes;
 pub mod outbound;
 mod post;
@@ -24,6 +37,7 @@ pub mod roll_call;
 mod targets;
 mod traffic;
 mod verdict;
+mod verifier;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,8 +55,8 @@ use crate::domain::key_ring::KeyRing;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::surface::Surface;
 use crate::hub::handoff::Intake;
-use crate::store;
 use crate::telemetry::{Health, Metrics};
+use crate::{own_thread, store};
 
 use self::outbound::Outbound;
 
@@ -63,8 +77,12 @@ pub struct Settings {
     pub disable_after: Duration,
     pub in_flight_max: usize,
     pub callback_in_flight_max: usize,
+    /// How long a batch that is not full waits for more.
+    pub batch_linger: Duration,
     /// How long events and attempts are kept after their day.
     pub retention_days: i32,
+    /// Unfinished deliveries beyond which nothing more is published.
+    pub backlog_max: i64,
 }
 
 /// What the engine stands on.
@@ -94,40 +112,79 @@ impl Engine {
     pub fn start(parts: Parts) -> Self {
         let Parts { pool, keys, egress, outbound, dialects, intake, settings, health, metrics } = parts;
         let (stopping, stop) = watch::channel(false);
+        let janitor_metrics = metrics.clone();
         let (results, recorded) = mpsc::unbounded_channel();
         let (claims, claimed) = mpsc::unbounded_channel();
-        let targets =
-            targets::Targets::new(pool.clone(), keys, egress, settings.clone(), intake.changes.clone());
+        let (backlogs, wishes) = backlogs::Backlogs::new();
+        let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };
+        let targets = || {
+            let (pool, keys, egress) = (pool.clone(), keys.clone(), egress.clone());
+            targets::Targets::new(pool, keys, egress, settings.clone(), intake.changes.clone())
+        };
+        let dialects = Arc::new(dialects);
+        let verifier = verifier::Verifier::new(targets(), outbound.clone(), dialects.clone());
+        let set_aside = wishes.set_aside.clone();
         let claimer = claimer::Claimer::new(
             pool.clone(),
             settings.clone(),
             intake.due.clone(),
+            claims.clone(),
+            results.clone(),
+            wishes,
+        );
+        let batcher = batcher::Batcher::new(
+            pool.clone(),
+            settings.clone(),
+            intake.gather.clone(),
+            set_aside,
             claims,
             results.clone(),
         );
         let dispatcher = dispatcher::Dispatcher::new(
             &settings,
-            targets,
+            targets(),
+            (backlogs, claimer.room()),
             outbound,
-            Arc::new(dialects),
+            dialects,
             results,
             metrics.clone(),
         );
-        let recorder = recorder::Recorder::new(
-            pool.clone(),
-            settings.node,
-            intake.due.clone(),
-            intake.changes.clone(),
-            metrics,
-        );
+        let (node, changes) = (settings.node, intake.changes.clone());
+        let bells = [intake.due.clone(), intake.gather.clone()];
+        let fan_out = fan_out::run(pool.clone(), intake.fan_out, bells.to_vec(), stop.clone());
+        let drainer_bells = drainer::Bells {
+            resumed: intake.resumed.clone(),
+            due: intake.due.clone(),
+            gather: intake.gather.clone(),
+        };
+        let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
+        let heartbeat = health.worker("recorder");
+        let recorder = own_thread::spawn("recorder", &pool, 1, async move |pool| {
+            recorder::Recorder::new(pool, node, bells, changes, metrics).run(recorded).await;
+            drop(heartbeat);
+        });
         Self {
             node: settings.node,
             dispatcher: worker(&health, "dispatcher", dispatcher.run(intake.leases, claimed, stop.clone())),
-            recorder: worker(&health, "recorder", recorder.run(recorded)),
+            recorder,
             others: vec![
                 worker(&health, "claimer", claimer.run(stop.clone())),
-                worker(&health, "janitor", janitor::run(pool.clone(), settings.retention_days, stop.clone())),
-                worker(&health, "roll_call", roll_call::run(pool.clone(), settings.node, intake.due, stop)),
+                worker(&health, "verifier", verifier.run(intake.verifications, stop.clone())),
+                worker(&health, "batcher", batcher.run(stop.clone())),
+                worker(&health, "drainer", drainer::run(pool.clone(), drainer_bells, stop.clone())),
+                worker(
+                    &health,
+                    "janitor",
+                    janitor::run(pool.clone(), settings.retention_days, janitor_metrics, stop.clone()),
+                ),
+                worker(
+                    &health,
+                    "backlog_watch",
+                    backlog_watch::run(pool.clone(), settings.backlog_max, intake.backlog_full, stop.clone()),
+                ),
+                worker(&health, "fan_out", fan_out),
+                worker(&health, "hints", hints::run(pool.clone(), settings.node, hint_bells, stop.clone())),
+                worker(&health, "roll_call", roll_call::run(pool.clone(), own, intake.due, stop)),
             ],
             stopping,
             pool,
@@ -185,10 +242,14 @@ async fn ended(mut worker: JoinHandle<()>, until: Instant) {
     }
 }
 
-/// A lease in this process's hands, with the room in memory that is its.
+/// A lease in this process's hands, with the room in memory that is its, and a batch's place among those of its subscription.
 struct Held {
     lease: Lease,
     room: tokio::sync::OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "it is free again when this is dropped")]
+    place: Option<batcher::OutPlace>,
+    /// Of a delivery that may be what killed its senders: while this is held, no other such is claimed.
+    alone: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
 /// Returns when it is time to stop.

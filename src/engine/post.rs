@@ -1,10 +1,11 @@
-//! One delivery, sent once: rendered, signed, posted, and whatever happened turned into an outcome.
+//! One delivery or batch, sent once: rendered, signed, posted, and whatever happened turned into an outcome.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+use uuid::Uuid;
 
 use super::outbound::{Outbound, Post, Reply, ReplyKind};
 use super::targets::{Sending, Target};
@@ -12,6 +13,8 @@ use crate::clock;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::Lease;
 use crate::domain::dialect::{Dialect, Outgoing, OutgoingHeader};
+use crate::domain::event::Event;
+use crate::domain::secret::Secret;
 use crate::domain::signature;
 
 /// What came of a post, in full.
@@ -28,35 +31,49 @@ pub struct Posted {
 }
 
 pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Target, lease: &Lease) -> Posted {
+    send(outbound, dialect, target, (lease.webhook_id(), lease.attempts), &lease.events()).await
+}
+
+/// Events, or none at all, under one id, after so many failed attempts.
+pub async fn send(
+    outbound: &Outbound,
+    dialect: &Arc<dyn Dialect>,
+    target: &Target,
+    (id, failures): (Uuid, i32),
+    events: &[&Event],
+) -> Posted {
     let sending = match &target.sending {
         Ok(sending) => sending,
         Err(reason) => return unsent(reason.clone()),
     };
     let credentials = sending.credentials.as_ref();
-    let rendered = dialect.render(&Outgoing { delivery: lease.delivery, event: &lease.event, credentials });
-    let headers = match headers(rendered.headers, sending, lease, &rendered.body) {
+    let rendered = dialect.render(&Outgoing { id, events, credentials });
+    let headers = match headers(rendered.headers, sending, id, &rendered.body) {
         Ok(headers) => headers,
         Err(reason) => return unsent(reason),
     };
-    let mask: Vec<&[u8]> = credentials.iter().map(|secret| secret.expose()).collect();
-    let request = Post {
-        url: &sending.url,
-        headers,
-        body: Bytes::from(rendered.body),
-        timeout: target.timeout,
-        mask: &mask,
-    };
-    classify(outbound.post(request).await, dialect.as_ref())
+    let secrets = credentials.map(|secret| dialect.spellings(secret)).unwrap_or_default();
+    let mask: Vec<&[u8]> = secrets.iter().map(Secret::expose).collect();
+    let (url, is_backup) = sending.url(failures);
+    let request =
+        Post { url, headers, body: Bytes::from(rendered.body), timeout: target.timeout, mask: &mask };
+    let posted = classify(outbound.post(request).await, dialect.as_ref());
+    match is_backup {
+        true => Posted { detail: Some(at_the_backup_url(posted.detail)), ..posted },
+        false => posted,
+    }
 }
 
-/// The dialect's own headers, and the Standard Webhooks ones beside them (SECURITY rule 8): the id is the delivery's and the same on every
-/// attempt, the timestamp is this attempt's, and what is signed are the bytes that are sent.
-fn headers(
-    own: Vec<OutgoingHeader>,
-    sending: &Sending,
-    lease: &Lease,
-    body: &[u8],
-) -> Result<HeaderMap, String> {
+fn at_the_backup_url(detail: Option<String>) -> String {
+    detail.map_or_else(
+        || "sent to the backup URL".to_owned(),
+        |detail| format!("sent to the backup URL: {detail}"),
+    )
+}
+
+/// The dialect's own headers, and the Standard Webhooks ones beside them (SECURITY rule 8): the id is the delivery's or the batch's and the same
+/// on every attempt, the timestamp is this attempt's, and what is signed are the bytes that are sent.
+fn headers(own: Vec<OutgoingHeader>, sending: &Sending, id: Uuid, body: &[u8]) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::with_capacity(own.len() + 3);
     for header in own {
         let mut value = HeaderValue::from_bytes(&header.value)
@@ -64,7 +81,7 @@ fn headers(
         value.set_sensitive(header.sensitive);
         headers.insert(HeaderName::from_static(header.name), value);
     }
-    let id = lease.delivery.to_string();
+    let id = id.to_string();
     let timestamp = clock::now().timestamp();
     headers.insert("webhook-id", ascii(&id));
     headers.insert("webhook-timestamp", HeaderValue::from(timestamp));

@@ -1,4 +1,5 @@
-//! Writes what came of leases, in batches, on a connection of its own. A batch is whatever gathered while the last one was being written.
+//! Writes what came of leases, in batches, on a connection of its own. A batch is whatever gathered while the last one was being written and
+//! in a short while after: a statement costs more than many rows of it, and nobody waits for a result.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,10 +14,14 @@ use super::Held;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
-use crate::store::{partitions, subscriptions};
+use crate::store::{ordering_lines, partitions, subscriptions};
 use crate::telemetry::Metrics;
 
 const BATCH_MAX: usize = 1_000;
+/// Deliveries that a statement records; of its last lease some may be beyond.
+const ROWS_MAX: usize = 1_000;
+/// How long a batch that has begun waits for more. What is not written yet is sent again after a crash, so this is short.
+const GATHER_FOR: Duration = Duration::from_millis(10);
 /// Between tries at a batch that the database would not take.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -41,7 +46,10 @@ pub enum Turn {
 pub struct Recorder {
     pool: PgPool,
     node: NodeId,
+    /// Rings the claimer.
     due: Arc<Notify>,
+    /// Rings the batcher.
+    gather: Arc<Notify>,
     changes: Arc<AtomicU64>,
     metrics: Metrics,
     connection: Option<PoolConnection<Postgres>>,
@@ -51,26 +59,32 @@ impl Recorder {
     pub fn new(
         pool: PgPool,
         node: NodeId,
-        due: Arc<Notify>,
+        [due, gather]: [Arc<Notify>; 2],
         changes: Arc<AtomicU64>,
         metrics: Metrics,
     ) -> Self {
-        Self { pool, node, due, changes, metrics, connection: None }
+        Self { pool, node, due, gather, changes, metrics, connection: None }
     }
 
     /// Until every sender is gone and everything they sent is written.
     pub async fn run(mut self, mut results: mpsc::UnboundedReceiver<Finished>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while results.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            self.record(&batch).await;
+            gather(&mut results, &mut batch).await;
+            for part in parts(&batch) {
+                self.record(part).await;
+            }
             let short_wait = |finished: &Finished| {
-                matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
+                finished.held.alone.is_some()
+                    || matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
             };
-            if batch.iter().any(short_wait) {
+            let ring = batch.iter().any(short_wait);
+            // With what was sent alone goes what kept others from it.
+            batch.clear();
+            if ring {
                 // The claimer may be asleep until a moment that is later than these.
                 self.due.notify_one();
             }
-            batch.clear();
         }
     }
 
@@ -103,7 +117,7 @@ impl Recorder {
     fn count(&self, batch: &[Finished]) {
         for finished in batch {
             if let Ending::Final(state) = finished.ending {
-                self.metrics.delivery_ended(state);
+                (0..finished.held.lease.size()).for_each(|_| self.metrics.delivery_ended(state));
             }
         }
     }
@@ -111,7 +125,11 @@ impl Recorder {
     async fn write(&mut self, batch: &[Finished]) -> Result<(), Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.pool.acquire().await?,
+            None => {
+                let mut connection = self.pool.acquire().await?;
+                queue::find_by_key_only(&mut connection).await?;
+                connection
+            }
         };
         let mut written = write(&mut connection, self.node, batch).await;
         if let Err(error) = &written
@@ -121,8 +139,12 @@ impl Recorder {
             written = write(&mut connection, self.node, batch).await;
         }
         match written {
-            Ok(()) => {
+            Ok(let_out) => {
                 self.connection = Some(connection);
+                if let_out {
+                    self.due.notify_one();
+                    self.gather.notify_one();
+                }
                 if batch.iter().any(|finished| finished.disable.is_some()) {
                     self.changes.fetch_add(1, Ordering::Release);
                 }
@@ -136,15 +158,46 @@ impl Recorder {
     }
 }
 
-/// One transaction: subscriptions whose callback is gone are disabled first, so that what is held for them stays held.
-async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<(), sqlx::Error> {
+/// A statement's worth of results at a time. Each lease stays whole, however many deliveries it is for.
+fn parts(results: &[Finished]) -> impl Iterator<Item = &[Finished]> {
+    let mut rest = results;
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let fits = |finished: &&Finished| {
+            let room_left = rows < ROWS_MAX;
+            rows += finished.held.lease.size();
+            room_left
+        };
+        let (part, after) = rest.split_at(rest.iter().take_while(fits).count());
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// Waits for more of a batch, but not for the rest of one whose senders are all gone.
+async fn gather(results: &mut mpsc::UnboundedReceiver<Finished>, batch: &mut Vec<Finished>) {
+    if results.is_closed() {
+        return;
+    }
+    tokio::time::sleep(GATHER_FOR).await;
+    while batch.len() < BATCH_MAX
+        && let Ok(finished) = results.try_recv()
+    {
+        batch.push(finished);
+    }
+}
+
+/// Whether deliveries that waited for others with their ordering key are due now.
+///
+/// One transaction where subscriptions have to be disabled because their callback is gone: that is done first, so that what is held for them
+/// stays held.
+async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<bool, sqlx::Error> {
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
     let gone: Vec<(&Finished, &str)> =
         batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
     note_turns(db, batch).await?;
     if gone.is_empty() {
-        queue::finish(db, node, &rows).await?;
-        return Ok(());
+        return finish_all(db, node, &rows).await;
     }
     // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
     let mut transaction = db.begin().await?;
@@ -152,8 +205,19 @@ async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Resul
         let lease = &finished.held.lease;
         subscriptions::disable(&mut transaction, lease.partner, lease.subscription, reason).await?;
     }
-    queue::finish(&mut transaction, node, &rows).await?;
-    transaction.commit().await
+    let let_out = finish_all(&mut transaction, node, &rows).await?;
+    transaction.commit().await?;
+    Ok(let_out)
+}
+
+/// A finish sees the queue as it was when it began. Where something got in line meanwhile, the next is let out by a second look.
+async fn finish_all(db: &mut PgConnection, node: NodeId, rows: &[Finish<'_>]) -> Result<bool, sqlx::Error> {
+    let done = queue::finish(db, node, rows).await?;
+    let let_out_later = match done.stalled.as_slice() {
+        [] => 0,
+        stalled => ordering_lines::let_out(db, stalled).await?,
+    };
+    Ok(done.let_out > 0 || let_out_later > 0)
 }
 
 /// Rare: a subscription turns once, however much is sent to it.

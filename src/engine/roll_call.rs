@@ -36,10 +36,17 @@ const LOOK_GAP: Duration = Duration::from_secs(3);
 /// Leases a statement ends at most.
 const CHUNK: u64 = 1_000;
 
-pub async fn run(pool: PgPool, node: NodeId, due: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+/// What a node says of itself while it is there.
+pub struct Own {
+    pub node: NodeId,
+    /// Fingerprints of its key ring.
+    pub ring: Vec<String>,
+}
+
+pub async fn run(pool: PgPool, own: Own, due: Arc<Notify>, mut stop: watch::Receiver<bool>) {
     let mut present = None;
     loop {
-        present = match attend(&pool, node, present.take()).await {
+        present = match attend(&pool, &own, present.take()).await {
             Ok(mut connection) => match call(&mut connection, &due).await {
                 Ok(()) => Some(connection),
                 Err(error) => {
@@ -59,7 +66,7 @@ pub async fn run(pool: PgPool, node: NodeId, due: Arc<Notify>, mut stop: watch::
     }
     // What is still under way is released by the stop itself, or passes by time.
     if let Some(mut connection) = present {
-        let struck = within(nodes::strike(&mut connection, node)).await;
+        let struck = within(nodes::strike(&mut connection, own.node)).await;
         if let Err(error) = struck {
             tracing::debug!(error = %error.chain(), "this node could not be taken off the list");
         }
@@ -68,9 +75,9 @@ pub async fn run(pool: PgPool, node: NodeId, due: Arc<Notify>, mut stop: watch::
 }
 
 /// Sees to it that this node's lock is held, on the connection that held it or on a new one.
-async fn attend(pool: &PgPool, node: NodeId, present: Option<PgConnection>) -> Result<PgConnection, Error> {
+async fn attend(pool: &PgPool, own: &Own, present: Option<PgConnection>) -> Result<PgConnection, Error> {
     if let Some(mut connection) = present
-        && let Ok(true) = within(nodes::is_joined(&mut connection, node)).await
+        && let Ok(true) = within(nodes::is_joined(&mut connection, own.node, &own.ring)).await
     {
         return Ok(connection);
     }
@@ -81,7 +88,7 @@ async fn attend(pool: &PgPool, node: NodeId, present: Option<PgConnection>) -> R
         let settings = "set statement_timeout = '5s'; set lock_timeout = '1s'; set timezone = 'UTC';
              set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3";
         sqlx::raw_sql(settings).execute(&mut connection).await?;
-        nodes::join(&mut connection, node).await
+        nodes::join(&mut connection, own.node, &own.ring).await
     })
     .await?;
     Ok(connection)

@@ -27,6 +27,9 @@ const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// What nobody asked for in this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
+/// Unsuccessful attempts at the first URL before the backup URL is tried for the following ones [published].
+const BACKUP_AFTER: i32 = 3;
+
 /// Where and how to send.
 pub struct Target {
     pub callback: CallbackId,
@@ -44,10 +47,35 @@ pub struct Target {
 }
 
 pub struct Sending {
-    pub url: CallbackUrl,
+    url: CallbackUrl,
+    /// Where to send what the first did not take.
+    backup_url: Option<CallbackUrl>,
     pub credentials: Option<Secret>,
     /// Newest first.
     pub signing_keys: Vec<SigningKey>,
+}
+
+impl Sending {
+    /// Where an attempt goes that follows so many failed ones, and whether that is the backup URL.
+    pub fn url(&self, failures: i32) -> (&CallbackUrl, bool) {
+        match &self.backup_url {
+            Some(backup_url) if failures >= BACKUP_AFTER => (backup_url, true),
+            _ => (&self.url, false),
+        }
+    }
+
+    /// Whether a delivery that fails goes on elsewhere.
+    pub fn has_backup(&self) -> bool {
+        self.backup_url.is_some()
+    }
+}
+
+/// How a target is known. Only what is not known after it was read is not there.
+pub enum Look {
+    Fresh(Arc<Target>),
+    /// Something has changed in this process since it was read, perhaps this. With the target as it was, if that is a second ago at most.
+    Stale(Option<Arc<Target>>),
+    Unknown,
 }
 
 struct Known {
@@ -79,13 +107,26 @@ impl Targets {
 
     /// The target as it was at most a second ago; `None` when that is not known.
     pub fn fresh(&mut self, id: SubscriptionId) -> Option<Arc<Target>> {
-        let change = self.changes.load(Ordering::Acquire);
-        let known = self.known.get_mut(&id)?;
-        known.asked_at = Instant::now();
-        (known.change == change && known.read_at.elapsed() < BELIEVED_FOR).then(|| known.target.clone())
+        match self.look(id) {
+            Look::Fresh(target) => Some(target),
+            Look::Stale(_) | Look::Unknown => None,
+        }
     }
 
-    /// The callback of a subscription, as far as it is known: which lane it is in does not change within seconds.
+    /// What is known of a target, and how well.
+    pub fn look(&mut self, id: SubscriptionId) -> Look {
+        let change = self.changes.load(Ordering::Acquire);
+        let Some(known) = self.known.get_mut(&id) else { return Look::Unknown };
+        known.asked_at = Instant::now();
+        match known.read_at.elapsed() < BELIEVED_FOR {
+            true if known.change == change => Look::Fresh(known.target.clone()),
+            true => Look::Stale(Some(known.target.clone())),
+            false => Look::Stale(None),
+        }
+    }
+
+    /// The callback of a subscription, as far as it is known: which lane it is in. One that has moved to another callback within this second
+    /// waits in the lane of the former, and is sent to the present one.
     pub fn callback(&self, id: SubscriptionId) -> Option<CallbackId> {
         self.known.get(&id).map(|known| known.target.callback)
     }
@@ -104,6 +145,12 @@ impl Targets {
             self.known.insert(id, Known { target, read_at, change, asked_at: read_at });
         }
         Ok(())
+    }
+
+    /// A callback as it is now, whichever subscriptions have it; `None` when there is no such callback.
+    pub async fn read_callback(&self, id: CallbackId) -> Result<Option<Target>, Error> {
+        let row = targets::find_callback(&mut *self.pool.acquire().await?, id).await?;
+        row.map(|row| self.target(row)).transpose()
     }
 
     /// Reads what is in use anew before it grows too old to be believed, and forgets what is not.
@@ -164,12 +211,21 @@ impl Targets {
             .as_ref()
             .map(|sealed| open(credentials_identity(callback), sealed))
             .transpose()?;
+        let partners_own = Surface::parse(&row.surface).is_some_and(Surface::signs_with_partners_secret);
         let mut signing_keys = Vec::new();
         for sealed in [&row.signing_key, &row.previous_signing_key].into_iter().flatten() {
             let bytes = open(signing_key_identity(callback), sealed)?;
-            signing_keys.push(SigningKey::from_bytes(bytes).map_err(|error| error.to_string())?);
+            signing_keys.push(match bytes.expose_str() {
+                Some(secret) if partners_own => SigningKey::from_utf8_secret(secret),
+                _ => SigningKey::from_bytes(bytes).map_err(|error| error.to_string())?,
+            });
         }
         let url = CallbackUrl::parse(&row.url, &self.egress).map_err(|refused| refused.to_string())?;
-        Ok(Sending { url, credentials, signing_keys })
+        // One that the present policy refuses is not there: the attempts that it would have had go on to the first.
+        let backup_url = row
+            .backup_url
+            .as_deref()
+            .and_then(|backup_url| CallbackUrl::parse(backup_url, &self.egress).ok());
+        Ok(Sending { url, backup_url, credentials, signing_keys })
     }
 }

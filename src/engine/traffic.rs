@@ -1,27 +1,27 @@
-//! Whether a callback may be called now: its breaker, its rate limit, and whether we are cut off ourselves. What may not be sent now gets
-//! a moment at which to come back, spread so that not everything comes back at once.
+//! Whether a callback may be called now: its breaker, its rate limit, and whether we are cut off ourselves.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::domain::breaker::{Breaker, Permission};
-use crate::domain::id::CallbackId;
+use crate::domain::breaker::{Breaker, Permission, Standing};
+use crate::domain::id::{CallbackId, SubscriptionId};
 use crate::domain::outage::OutageWatch;
 use crate::domain::throttle::Throttle;
-
-/// Between two that were put off by one breaker; a recovered callback is not run over by its backlog.
-const SPREAD: Duration = Duration::from_millis(10);
-/// The furthest that a breaker spreads a backlog: a recovered callback has all of it again within this.
-const SPREAD_MAX: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct Callback {
     breaker: Breaker,
-    throttle: Option<Throttle>,
-    /// Put off since the breaker last let something through.
-    put_off: u32,
+}
+
+/// Why a post may not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The breaker is open: whatever is due for this callback waits.
+    Open,
+    /// The rate is reached: this one has its turn after so long.
+    Turn(Duration),
 }
 
 /// What a post showed of its callback.
@@ -37,6 +37,8 @@ pub struct Shown {
 #[derive(Default)]
 pub struct Traffic {
     callbacks: HashMap<CallbackId, Callback>,
+    /// Of the subscriptions that have a rate limit: those that share a callback share its breaker, and each keeps its own rate.
+    throttles: HashMap<SubscriptionId, Throttle>,
     outage: OutageWatch,
     cut_off: Arc<AtomicBool>,
 }
@@ -47,33 +49,45 @@ impl Traffic {
         self.cut_off.clone()
     }
 
-    /// Asks to start a post. Errors: after how long this one shall come back.
+    /// What a callback would be granted, without asking for it.
+    pub fn standing(&self, callback: CallbackId, now: Instant) -> Standing {
+        self.callbacks.get(&callback).map_or(Standing::Closed, |state| state.breaker.standing(now))
+    }
+
+    /// Asks to start a post. Errors: why it may not.
     pub fn ask(
         &mut self,
         callback: CallbackId,
+        subscription: SubscriptionId,
         rate_per_s: Option<u32>,
         now: Instant,
-    ) -> Result<(), Duration> {
-        let state = match (self.callbacks.get_mut(&callback), rate_per_s) {
-            (Some(state), _) => state,
-            (None, None) => return Ok(()),
-            (None, Some(_)) => self.callbacks.entry(callback).or_default(),
-        };
-        if let Permission::Denied(wait) = state.breaker.ask(now) {
-            let spread = (SPREAD * state.put_off).min(SPREAD_MAX);
-            state.put_off = state.put_off.saturating_add(1);
-            return Err(wait + spread);
+    ) -> Result<(), Refusal> {
+        if let Some(state) = self.callbacks.get_mut(&callback)
+            && let Permission::Denied(_) = state.breaker.ask(now)
+        {
+            return Err(Refusal::Open);
         }
-        state.put_off = 0;
+        self.take(subscription, rate_per_s, now).inspect_err(|_| self.withdraw(callback, now))
+    }
+
+    /// Errors: after how long the rate limit has room again.
+    fn take(
+        &mut self,
+        subscription: SubscriptionId,
+        rate_per_s: Option<u32>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let Some(per_s) = rate_per_s else {
-            state.throttle = None;
+            if !self.throttles.is_empty() {
+                self.throttles.remove(&subscription);
+            }
             return Ok(());
         };
-        let throttle = match &mut state.throttle {
-            Some(throttle) if throttle.per_s() == per_s => throttle,
-            other => other.insert(Throttle::new(per_s, now)),
-        };
-        throttle.take(now).inspect_err(|_| state.breaker.withdraw(now))
+        let throttle = self.throttles.entry(subscription).or_insert_with(|| Throttle::new(per_s, now));
+        if throttle.per_s() != per_s {
+            *throttle = Throttle::new(per_s, now);
+        }
+        throttle.take(now).map_err(Refusal::Turn)
     }
 
     /// Takes note of what a post showed.
@@ -90,7 +104,7 @@ impl Traffic {
             self.callbacks.entry(callback).or_default().breaker.note(true, now);
         } else if let Some(state) = self.callbacks.get_mut(&callback) {
             state.breaker.note(false, now);
-            if state.breaker.is_at_rest() && state.throttle.is_none() {
+            if state.breaker.is_at_rest() {
                 self.callbacks.remove(&callback);
             }
         }
@@ -113,30 +127,43 @@ mod tests {
     }
 
     #[test]
-    fn rule_20_an_open_breaker_spreads_what_it_puts_off_and_leaves_others_alone() {
+    fn rule_20_an_open_breaker_is_its_callbacks_and_leaves_others_alone() {
         let (now, dead, healthy) = (Instant::now(), CallbackId::new(), CallbackId::new());
+        let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
         let mut traffic = Traffic::default();
         for _ in 0..10 {
-            assert!(traffic.ask(dead, None, now).is_ok());
+            assert!(traffic.ask(dead, one, None, now).is_ok());
             traffic.note(dead, &shown(true), now);
         }
-        let waits: Vec<_> = (0..3).filter_map(|_| traffic.ask(dead, None, now).err()).collect();
-        assert_eq!(waits, [0, 1, 2].map(|n| Duration::from_secs(5) + SPREAD * n));
-        assert!(traffic.ask(healthy, None, now).is_ok());
+        // Whichever of those who share the callback asks.
+        for who in [one, other] {
+            assert_eq!(traffic.ask(dead, who, None, now), Err(Refusal::Open));
+        }
+        assert_eq!(traffic.standing(dead, now), Standing::Shut);
+        assert!(traffic.ask(healthy, other, None, now).is_ok());
+        assert_eq!(traffic.standing(healthy, now), Standing::Closed);
         let later = now + Duration::from_secs(5);
-        assert!(traffic.ask(dead, None, later).is_ok(), "the probe");
+        assert_eq!(traffic.standing(dead, later), Standing::ProbeDue);
+        assert!(traffic.ask(dead, one, None, later).is_ok(), "the probe");
         traffic.note(dead, &shown(false), later);
-        assert!(traffic.ask(dead, None, later).is_ok() && traffic.callbacks.is_empty(), "all is forgiven");
+        assert!(
+            traffic.ask(dead, one, None, later).is_ok() && traffic.callbacks.is_empty(),
+            "all is forgiven"
+        );
     }
 
     #[test]
-    fn a_rate_limit_follows_its_setting() {
+    fn a_rate_limit_follows_its_setting_and_is_not_lost_between_those_who_share_a_callback() {
         let (now, callback) = (Instant::now(), CallbackId::new());
+        let (limited, other, free) = (SubscriptionId::new(), SubscriptionId::new(), SubscriptionId::new());
         let mut traffic = Traffic::default();
-        let mut passed =
-            |rate, many: usize| (0..many).filter(|_| traffic.ask(callback, rate, now).is_ok()).count();
-        assert_eq!(passed(Some(2), 10), 2);
-        assert_eq!(passed(Some(3), 10), 3, "a new setting starts anew");
-        assert_eq!(passed(None, 10), 10);
+        let mut passed = |who, rate, many: usize| {
+            (0..many).filter(|_| traffic.ask(callback, who, rate, now).is_ok()).count()
+        };
+        assert_eq!(passed(limited, Some(2), 10), 2);
+        assert_eq!((passed(other, Some(3), 10), passed(free, None, 10)), (3, 10));
+        assert_eq!(passed(limited, Some(2), 10), 0);
+        assert_eq!(passed(limited, Some(3), 10), 3, "a new setting starts anew");
+        assert_eq!(passed(limited, None, 10), 10);
     }
 }

@@ -36,11 +36,13 @@ pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
     Finished { held, ending, record: Some((record, Instant::now())), disable: None, turn: None }
 }
 
-/// What a post showed of its receiver; nothing, if it was stopped on our side.
-pub(super) fn shown(target: &Target, posted: &Posted) -> Option<Shown> {
+/// What a post showed of its receiver; nothing, if it was stopped on our side. Where there is a backup URL nothing speaks against a callback:
+/// its failures are counted for each delivery, until that goes to the backup, and a breaker would keep it from getting there.
+pub(super) fn shown(target: &Target, failures: i32, posted: &Posted) -> Option<Shown> {
     let (sending, reached) = (target.sending.as_ref().ok()?, posted.reached?);
-    let failed = breaker::speaks_against(posted.outcome, posted.status);
-    (posted.outcome != Outcome::Blocked).then(|| Shown { host: sending.url.origin().into(), reached, failed })
+    let failed = breaker::speaks_against(posted.outcome, posted.status) && !sending.has_backup();
+    let (url, _) = sending.url(failures);
+    (posted.outcome != Outcome::Blocked).then(|| Shown { host: url.origin().into(), reached, failed })
 }
 
 /// What a post means for its delivery. One that is excused is tried again as its failure asks, and costs nothing of its budget.

@@ -157,6 +157,7 @@ impl Hub {
         let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
         transaction.commit().await?;
         self.handoff.ring();
+        self.handoff.ring_to_gather();
         Ok(view)
     }
 
@@ -192,7 +193,7 @@ impl Hub {
         let mut transaction = self.pool.begin().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
-        if surface == Surface::Webhooks {
+        if surface.signs_with_partners_secret() {
             return Err(Error::Transition { noun: Noun::Key, from: "fixed", to: "rolled" });
         }
         let fresh = SigningKey::generate();

@@ -1,11 +1,16 @@
 //! From whoever commits work to the engine that sends it, within one process: leases by value, hints by bell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::domain::Error;
 use crate::domain::delivery::Lease;
+use crate::domain::id::CallbackId;
+
+/// Callbacks that wait to be tried out, at most.
+const VERIFICATIONS_MAX: usize = 64;
 
 /// A lease on its way to the engine, with the room in memory that was kept for it. The room is free again when this is dropped.
 #[derive(Debug)]
@@ -14,37 +19,96 @@ pub struct Handed {
     pub room: OwnedSemaphorePermit,
 }
 
+/// A callback that its owner wants tried out now.
+pub struct Verification {
+    pub callback: CallbackId,
+    /// Told whether it took what was posted.
+    pub reply: oneshot::Sender<bool>,
+}
+
+/// What a lease takes of the room, so that both the number of leases and the bytes that they keep in memory are bounded: one, and one more
+/// for every so many bytes of its event.
+const BYTES_PER_ROOM: usize = 4 * 1024;
+
+/// The room that a lease of an event with a payload of this many bytes takes.
+pub fn room_for(payload_bytes: usize) -> usize {
+    1 + payload_bytes / BYTES_PER_ROOM
+}
+
 /// The hub's end. Memory is bounded by `room`: rows that find none are left to the database, and nobody waits.
 #[derive(Clone)]
 pub struct Handoff {
     leases: mpsc::UnboundedSender<Handed>,
+    verifications: mpsc::Sender<Verification>,
     room: Arc<Semaphore>,
     due: Arc<Notify>,
+    tell: Arc<Notify>,
+    gather: Arc<Notify>,
+    fan_out: Arc<Notify>,
+    resumed: Arc<Notify>,
     changes: Arc<AtomicU64>,
+    backlog_full: Arc<AtomicBool>,
 }
 
 /// The engine's end.
 pub struct Intake {
     pub leases: mpsc::UnboundedReceiver<Handed>,
+    pub verifications: mpsc::Receiver<Verification>,
     pub room: Arc<Semaphore>,
     /// Rings when rows were made due that nobody has leased.
     pub due: Arc<Notify>,
+    /// Rings with it, for the other nodes to be told.
+    pub tell: Arc<Notify>,
+    /// Rings when there may be something to gather into batches.
+    pub gather: Arc<Notify>,
+    /// Rings when there are chunks of large fan-outs.
+    pub fan_out: Arc<Notify>,
+    /// Rings when there may be something that was held and is held no more.
+    pub resumed: Arc<Notify>,
     /// Rises with every change to a subscription that this process commits: what was read before it may be stale.
     pub changes: Arc<AtomicU64>,
+    /// Whether the backlog has reached its bound, as far as the engine has seen.
+    pub backlog_full: Arc<AtomicBool>,
 }
 
-/// Both ends of a handoff with room for this many leases.
+/// Both ends of a handoff with room for this many leases of small events; see [`room_for`].
 pub fn handoff(room: usize) -> (Handoff, Intake) {
     let (sender, receiver) = mpsc::unbounded_channel();
+    let (verifications, wanted) = mpsc::channel(VERIFICATIONS_MAX);
     let room = Arc::new(Semaphore::new(room));
-    let due = Arc::new(Notify::new());
+    let bell = || Arc::new(Notify::new());
+    let (due, tell, gather, fan_out, resumed) = (bell(), bell(), bell(), bell(), bell());
     let changes = Arc::new(AtomicU64::new(0));
-    let intake = Intake { leases: receiver, room: room.clone(), due: due.clone(), changes: changes.clone() };
-    (Handoff { leases: sender, room, due, changes }, intake)
+    let backlog_full = Arc::new(AtomicBool::new(false));
+    let intake = Intake {
+        leases: receiver,
+        verifications: wanted,
+        room: room.clone(),
+        due: due.clone(),
+        tell: tell.clone(),
+        gather: gather.clone(),
+        fan_out: fan_out.clone(),
+        resumed: resumed.clone(),
+        changes: changes.clone(),
+        backlog_full: backlog_full.clone(),
+    };
+    let handoff = Handoff {
+        leases: sender,
+        verifications,
+        room,
+        due,
+        tell,
+        gather,
+        fan_out,
+        resumed,
+        changes,
+        backlog_full,
+    };
+    (handoff, intake)
 }
 
 impl Handoff {
-    /// Keeps room for up to `wanted` leases, without waiting; the permit says for how many.
+    /// Keeps up to so much room, without waiting; the permit says how much.
     pub fn reserve(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
         let granted = wanted.min(self.room.available_permits());
         let granted = u32::try_from(granted).ok().filter(|granted| *granted > 0)?;
@@ -56,13 +120,38 @@ impl Handoff {
         let _stopped = self.leases.send(handed);
     }
 
-    /// Says that rows were made due.
-    pub fn ring(&self) {
-        self.due.notify_one();
+    /// Has a callback tried out. Errors: `Unavailable` when too many wait for that already.
+    pub fn verify(&self, wanted: Verification) -> Result<(), Error> {
+        self.verifications
+            .try_send(wanted)
+            .map_err(|_| Error::unavailable("too many callbacks are being tried out"))
     }
 
-    /// Says that a subscription was changed.
+    /// Says that rows were made due that leave alone, here and to the other nodes.
+    pub fn ring(&self) {
+        self.due.notify_one();
+        self.tell.notify_one();
+    }
+
+    /// Says that rows were made due that leave in batches.
+    pub fn ring_to_gather(&self) {
+        self.gather.notify_one();
+    }
+
+    /// Says that an event matched so many that their deliveries are still to be put into the queue.
+    pub fn ring_to_fan_out(&self) {
+        self.fan_out.notify_one();
+    }
+
+    /// Whether there is so much unfinished that nothing more is to be published.
+    pub fn backlog_is_full(&self) -> bool {
+        self.backlog_full.load(Ordering::Relaxed)
+    }
+
+    /// Says that a subscription was changed: what is known of it is stale, and it may be active again.
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
+        self.resumed.notify_one();
+        self.gather.notify_one();
     }
 }

@@ -1,16 +1,22 @@
 //! The use cases that take more than one step, and the only place that begins transactions for requests. Knows no HTTP: a surface hands in
 //! a checked command and a way to render the result, and gets an [`Answer`] back that is committed together with what it says.
 
+pub mod admission;
 pub mod deliveries;
 pub mod handoff;
 pub mod ingest;
+pub mod notifications;
 pub mod once;
 pub mod partners;
 pub mod probe;
 pub mod publish;
+pub mod rotation;
 pub mod sessions;
 pub mod subscriptions;
+pub mod tokens;
+pub mod webhooks;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,22 +37,36 @@ pub struct Settings {
     pub session_ttl: Duration,
     /// The limits within which a partner may set the policy of a subscription.
     pub policy_limits: deliveries::PolicyLimits,
+    /// Requests that a partner may send to this process in a second; `None` for as many as it likes.
+    pub partner_rate_per_s: Option<u32>,
 }
 
 /// The use cases, with what they stand on. Cheap to clone.
 #[derive(Clone)]
-pub struct Hub {
+pub struct Hub(Arc<Parts>);
+
+/// What every use case stands on.
+pub struct Parts {
     pool: PgPool,
     keys: KeyRing,
-    settings: Arc<Settings>,
+    settings: Settings,
     handoff: Handoff,
     ingest: ingest::Ingest,
     requests: once::InFlight,
-    known_keys: Arc<partners::KnownKeys>,
+    known_keys: partners::KnownKeys,
+    admission: admission::Admission,
+}
+
+impl Deref for Hub {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl Hub {
-    /// Starts the ingest writer on the present runtime; it ends when the last clone of the hub is gone.
+    /// Starts the ingest writer, within a runtime; it ends when the last clone of the hub is gone.
     pub fn new(
         pool: PgPool,
         keys: KeyRing,
@@ -57,22 +77,24 @@ impl Hub {
         metrics: &Metrics,
     ) -> Self {
         let ingest = ingest::Ingest::start(
-            pool.clone(),
+            &pool,
             keys.clone(),
             handoff.clone(),
             lease,
             health.worker("ingest"),
             metrics.clone(),
         );
-        Self {
+        let admission = admission::Admission::new(settings.partner_rate_per_s);
+        Self(Arc::new(Parts {
             pool,
             keys,
-            settings: Arc::new(settings),
+            settings,
             handoff,
             ingest,
             requests: once::InFlight::default(),
-            known_keys: Arc::default(),
-        }
+            known_keys: partners::KnownKeys::default(),
+            admission,
+        }))
     }
 
     /// A connection for a request that only reads. Errors: `Unavailable` when there is none to be had in time.

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::Hub;
+use crate::domain::access_token::AccessToken;
 use crate::domain::caller::Caller;
 use crate::domain::id::{ApiKeyId, CustomerId, PartnerId};
 use crate::domain::partner_key::{KeyHash, PartnerKey, Scopes};
@@ -53,8 +54,11 @@ pub struct NewKey {
 }
 
 impl Hub {
-    /// Who presents this key. Errors: `Unauthorized` when it opens nothing.
+    /// Who presents this key, or a token that stands for one. Errors: `Unauthorized` when it opens nothing.
     pub async fn authenticate(&self, text: &str) -> Result<Caller, Error> {
+        if let Some(token) = AccessToken::parse(text) {
+            return self.authenticate_token(&token).await;
+        }
         let key = PartnerKey::parse(text).map_err(|_| Error::Unauthorized)?;
         let rows = match self.known_keys.find(&key.prefix) {
             Some(rows) => rows,

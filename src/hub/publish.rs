@@ -1,6 +1,7 @@
 //! Publishing: a producer's events, stored with the means to deliver them before anybody is answered.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -8,19 +9,26 @@ use super::Hub;
 pub use super::ingest::Receipt;
 use super::ingest::{Owned, PublishRequest, Request};
 use crate::domain::caller::Caller;
+use crate::domain::error::Limit;
 use crate::domain::id::PartnerId;
 use crate::domain::partner_key::Scope;
 use crate::domain::publication::{COMPLAINTS_MAX, Publication};
 use crate::domain::{Error, Violations};
 use crate::store;
 
+/// When to publish again that was refused because of the backlog: what it takes for the bound to be looked at again, and a little more.
+const BACKLOG_AFTER: Duration = Duration::from_secs(10);
+
 impl Hub {
     /// Stores events, all or none, and answers after the commit: one receipt for each, in order. An event whose id stood for the same
     /// content before is answered with the first receipt.
     /// Errors: `Forbidden` (another partner's event without the operator scope), `Invalid` (an unknown partner), `Conflict` (an id that
-    /// stands for other content).
+    /// stands for other content), `LimitExceeded` while more is unfinished than the operator allows.
     pub async fn publish(&self, caller: &Caller, events: Vec<Publication>) -> Result<Vec<Receipt>, Error> {
         self.check_partners(caller, &events).await?;
+        if self.handoff.backlog_is_full() {
+            return Err(Error::LimitExceeded { limit: Limit::Backlog, after: BACKLOG_AFTER });
+        }
         let own =
             |publication: Publication| Owned::new(publication.partner.unwrap_or(caller.partner), publication);
         let (reply, answer) = oneshot::channel();

@@ -76,7 +76,7 @@ impl Hub {
         let mut transaction = self.pool.begin().await?;
         let owner = redirect_ids::owner(&mut transaction, ClaimKind::Session, id).await?;
         let owner = owner.ok_or(Error::NotFound(Noun::Session))?;
-        let found = redirect_sessions::lock(&mut transaction, &[(owner, id)]).await?.pop();
+        let found = redirect_sessions::lock(&mut transaction, &[(owner, id)]).await?.0.pop();
         let Found { session, .. } = found.ok_or(Error::NotFound(Noun::Session))?;
         let now = store::now(&mut transaction).await?;
         let completed = session.end(SessionState::Completed, &IfMatch::Absent, now)?;

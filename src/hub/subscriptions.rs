@@ -16,9 +16,9 @@ use crate::domain::surface::Surface;
 use crate::domain::version::IfMatch;
 use crate::domain::{Error, Noun};
 use crate::store::callbacks::{self, NewCallback};
-use crate::store::queue;
 use crate::store::redirect_ids::{self, ClaimKind};
 use crate::store::subscriptions::{self, NewSubscription};
+use crate::store::{partitions, queue};
 
 /// How many held or doomed deliveries a request sees to itself; the janitor does the rest within seconds.
 pub(super) const ROWS_PER_REQUEST: i64 = 1_000;
@@ -233,12 +233,27 @@ async fn update(
     Ok(())
 }
 
-async fn delete(db: &mut PgConnection, current: &Subscription) -> Result<(), Error> {
+/// Ends a subscription of any surface that has its callback to itself; what was still meant for it is cancelled.
+pub(super) async fn delete(db: &mut PgConnection, current: &Subscription) -> Result<(), Error> {
     let (partner, id) = (current.partner, current.id);
     subscriptions::touch(db, partner, id, current.version, SubscriptionState::Deleted, None).await?;
-    subscriptions::replace_event_types(db, (partner, id, Surface::Redirect), &[], None).await?;
+    subscriptions::replace_event_types(db, (partner, id, current.surface), &[], None).await?;
     callbacks::wipe(db, partner, current.callback).await?;
-    queue::cancel_deleted(db, Some(id), ROWS_PER_REQUEST).await?;
+    cancel_deliveries(db, id).await?;
+    Ok(())
+}
+
+/// Ends what is unfinished of a deleted subscription, as far as a request sees to it. A day whose history has no partition gets one.
+pub(super) async fn cancel_deliveries(db: &mut PgConnection, id: SubscriptionId) -> Result<(), Error> {
+    sqlx::query("savepoint cancelling").execute(&mut *db).await?;
+    match queue::cancel_deleted(db, Some(id), ROWS_PER_REQUEST).await {
+        Err(error) if partitions::is_missing_behind(&error) => {
+            sqlx::query("rollback to savepoint cancelling").execute(&mut *db).await?;
+            partitions::make_ahead(db).await?;
+            queue::cancel_deleted(db, Some(id), ROWS_PER_REQUEST).await?;
+        }
+        cancelled => drop(cancelled?),
+    }
     Ok(())
 }
 

@@ -18,6 +18,8 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 
+use ipnet::IpNet;
+
 use crate::hub::Hub;
 use crate::surfaces::kit::guard;
 use crate::surfaces::kit::problem::{write_failures, write_trouble};
@@ -38,6 +40,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// How long a whole request may take, its body included.
     pub request_timeout: Duration,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 pub fn routes() -> Vec<Route<Operator>> {

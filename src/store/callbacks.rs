@@ -1,4 +1,5 @@
-//! Callbacks: where to send. Secrets go in sealed and are read back by `targets` alone.
+//! Callbacks: where to send. Secrets go in sealed; they are read back by `targets`, to send, and by `webhooks`, whose owners prove themselves
+//! with theirs.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

@@ -19,8 +19,20 @@ pub struct Born {
     pub delivery: DeliveryId,
     pub event: EventId,
     pub subscription: SubscriptionId,
-    /// Leased to the node that inserted it; otherwise it is due for anyone, or held.
-    pub leased: bool,
+    pub standing: Standing,
+}
+
+/// How a delivery begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Leased to the node that inserted it.
+    Leased,
+    /// Due for anyone, or held.
+    Left,
+    /// Behind another with its ordering key, whose end lets it out.
+    Waits,
+    /// To be gathered into a batch.
+    Gathers,
 }
 
 /// What an insert brought about.
@@ -29,6 +41,8 @@ pub struct Inserted {
     pub born: Vec<Born>,
     /// How many subscriptions each event matched.
     pub matched: HashMap<EventId, i32>,
+    /// Whether one of them matched so many that their deliveries are still to be put into the queue.
+    pub fanned_out: bool,
 }
 
 /// A delivery, or an event that has none.
@@ -40,6 +54,19 @@ struct InsertedRow {
     delivery_id: Option<Uuid>,
     subscription_id: Option<Uuid>,
     leased: bool,
+    waits: Option<bool>,
+    batched: Option<bool>,
+}
+
+impl InsertedRow {
+    fn standing(&self) -> Standing {
+        match (self.leased, self.waits, self.batched) {
+            (true, ..) => Standing::Leased,
+            (_, Some(true), _) => Standing::Waits,
+            (_, _, Some(true)) => Standing::Gathers,
+            _ => Standing::Left,
+        }
+    }
 }
 
 /// The lease that rows are born under: whose, for how long, and at most for how many rows.
@@ -74,19 +101,26 @@ pub async fn insert(
         .bind(lease.owner.0)
         .bind(lease.lease_ms as f64)
         .bind(lease.rows_max)
+        .bind(
+            events
+                .iter()
+                .map(|event| event.ordering_key.as_ref().map(OrderingKey::digest))
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(db)
         .await?;
     let mut inserted = Inserted::default();
     for row in rows {
         let event = EventId(row.event_id);
         inserted.matched.insert(event, row.matched);
+        inserted.fanned_out |= row.delivery_id.is_none() && row.matched > 0;
         if let (Some(delivery), Some(subscription)) = (row.delivery_id, row.subscription_id) {
             inserted.born.push(Born {
                 partner: PartnerId(row.partner_id),
                 delivery: DeliveryId(delivery),
                 event,
                 subscription: SubscriptionId(subscription),
-                leased: row.leased,
+                standing: row.standing(),
             });
         }
     }

@@ -1,22 +1,30 @@
 //! All SQL. One module per table; every function takes a connection, begins no transaction and decides nothing. Long statements live in
 //! `queries/<table>/<verb>.sql`.
 
+pub mod access_tokens;
 pub mod api_keys;
 pub mod attempts;
+pub mod batches;
 pub mod callbacks;
 pub mod customers;
 pub mod deliveries;
 pub mod event_keys;
 pub mod events;
+pub mod fanouts;
 pub mod idempotency;
+pub mod named_callbacks;
 pub mod nodes;
+pub mod notifications;
+pub mod ordering_lines;
 pub mod partitions;
 pub mod partners;
 pub mod queue;
 pub mod redirect_ids;
 pub mod redirect_sessions;
+pub mod sealed;
 pub mod subscriptions;
 pub mod targets;
+pub mod webhooks;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};

@@ -6,9 +6,18 @@ use uuid::Uuid;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 
+/// The channel on which nodes tell each other that something is due.
+pub const HINTS: &str = "herald_due";
+
+/// Tells the other nodes that something is due; the payload says who told it.
+pub async fn hint(db: &mut PgConnection, node: NodeId) -> Result<(), Error> {
+    sqlx::query("select pg_notify($1, $2)").bind(HINTS).bind(node.to_string()).execute(db).await?;
+    Ok(())
+}
+
 /// Takes the lock of a node's name for the session of this connection, and only then lists the node. Errors: `Unavailable` when another
 /// session still has the lock: the node's own earlier one, which PostgreSQL has not yet noticed to be gone.
-pub async fn join(db: &mut PgConnection, node: NodeId) -> Result<(), Error> {
+pub async fn join(db: &mut PgConnection, node: NodeId, ring: &[String]) -> Result<(), Error> {
     let locked: bool = sqlx::query_scalar("select pg_try_advisory_lock(herald_node_lock($1))")
         .bind(node.0)
         .fetch_one(&mut *db)
@@ -19,9 +28,11 @@ pub async fn join(db: &mut PgConnection, node: NodeId) -> Result<(), Error> {
         ));
     }
     sqlx::query(
-        "insert into nodes (id) values ($1) on conflict (id) do update set absent_since = null, joined_at = herald_now()",
+        "insert into nodes (id, ring) values ($1, $2)
+         on conflict (id) do update set absent_since = null, joined_at = herald_now(), ring = excluded.ring",
     )
     .bind(node.0)
+    .bind(ring)
     .execute(db)
     .await?;
     Ok(())
@@ -29,19 +40,42 @@ pub async fn join(db: &mut PgConnection, node: NodeId) -> Result<(), Error> {
 
 /// Whether this very session holds the lock: behind a pooler that moves clients between sessions it soon would not. A node that holds it and was
 /// struck off by mistake is listed again.
-pub async fn is_joined(db: &mut PgConnection, node: NodeId) -> Result<bool, Error> {
+pub async fn is_joined(db: &mut PgConnection, node: NodeId, ring: &[String]) -> Result<bool, Error> {
     let held = sqlx::query_scalar(
         "with own as materialized (
              select exists (select from pg_locks
                  where locktype = 'advisory' and objsubid = 1 and granted and pid = pg_backend_pid()
                    and ((classid::bigint << 32) | objid::bigint) = herald_node_lock($1)) as held),
-         listed as (insert into nodes (id) select $1 from own where held on conflict (id) do nothing)
+         listed as (insert into nodes (id, ring) select $1, $2 from own where held on conflict (id) do nothing)
          select held from own",
     )
     .bind(node.0)
+    .bind(ring)
     .fetch_one(db)
     .await?;
     Ok(held)
+}
+
+/// A node at work and what it said of its key ring.
+#[derive(sqlx::FromRow)]
+pub struct Present {
+    pub id: Uuid,
+    /// Fingerprints, the key that encrypts first; `None` from a version that did not tell.
+    pub ring: Option<Vec<String>>,
+}
+
+/// The nodes whose lock somebody holds at this moment.
+pub async fn present(db: &mut PgConnection) -> Result<Vec<Present>, Error> {
+    let nodes = sqlx::query_as(
+        "select id, ring from nodes where exists (select from pg_locks
+             where locktype = 'advisory' and objsubid = 1 and granted
+               and database = (select oid from pg_database where datname = current_database())
+               and ((classid::bigint << 32) | objid::bigint) = herald_node_lock(nodes.id))
+         order by id",
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(nodes)
 }
 
 /// Takes a node off the list: nobody looks for it any more.

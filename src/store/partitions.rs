@@ -29,6 +29,11 @@ pub fn is_missing(error: &sqlx::Error) -> bool {
     })
 }
 
+/// As [`is_missing`], of an error that a store function has made its own.
+pub fn is_missing_behind(error: &Error) -> bool {
+    matches!(error, Error::Internal(cause) if cause.downcast_ref::<sqlx::Error>().is_some_and(is_missing))
+}
+
 /// How far the removal of a daily table has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Removal {

@@ -73,11 +73,22 @@ pub async fn find(db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result
     row.map(Found::try_from).transpose()
 }
 
-/// Reads and locks sessions, in the order of their keys so that two lockers cannot wait for each other.
-pub async fn lock(db: &mut PgConnection, wanted: &[(PartnerId, Uuid)]) -> Result<Vec<Found>, Error> {
+/// A session with the database's time at which it was locked.
+#[derive(sqlx::FromRow)]
+struct LockedRow {
+    #[sqlx(flatten)]
+    row: Row,
+    locked_at: DateTime<Utc>,
+}
+
+/// Reads and locks sessions, in the order of their keys so that two lockers cannot wait for each other. Says when, if any was found.
+pub async fn lock(
+    db: &mut PgConnection,
+    wanted: &[(PartnerId, Uuid)],
+) -> Result<(Vec<Found>, Option<DateTime<Utc>>), Error> {
     let (partners, ids): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().map(|(partner, id)| (partner.0, *id)).unzip();
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {COLUMNS} from redirect_sessions s
+    let rows: Vec<LockedRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS}, herald_now() as locked_at from redirect_sessions s
          where (s.partner_id, s.id) in (select * from unnest($1::uuid[], $2::uuid[]))
          order by s.partner_id, s.id for update of s"
     )))
@@ -85,7 +96,9 @@ pub async fn lock(db: &mut PgConnection, wanted: &[(PartnerId, Uuid)]) -> Result
     .bind(ids)
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(Found::try_from).collect()
+    let locked_at = rows.first().map(|locked| locked.locked_at);
+    let found = rows.into_iter().map(|locked| Found::try_from(locked.row)).collect::<Result<_, _>>()?;
+    Ok((found, locked_at))
 }
 
 /// Stores a new session. Errors: `VersionMismatch` when another request stored one under this id at the same moment.

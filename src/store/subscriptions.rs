@@ -14,12 +14,13 @@ use crate::domain::{Error, Noun};
 /// The unique index whose refusal means DuplicateEntity.
 const EXCLUSIVE: &str = "subscription_event_types_exclusive";
 
-const COLUMNS: &str = "s.id, s.partner_id, s.surface, s.external_key, s.callback_id, c.url, s.state, s.state_reason, s.version,
+/// What a [`Row`] is read from: a subscription `s` and its callback `c`.
+pub(super) const COLUMNS: &str = "s.id, s.partner_id, s.surface, s.external_key, s.callback_id, c.url, s.state, s.state_reason, s.version,
     s.created_at, s.updated_at,
     array(select event_type from subscription_event_types t where t.subscription_id = s.id order by event_type) as event_types";
 
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(super) struct Row {
     id: Uuid,
     partner_id: Uuid,
     surface: String,
@@ -196,23 +197,30 @@ pub async fn touch(
     if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Subscription)) }
 }
 
-/// Disables a subscription because its callback said it is gone. Only an active one: its owner's pause or deletion stands.
+/// Disables a subscription because its callback said it is gone. Only an active one: its owner's pause or deletion stands. Where event types
+/// are taken only while active, others may have them from now on.
 pub async fn disable(
     db: &mut PgConnection,
     partner: PartnerId,
     id: SubscriptionId,
     reason: &str,
 ) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(
-        "update subscriptions set version = version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
-         where partner_id = $1 and id = $2 and state = 'active'",
+    let disabled: Option<Uuid> = sqlx::query_scalar(
+        "with disabled as (
+             update subscriptions set version = version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
+             where partner_id = $1 and id = $2 and state = 'active'
+             returning id),
+         freed as (
+             update subscription_event_types set exclusive_in = null
+             where subscription_id in (select id from disabled) and surface = 'notifications')
+         select id from disabled",
     )
     .bind(partner.0)
     .bind(id.0)
     .bind(reason)
-    .execute(db)
+    .fetch_optional(db)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(disabled.is_some())
 }
 
 /// A partner's own delivery policy for a subscription; `None` is the server's default.

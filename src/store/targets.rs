@@ -1,11 +1,11 @@
-//! What the engine needs to know to send to a subscription: the only query that reads sealed secrets back.
+//! What the engine needs to know to send to a subscription, sealed secrets included.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Error;
-use crate::domain::id::SubscriptionId;
+use crate::domain::id::{CallbackId, SubscriptionId};
 
 #[derive(sqlx::FromRow)]
 pub struct TargetRow {
@@ -15,6 +15,7 @@ pub struct TargetRow {
     pub surface: String,
     pub state: String,
     pub url: String,
+    pub backup_url: Option<String>,
     pub credentials: Option<Vec<u8>>,
     pub signing_key: Option<Vec<u8>>,
     pub previous_signing_key: Option<Vec<u8>>,
@@ -26,18 +27,36 @@ pub struct TargetRow {
     pub failing_for_s: Option<f64>,
 }
 
-/// The present state of these subscriptions, deleted ones included. A previous signing key that is no longer valid is not shown.
+/// What is read of a callback. A previous signing key that is no longer valid is not shown.
+const OF_CALLBACK: &str = "c.url, c.backup_url, c.credentials, c.signing_key,
+    case when c.previous_signing_key_until > herald_now() then c.previous_signing_key end as previous_signing_key,
+    c.previous_signing_key_until";
+
+/// The present state of these subscriptions, deleted ones included.
 pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<TargetRow>, Error> {
-    let rows = sqlx::query_as(
-        "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, c.url, c.credentials, c.signing_key,
-                case when c.previous_signing_key_until > herald_now() then c.previous_signing_key end as previous_signing_key,
-                c.previous_signing_key_until, s.retry_delays_ms, s.timeout_ms, s.rate_per_s,
+    let rows = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, {OF_CALLBACK},
+                s.retry_delays_ms, s.timeout_ms, s.rate_per_s,
                 extract(epoch from herald_now() - s.failing_since)::float8 as failing_for_s
          from subscriptions s join callbacks c on c.id = s.callback_id
-         where s.id = any ($1)",
-    )
+         where s.id = any ($1)"
+    )))
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
     .fetch_all(db)
     .await?;
     Ok(rows)
+}
+
+/// A callback as a target of its own, whichever subscriptions have it: active, with the default policy, under the callback's id.
+pub async fn find_callback(db: &mut PgConnection, id: CallbackId) -> Result<Option<TargetRow>, Error> {
+    let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select c.id as subscription_id, c.partner_id, c.id as callback_id, c.surface, 'active' as state, {OF_CALLBACK},
+                null::bigint[] as retry_delays_ms, null::integer as timeout_ms, null::integer as rate_per_s,
+                null::float8 as failing_for_s
+         from callbacks c where c.id = $1"
+    )))
+    .bind(id.0)
+    .fetch_optional(db)
+    .await?;
+    Ok(row)
 }

@@ -2,4 +2,6 @@
 
 pub mod herald;
 pub mod kit;
+pub mod notifications;
 pub mod redirect;
+pub mod webhooks;

@@ -61,8 +61,11 @@ pub struct QueueDepth {
 
 /// The handles to count with. Cheap to clone.
 #[derive(Clone)]
-pub struct Metrics {
-    registry: Arc<Registry>,
+pub struct Metrics(Arc<Counters>);
+
+/// What is counted. `registry` shows all the others.
+struct Counters {
+    registry: Registry,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<SurfaceLabel, Histogram>,
     events: Family<SurfaceLabel, Counter>,
@@ -84,8 +87,8 @@ impl Drop for InFlight {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut metrics = Self {
-            registry: Arc::default(),
+        let mut counters = Counters {
+            registry: Registry::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
             events: Family::default(),
@@ -94,8 +97,9 @@ impl Default for Metrics {
             deliveries: Family::default(),
             in_flight: Gauge::default(),
         };
+        counters.registry = counters.register();
+        let metrics = Self(Arc::new(counters));
         metrics.begin_at_zero();
-        metrics.registry = Arc::new(metrics.register());
         metrics
     }
 }
@@ -123,31 +127,36 @@ impl Metrics {
     /// An HTTP request was answered. Methods that HTTP does not define are counted as one.
     pub fn request_answered(&self, surface: &'static str, method: &str, status: u16, took: Duration) {
         let labels = RequestLabels { surface, method: known_method(method), status: status_class(status) };
-        self.requests.get_or_create(&labels).inc();
-        self.request_seconds.get_or_create(&SurfaceLabel { surface }).observe(took.as_secs_f64());
+        self.0.requests.get_or_create(&labels).inc();
+        self.0.request_seconds.get_or_create(&SurfaceLabel { surface }).observe(took.as_secs_f64());
     }
 
     /// Events were committed.
     pub fn events_accepted(&self, origin: Origin, count: usize) {
-        self.events.get_or_create(&SurfaceLabel { surface: origin.surface() }).inc_by(count as u64);
+        self.0.events.get_or_create(&SurfaceLabel { surface: origin.surface() }).inc_by(count as u64);
     }
 
     /// An attempt begins; it is in flight until the returned value is dropped.
     pub fn attempt_started(&self) -> InFlight {
-        self.in_flight.inc();
-        InFlight(self.in_flight.clone())
+        self.0.in_flight.inc();
+        InFlight(self.0.in_flight.clone())
     }
 
     /// An attempt came to its end.
     pub fn attempt_finished(&self, surface: Surface, outcome: Outcome, latency: Duration) {
         let surface = surface.as_str();
-        self.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }).inc();
-        self.attempt_seconds.get_or_create(&SurfaceLabel { surface }).observe(latency.as_secs_f64());
+        self.0.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }).inc();
+        self.0.attempt_seconds.get_or_create(&SurfaceLabel { surface }).observe(latency.as_secs_f64());
     }
 
     /// A delivery reached a final state.
     pub fn delivery_ended(&self, state: DeliveryState) {
-        self.deliveries.get_or_create(&StateLabel { state: state.as_str() }).inc();
+        self.deliveries_ended(state, 1);
+    }
+
+    /// Deliveries reached a final state together.
+    pub fn deliveries_ended(&self, state: DeliveryState, count: u64) {
+        self.0.deliveries.get_or_create(&StateLabel { state: state.as_str() }).inc_by(count);
     }
 
     /// Everything in the OpenMetrics text format. Without a `queue`, because the database did not tell, the queue's lines are left out:
@@ -171,7 +180,7 @@ impl Metrics {
                 age,
             );
         }
-        let written = encode_registry(&mut text, &self.registry)
+        let written = encode_registry(&mut text, &self.0.registry)
             .and_then(|()| encode_registry(&mut text, &beside))
             .and_then(|()| encode_eof(&mut text));
         if let Err(error) = written {
@@ -189,16 +198,18 @@ impl Metrics {
         for surface in Surface::ALL {
             let surface = surface.as_str();
             for outcome in Outcome::ALL {
-                drop(self.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }));
+                drop(self.0.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }));
             }
         }
         let ends =
             [DeliveryState::Delivered, DeliveryState::Dead, DeliveryState::Cancelled, DeliveryState::Expired];
         for state in ends {
-            drop(self.deliveries.get_or_create(&StateLabel { state: state.as_str() }));
+            drop(self.0.deliveries.get_or_create(&StateLabel { state: state.as_str() }));
         }
     }
+}
 
+impl Counters {
     fn register(&self) -> Registry {
         let mut registry = Registry::with_prefix("herald");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);

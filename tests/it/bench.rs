@@ -59,6 +59,26 @@ async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_events_are_told_from_the_backlog_beside_them() {
+    let mut small = scenario("neighbour");
+    small["hangMs"] = 2_000.into();
+    let (code, report, _) = bench(&small).await;
+    let chapter = &report["chapters"][0];
+    assert_eq!((code, chapter["status"].as_str()), (0, Some("ok")), "{report:#}");
+    // A hundred a second for a fifth of a second, beside the backlog.
+    let tally = &chapter["runs"][0]["tally"];
+    assert_eq!(
+        (tally["accepted"].as_u64(), tally["arrived"].as_u64()),
+        (Some(EVENTS + 20), Some(EVENTS + 20))
+    );
+    let named = |name: &str| {
+        let found = chapter["medians"].as_array().unwrap().iter().find(|median| median["name"] == name);
+        found.unwrap()["value"].as_f64().unwrap()
+    };
+    assert!(named("neighbour_p99") > 0.0 && named("recovered_per_s") > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bench_whose_receivers_forget_fails() {
     let mut lossy = scenario("full-path");
     lossy["lose"] = true.into();

@@ -119,13 +119,29 @@ async fn open_sessions(herald: &Arc<Herald>) -> Vec<Uuid> {
     while sessions.len() < SESSIONS_PER_ROUND {
         let opening = (0..UNDER_WAY.min(SESSIONS_PER_ROUND - sessions.len())).map(|_| {
             let herald = herald.clone();
-            tokio::spawn(async move { herald.open_session().await })
+            tokio::spawn(async move { open_in_the_end(&herald).await })
         });
         for session in opening.collect::<Vec<_>>() {
             sessions.push(session.await.unwrap());
         }
     }
     sessions
+}
+
+/// Opens a session as any partner would: a 503 means to come again, which the database's recovery from the last round may
+/// still ask for although every cancel of that round had its answer.
+async fn open_in_the_end(herald: &Herald) -> Uuid {
+    let session = Uuid::new_v4();
+    let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
+    loop {
+        match herald.try_to_open(session).await {
+            (200, _) => return session,
+            (503, _) => {}
+            (status, body) => panic!("a session was answered {status}: {body}"),
+        }
+        assert!(std::time::Instant::now() < deadline, "the server does not come back");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 /// Cancels under way.

@@ -1,4 +1,4 @@
-//! The redirect surface as people with curl see it: `tests/curl/redirect.sh` against the built binary.
+//! The surfaces as people with curl see them: the scripts of `tests/curl` against the built binary.
 
 use std::path::Path;
 
@@ -34,5 +34,21 @@ async fn every_code_of_the_error_table_has_its_curl_line() {
         !answer.contains("redirect_sessions") && !answer.contains("does not exist"),
         "nothing of the cause is told"
     );
+    assert!(herald.terminate().await.success());
+}
+
+#[tokio::test]
+async fn every_published_failure_of_a_notifications_update_has_its_curl_line() {
+    let folder = Scratch::new("curl-notifications");
+    let herald = Herald::start(folder.path(), &[]).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/curl/notifications.sh");
+    // It can run again over the same data.
+    for _ in 0..2 {
+        let said = Command::new(&script).args([&herald.base, DEV_KEY]).output().await.unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        assert!(said.status.success(), "{stdout}{stderr}");
+        assert!(stdout.lines().count() > 40, "it ran to its end: {stdout}");
+        assert!(!stdout.contains(DEV_KEY), "it shows no key");
+    }
     assert!(herald.terminate().await.success());
 }

@@ -76,7 +76,7 @@ async fn what_cannot_be_made_is_said_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_is_named_without_its_password() {
+async fn rule_10_a_database_that_cannot_be_used_is_named_without_its_password() {
     for url in ["", "mysql://herald:canary@localhost/herald", "postgres://herald:canary@127.0.0.1:1/herald"] {
         let (code, stdout, stderr) = herald(url, &["partners", "create", "--name", "Example"]).await;
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");

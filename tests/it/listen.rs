@@ -82,7 +82,7 @@ fn command(flags: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn a_right_callback_is_shown_whole_and_without_its_secrets() {
+async fn rule_10_a_right_callback_is_shown_whole_and_without_its_secrets() {
     let key = SigningKey::generate();
     let key_text = key.text();
     let key_text = key_text.expose_str().unwrap();

@@ -6,19 +6,27 @@
 )]
 
 mod admin;
+mod backlog_bound;
+mod batches;
 mod bench;
+mod canaries;
 mod chaos;
 mod cluster;
 mod curl;
 mod delivery;
 mod embedded_postgres;
+mod every_operation;
 mod first_partner;
 mod health;
 mod herald_api;
+mod hints;
+mod hostile_receivers;
 mod house;
+mod key_rotation;
 mod kill;
 mod listen;
 mod model;
+mod notifications;
 mod openapi;
 mod operator;
 mod outbound;
@@ -27,4 +35,6 @@ mod publish_command;
 mod redirect;
 mod retention;
 mod roll_call;
+mod slow_callers;
 mod support;
+mod webhooks;

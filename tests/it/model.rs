@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::delivery::{Batch, DeliveryState, Lease, Member};
 use herald::domain::event::{Event, NewEvent};
-use herald::domain::id::{AttemptId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::id::{
+    AttemptId, BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId,
+};
+use herald::domain::publication::OrderingKey;
 use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
-use herald::store::queue::{self, Ending, Finish, Record};
+use herald::store::batches::{self, Terms};
+use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share};
 use herald::store::{deliveries, events, partitions, subscriptions};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -20,10 +24,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::support::cluster::{self, TestDatabase};
-use pure::{Given, LEASE_STEPS, Model, STEP_MS, Told};
+use pure::{BATCH_SIZE, BATCHED, Given, LEASE_STEPS, Model, STEP_MS, Told};
 
 const CASES: u32 = 48;
-const STEPS_MAX: usize = 40;
+const STEPS_MAX: usize = 60;
 const SUBSCRIPTIONS: usize = 2;
 const NODES: usize = 3;
 
@@ -31,11 +35,24 @@ const NODES: usize = 3;
 enum Step {
     Publish {
         subscription: usize,
+        key: Option<usize>,
         born_leased_to: Option<usize>,
     },
     Claim {
         node: usize,
         limit: usize,
+    },
+    /// Of what leaves in batches.
+    Gather {
+        node: usize,
+    },
+    Draw {
+        node: usize,
+        subscription: usize,
+        limit: usize,
+    },
+    ClaimAlone {
+        node: usize,
     },
     /// Of any right that was ever given, by its holder or by somebody who has no business with it.
     Finish {
@@ -90,9 +107,13 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let steps = prop_oneof![Just(1), Just(LEASE_STEPS)];
     prop_oneof![
-        4 => (subscription.clone(), prop::option::of(node.clone()))
-            .prop_map(|(subscription, born_leased_to)| Step::Publish { subscription, born_leased_to }),
+        10 => (subscription.clone(), prop::option::weighted(0.8, 0..2_usize), prop::option::of(node.clone()))
+            .prop_map(|(subscription, key, born_leased_to)| Step::Publish { subscription, key, born_leased_to }),
+        4 => node.clone().prop_map(|node| Step::Gather { node }),
         5 => (node.clone(), 1..4_usize).prop_map(|(node, limit)| Step::Claim { node, limit }),
+        2 => (node.clone(), subscription.clone(), 1..4_usize)
+            .prop_map(|(node, subscription, limit)| Step::Draw { node, subscription, limit }),
+        2 => node.clone().prop_map(|node| Step::ClaimAlone { node }),
         8 => (any::<prop::sample::Index>(), prop::bool::weighted(0.1), ending())
             .prop_map(|(given, by_a_stranger, (ending, outcome))| Step::Finish { given, by_a_stranger, ending, outcome }),
         3 => steps.prop_map(|steps| Step::Wait { steps }),
@@ -118,13 +139,16 @@ struct World<'a> {
 impl World<'_> {
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Publish { subscription, born_leased_to } => {
-                self.publish(subscription, born_leased_to).await
+            Step::Publish { subscription, key, born_leased_to } => {
+                self.publish(subscription, key, born_leased_to).await
             }
+            Step::Gather { node } => self.gather(node).await,
             Step::Claim { node, limit } => self.claim(node, limit).await,
+            Step::Draw { node, subscription, limit } => self.draw(node, subscription, limit).await,
+            Step::ClaimAlone { node } => self.claim_alone(node).await,
             Step::Finish { given, by_a_stranger, ending, outcome } => {
                 if !self.model.given.is_empty() {
-                    let given = *given.get(&self.model.given);
+                    let given = given.get(&self.model.given).clone();
                     let by = if by_a_stranger { (given.node + 1) % NODES } else { given.node };
                     self.finish(given, by, ending, outcome).await;
                 }
@@ -152,7 +176,7 @@ impl World<'_> {
         }
     }
 
-    async fn publish(&mut self, subscription: usize, born_leased_to: Option<usize>) {
+    async fn publish(&mut self, subscription: usize, key: Option<usize>, born_leased_to: Option<usize>) {
         let event = NewEvent {
             id: EventId::new(),
             partner: self.partner,
@@ -160,7 +184,7 @@ impl World<'_> {
             source: "/".to_owned(),
             payload: b"{}".to_vec(),
             attributes: Default::default(),
-            ordering_key: None,
+            ordering_key: key.map(|key| OrderingKey::parse(format!("key-{key}")).unwrap()),
             occurred_at: chrono::DateTime::UNIX_EPOCH,
         };
         let lease = events::BirthLease {
@@ -169,7 +193,7 @@ impl World<'_> {
             rows_max: i64::from(born_leased_to.is_some()),
         };
         let born = events::insert(self.db, &[event], lease).await.unwrap().born;
-        let matched = self.model.publish(subscription, born_leased_to);
+        let matched = self.model.publish(subscription, key, born_leased_to);
         assert_eq!(born.len(), usize::from(matched));
         self.deliveries.extend(born.iter().map(|born| (born.delivery, born.event)));
     }
@@ -179,34 +203,103 @@ impl World<'_> {
         let rows =
             queue::claim(self.db, self.nodes[node], limit as i64, LEASE_STEPS * STEP_MS).await.unwrap();
         assert_eq!(rows.len(), limit.min(claimable.len()), "as much as is due and no more");
+        self.claimed(node, rows, &claimable);
+    }
+
+    async fn draw(&mut self, node: usize, subscription: usize, limit: usize) {
+        let drawable = self.model.drawable(subscription);
+        let share =
+            Share { subscription: self.subscriptions[subscription], up_to: limit as i64, due_from: None };
+        let rows = queue::draw(self.db, self.nodes[node], LEASE_STEPS * STEP_MS, &[share]).await.unwrap();
+        assert_eq!(rows.len(), limit.min(drawable.len()));
+        self.claimed(node, rows, &drawable);
+    }
+
+    async fn claim_alone(&mut self, node: usize) {
+        let suspects = self.model.suspects();
+        let row = queue::claim_suspect(self.db, self.nodes[node], LEASE_STEPS * STEP_MS).await.unwrap();
+        assert_eq!(row.is_some(), !suspects.is_empty());
+        self.claimed(node, row.into_iter().collect(), &suspects);
+    }
+
+    fn claimed(&mut self, node: usize, rows: Vec<Claimed>, claimable: &[usize]) {
         for row in rows {
-            let place = self.deliveries.iter().position(|(id, _)| id.0 == row.delivery_id).unwrap();
+            let place = self.place(row.delivery_id);
             assert!(claimable.contains(&place), "held, leased and later ones are not claimed");
             let given = self.model.claimed(place, node);
             assert_eq!(row.lease_epoch, given.epoch);
         }
     }
 
+    /// Batches that are due again, and new ones of all that has none.
+    async fn gather(&mut self, node: usize) {
+        let lease_ms = LEASE_STEPS * STEP_MS;
+        let terms = Terms { owner: self.nodes[node], lease_ms, deliveries_max: 1_000, except: &[] };
+        let due = self.model.batches_due();
+        let claimed = batches::claim(self.db, &terms).await.unwrap();
+        assert_eq!(claimed.len(), due.len(), "all that are due and no others");
+        for rows in claimed {
+            let (batch, mut deliveries) = self.batch(&rows);
+            assert!(due.contains(&batch));
+            let given = self.model.batch_claimed(batch, deliveries.clone(), node);
+            deliveries.sort_unstable();
+            assert_eq!(deliveries, self.model.members(batch), "whole");
+            assert!(rows.iter().all(|row| row.lease_epoch == given.epoch));
+        }
+        let to_gather = self.model.to_gather();
+        let formed = batches::form(self.db, &terms, 0, 100).await.unwrap();
+        for rows in &formed {
+            let (batch, deliveries) = self.batch(rows);
+            assert!(self.model.may_be_together(&deliveries), "{deliveries:?} of {to_gather:?}");
+            assert!(self.model.members(batch).is_empty(), "a new one");
+        }
+        for rows in formed {
+            let (batch, deliveries) = self.batch(&rows);
+            let given = self.model.batch_claimed(batch, deliveries, node);
+            assert!(rows.iter().all(|row| row.lease_epoch == given.epoch));
+        }
+        assert!(self.model.to_gather().is_empty(), "nothing that may go stays behind");
+    }
+
+    fn batch(&self, rows: &[batches::Claimed]) -> (Uuid, Vec<usize>) {
+        assert!(rows.iter().all(|row| row.batch_id == rows[0].batch_id));
+        (rows[0].batch_id, rows.iter().map(|row| self.place(row.delivery_id)).collect())
+    }
+
+    fn place(&self, delivery: Uuid) -> usize {
+        self.deliveries.iter().position(|(id, _)| id.0 == delivery).unwrap()
+    }
+
     async fn finish(&mut self, given: Given, by: usize, ending: Ending, outcome: Option<Outcome>) {
-        let (delivery, event) = self.deliveries[given.delivery];
-        let subscription = self.subscriptions[self.model.deliveries[given.delivery].subscription];
-        let event = Event {
-            id: event,
-            kind: "Type".to_owned(),
-            source: "/".to_owned(),
-            payload: vec![],
-            occurred_at: chrono::DateTime::UNIX_EPOCH,
-        };
+        let members: Vec<Member> = given
+            .deliveries
+            .iter()
+            .map(|place| {
+                let (delivery, event) = self.deliveries[*place];
+                let event = Event {
+                    id: event,
+                    kind: "Type".to_owned(),
+                    source: "/".to_owned(),
+                    payload: vec![],
+                    occurred_at: chrono::DateTime::UNIX_EPOCH,
+                };
+                Member { delivery, event: Arc::new(event), epoch: given.epoch }
+            })
+            .collect();
+        let subscription = self.subscriptions[self.model.deliveries[given.deliveries[0]].subscription];
+        let others = || members[1..].to_vec();
         let lease = Lease {
             partner: self.partner,
-            delivery,
+            delivery: members[0].delivery,
             subscription,
-            event: Arc::new(event),
+            event: members[0].event.clone(),
             attempts: 0,
             epoch: given.epoch,
             probe: false,
+            draining: false,
             crashes: 0,
             until: std::time::Instant::now(),
+            batch: given.batch.map(|id| Box::new(Batch { id: BatchId(id), others: others() })),
         };
         let record = outcome.map(|outcome| Record {
             attempt: AttemptId::new(),
@@ -218,8 +311,8 @@ impl World<'_> {
             detail: None,
         });
         let finish = Finish { lease: &lease, ending, record };
-        let changed = queue::finish(self.db, self.nodes[by], &[finish]).await.unwrap();
-        assert_eq!(changed, i64::from(self.model.finish(given, by, ending, outcome)));
+        let changed = queue::finish(self.db, self.nodes[by], &[finish]).await.unwrap().changed;
+        assert_eq!(changed, self.model.finish(&given, by, ending, outcome) as i64);
     }
 
     async fn wait(&mut self, steps: i64) {
@@ -275,9 +368,9 @@ impl World<'_> {
 
     /// Everything that is stored about the deliveries, against the model.
     async fn compare(&mut self) {
-        type Row = (Uuid, Option<Uuid>, i32, i32, i16, bool, bool);
+        type Row = (Uuid, Option<Uuid>, i32, i32, i16, bool, bool, bool, bool, Option<Uuid>);
         let rows: Vec<Row> = sqlx::query_as(
-            "select delivery_id, lease_owner, lease_epoch, attempts, crashes, due_at = 'infinity', due_at <= herald_now()
+            "select delivery_id, lease_owner, lease_epoch, attempts, crashes, due_at = 'infinity', due_at <= herald_now(), waits, batched, batch_id
              from queue where partner_id = $1",
         )
         .bind(self.partner.0)
@@ -294,13 +387,15 @@ impl World<'_> {
         for ((id, _), expected) in self.deliveries.iter().zip(&self.model.deliveries) {
             let row = rows.iter().find(|row| row.0 == id.0).map(|row| {
                 let owner = row.1.map(|owner| self.nodes.iter().position(|node| node.0 == owner).unwrap());
-                (owner, row.2, row.3, row.4, row.5, row.6)
+                ((owner, row.2, row.3, row.4), (row.5, row.6), (row.7, row.8, row.9))
             });
             let modelled = expected.queued.as_ref().map(|queued| {
                 let due = queued.due.is_some_and(|due| due <= self.model.now);
-                (queued.owner, queued.epoch, queued.attempts, queued.crashes, queued.due.is_none(), due)
+                let held_and_due = (queued.due.is_none(), due);
+                let lease = (queued.owner, queued.epoch, queued.attempts, queued.crashes);
+                (lease, held_and_due, (queued.waits, queued.batched, queued.batch))
             });
-            assert_eq!(row, modelled, "owner, epoch, attempts, crashes, held, due");
+            assert_eq!(row, modelled, "owner, epoch, attempts, crashes; held, due; waits, batched, batch");
             let mut told: Vec<(&str, Option<&str>, bool)> = history
                 .iter()
                 .filter(|told| told.0 == id.0)
@@ -324,7 +419,8 @@ impl World<'_> {
         assert_eq!(views.len(), self.deliveries.len(), "none is lost, none is invented, none is seen twice");
         for ((id, _), expected) in self.deliveries.iter().zip(&self.model.deliveries) {
             let seen = views.iter().find(|view| view.id == *id).map(|view| view.state);
-            assert_eq!(seen, Some(expected.state()));
+            let of_subscription = self.model.subscriptions[expected.subscription];
+            assert_eq!(seen, Some(expected.state(of_subscription)));
         }
     }
 }
@@ -344,14 +440,15 @@ async fn begin<'a>(database: &'a TestDatabase, db: &'a mut PgConnection) -> Worl
     for place in 0..SUBSCRIPTIONS {
         let (callback, subscription) = (CallbackId::new(), SubscriptionId::new());
         sqlx::query(
-            "with c as (insert into callbacks (id, partner_id, surface, url) values ($1, $2, 'redirect', 'http://127.0.0.1/')),
-             s as (insert into subscriptions (id, partner_id, surface, external_key, callback_id) values ($3, $2, 'redirect', $4, $1))
-             insert into subscription_event_types (partner_id, subscription_id, surface, event_type) values ($2, $3, 'redirect', $4)",
+            "with c as (insert into callbacks (id, partner_id, surface, url, batch_size) values ($1, $2, 'notifications', 'http://127.0.0.1/', $5)),
+             s as (insert into subscriptions (id, partner_id, surface, external_key, callback_id) values ($3, $2, 'notifications', $4, $1))
+             insert into subscription_event_types (partner_id, subscription_id, surface, event_type) values ($2, $3, 'notifications', $4)",
         )
         .bind(callback.0)
         .bind(partner.0)
         .bind(subscription.0)
         .bind(format!("Type{place}"))
+        .bind(if place == BATCHED { BATCH_SIZE as i32 } else { 1 })
         .execute(&mut *db)
         .await
         .unwrap();

@@ -16,7 +16,7 @@ async fn get(desk: &Desk, path: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_partner_gets_a_key_that_opens_the_api_until_it_is_revoked() {
+async fn rule_11_a_partner_gets_a_key_that_opens_the_api_until_it_is_revoked() {
     let desk = Desk::open().await;
     let (_, operator) = desk.partner("operator").await;
     let partner = post(&desk, &operator, "/partners", json!({ "name": "Example Café" })).await;
@@ -40,7 +40,7 @@ async fn a_partner_gets_a_key_that_opens_the_api_until_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_key_ends_when_it_was_said_to() {
+async fn rule_11_a_key_ends_when_it_was_said_to() {
     let desk = Desk::open().await;
     let (partner, _) = desk.partner("partner").await;
     let (_, operator) = desk.partner("operator").await;
@@ -112,7 +112,7 @@ async fn an_active_session_is_completed_once() {
 }
 
 #[tokio::test]
-async fn only_an_operators_key_does_anything() {
+async fn rule_11_only_an_operators_key_does_anything() {
     let desk = Desk::open().await;
     let (_, other) = desk.partner("partner,producer").await;
     let id = Uuid::now_v7();

@@ -221,7 +221,7 @@ async fn the_same_id_at_two_nodes_at_once_happens_once() {
 }
 
 #[tokio::test]
-async fn chosen_ids_are_forgotten_after_a_week_and_not_before() {
+async fn rule_25_chosen_ids_are_forgotten_after_a_week_and_not_before() {
     let desk = Desk::open().await;
     let (_, key) = desk.partner("producer").await;
     for id in ["old-1", "old-2", "young"] {
@@ -323,7 +323,7 @@ async fn a_bad_line_stores_nothing_and_is_named() {
 }
 
 #[tokio::test]
-async fn publishing_needs_the_scope_and_for_others_the_operators() {
+async fn rule_11_publishing_needs_the_scope_and_for_others_the_operators() {
     let desk = Desk::open().await;
     let (partner, owner) = desk.partner("partner,producer").await;
     let (_, producer) = desk.partner("producer").await;

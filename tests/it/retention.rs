@@ -8,6 +8,7 @@ use herald::domain::id::NodeId;
 use herald::engine::janitor::retention;
 use herald::store::partitions;
 use herald::store::queue::{self, Walked};
+use herald::telemetry::Metrics;
 use sqlx::PgConnection;
 
 use crate::support::app::{App, settings};
@@ -64,18 +65,18 @@ async fn waiting(database: &TestDatabase, count: usize) {
 }
 
 #[tokio::test]
-async fn a_day_goes_when_it_has_been_over_for_as_long_as_the_retention_and_no_earlier() {
+async fn rule_25_a_day_goes_when_it_has_been_over_for_as_long_as_the_retention_and_no_earlier() {
     let database = cluster::database().await;
     let first = today(&database).await;
     database.advance(TimeDelta::days(30)).await;
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     for parent in ["events", "attempts"] {
         let kept = days_that_are(&database, parent, "attached").await;
         assert_eq!(kept.first(), Some(&first), "{parent}: the day before is over");
         assert_eq!(kept.len(), 15);
     }
     database.advance(TimeDelta::days(1)).await;
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     for parent in ["events", "attempts"] {
         assert_eq!(days_that_are(&database, parent, "attached").await.first(), first.succ_opt().as_ref());
         assert!(days_that_are(&database, parent, "alone").await.is_empty(), "dropped, not only detached");
@@ -87,7 +88,7 @@ async fn days_are_made_ahead_of_the_moved_time() {
     let database = cluster::database().await;
     database.advance(TimeDelta::days(100)).await;
     make_ahead(&database).await;
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     let today = today(&database).await;
     for parent in ["events", "attempts"] {
         let days = days_that_are(&database, parent, "attached").await;
@@ -108,7 +109,10 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
     let sending = queue::claim(db, NodeId::new(), 1, 30_000).await.unwrap();
     assert_eq!(sending.len(), 1);
     make_ahead(&database).await;
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    let metrics = Metrics::default();
+    retention::keep(&database.pool, DAYS, &metrics).await.unwrap();
+    let line = r#"herald_deliveries_ended_total{state="expired"} 2"#;
+    assert!(metrics.render(None).contains(line), "they are counted");
     let left: Vec<uuid::Uuid> =
         sqlx::query_scalar("select delivery_id from queue").fetch_all(&mut *db).await.unwrap();
     assert_eq!(left, [sending[0].delivery_id], "a lease is respected");
@@ -120,7 +124,7 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
 
     // Its sender never says a word.
     database.advance(TimeDelta::seconds(30)).await;
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     assert!(!days_that_are(&database, "events", "attached").await.contains(&first));
     let app = App::start(&database, settings()).await;
     let expired = app.deliveries_that("state=expired").await;
@@ -161,7 +165,7 @@ async fn a_removal_that_was_cut_short_is_finished() {
     // Somebody reads, for longer than a removal waits: the detach has begun and does not end.
     let mut reader = database.pool.begin().await.unwrap();
     sqlx::query("select from events, attempts").execute(&mut *reader).await.unwrap();
-    let error = retention::keep(&database.pool, DAYS).await.unwrap_err();
+    let error = retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     let leaving = days_that_are(&database, "attempts", "leaving").await;
     assert_eq!(leaving, BTreeSet::from([old]));
@@ -172,7 +176,7 @@ async fn a_removal_that_was_cut_short_is_finished() {
 
     // Another went away between the two steps.
     run(db, "alter table events detach partition events_20200229 concurrently").await;
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     for parent in ["events", "attempts"] {
         for how in ["leaving", "alone"] {
             assert!(days_that_are(&database, parent, how).await.is_empty(), "{parent} {how}");
@@ -188,15 +192,15 @@ async fn one_node_removes_at_a_time() {
     make_day(&database, old).await;
     let mut other = database.pool.acquire().await.unwrap();
     assert!(partitions::begin_removal(&mut other).await.unwrap());
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     assert!(days_that_are(&database, "events", "attached").await.contains(&old), "it is left to the other");
     other.close().await.unwrap();
-    retention::keep(&database.pool, DAYS).await.unwrap();
+    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
     assert!(!days_that_are(&database, "events", "attached").await.contains(&old));
 }
 
 #[tokio::test]
-async fn running_nodes_drop_what_is_over_and_no_insert_fails_meanwhile() {
+async fn rule_25_running_nodes_drop_what_is_over_and_no_insert_fails_meanwhile() {
     let database = cluster::database().await;
     let long_ago: NaiveDate = "2020-02-29".parse().unwrap();
     for days in 0..20 {

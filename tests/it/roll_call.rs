@@ -37,10 +37,13 @@ async fn a_node_is_gone_when_looks_for_a_while_found_nobody_under_its_name() {
     let database = cluster::database().await;
     let (node, watcher) = (NodeId::new(), &mut connect(&database).await);
     let mut own = connect(&database).await;
-    nodes::join(&mut own, node).await.unwrap();
-    assert!(nodes::is_joined(&mut own, node).await.unwrap());
-    assert!(!nodes::is_joined(watcher, node).await.unwrap(), "only by the session that has the lock");
-    let twice = nodes::join(watcher, node).await.unwrap_err();
+    nodes::join(&mut own, node, &["k1#00".to_owned()]).await.unwrap();
+    assert!(nodes::is_joined(&mut own, node, &["k1#00".to_owned()]).await.unwrap());
+    assert!(
+        !nodes::is_joined(watcher, node, &["k1#00".to_owned()]).await.unwrap(),
+        "only by the session that has the lock"
+    );
+    let twice = nodes::join(watcher, node, &["k1#00".to_owned()]).await.unwrap_err();
     assert!(matches!(twice, Error::Unavailable(_)), "{twice:?}");
     database.advance(GRACE * 2).await;
     assert_eq!(look(watcher).await, [], "it is there");
@@ -55,7 +58,7 @@ async fn a_node_is_gone_when_looks_for_a_while_found_nobody_under_its_name() {
 
     // It was: absences do not add up.
     let mut own = connect(&database).await;
-    nodes::join(&mut own, node).await.unwrap();
+    nodes::join(&mut own, node, &["k1#00".to_owned()]).await.unwrap();
     database.advance(GRACE).await;
     assert_eq!(look(watcher).await, []);
     own.close().await.unwrap();
@@ -77,9 +80,9 @@ async fn a_node_is_gone_when_looks_for_a_while_found_nobody_under_its_name() {
 async fn a_node_that_was_struck_off_by_mistake_is_listed_again() {
     let database = cluster::database().await;
     let (node, mut own) = (NodeId::new(), connect(&database).await);
-    nodes::join(&mut own, node).await.unwrap();
+    nodes::join(&mut own, node, &["k1#00".to_owned()]).await.unwrap();
     nodes::strike(&mut database.pool.acquire().await.unwrap(), node).await.unwrap();
-    assert!(nodes::is_joined(&mut own, node).await.unwrap());
+    assert!(nodes::is_joined(&mut own, node, &["k1#00".to_owned()]).await.unwrap());
     wait_until(&database, "select count(*) = 1 from nodes where absent_since is null").await;
 }
 

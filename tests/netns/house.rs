@@ -11,6 +11,11 @@ use tokio::net::TcpListener;
 /// Set for the process inside, to the namespace of the one outside.
 const OUTSIDE: &str = "HERALD_TEST_NETWORK_OUTSIDE";
 
+/// Variables that other programs take a proxy from. Herald must not: the proxy they name is a canary.
+const PROXY_VARIABLES: [&str; 6] =
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+const PROXY: &str = "http://10.0.0.1:8080";
+
 const OWN_NAMESPACE: &str = "/proc/self/ns/net";
 
 /// Runs one ignored test of this binary inside a fresh network namespace, and fails with it.
@@ -18,12 +23,14 @@ pub fn in_a_network_of_its_own(test: &str) {
     // A user namespace makes an unprivileged user root over the new network; a real root needs none, and some
     // containers forbid one.
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let namespaces = if is_root { "-n" } else { "-rn" };
+    // The mounts are its own as well, so that it can have a resolver configuration of its own.
+    let namespaces = if is_root { "-nm" } else { "-rnm" };
     let output = Command::new("unshare")
         .args([namespaces, "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env(OUTSIDE, network())
+        .envs(PROXY_VARIABLES.map(|variable| (variable, PROXY)))
         .output()
         .expect("unshare (util-linux) is needed to prove that private addresses are not called");
     let said =

@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion, also in its helpers")]
 
 mod house;
+mod names;
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;

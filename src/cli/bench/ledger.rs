@@ -1,6 +1,7 @@
 //! Who asked for what and when, and what arrived: one entry for each event of a run, addressed by a number that is part of the event's id.
 //! Its memory is fixed before the run begins, and entering something takes no lock.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -173,10 +174,23 @@ impl Ledger {
         self.latencies(|entry| &entry.arrived)
     }
 
+    /// As [`Ledger::accept_latencies_ns`], of some events.
+    pub fn accept_latencies_of(&self, numbers: Range<usize>) -> Vec<u64> {
+        self.latencies_of(numbers, |entry| &entry.accepted)
+    }
+
+    /// As [`Ledger::arrival_latencies_ns`], of some events.
+    pub fn arrival_latencies_of(&self, numbers: Range<usize>) -> Vec<u64> {
+        self.latencies_of(numbers, |entry| &entry.arrived)
+    }
+
     fn latencies(&self, to: impl Fn(&Entry) -> &AtomicU64) -> Vec<u64> {
+        self.latencies_of(0..self.entries.len(), to)
+    }
+
+    fn latencies_of(&self, numbers: Range<usize>, to: impl Fn(&Entry) -> &AtomicU64) -> Vec<u64> {
         let both = |entry: &Entry| (entry.asked.load(Ordering::Acquire), to(entry).load(Ordering::Acquire));
-        let mut latencies: Vec<u64> = self
-            .entries
+        let mut latencies: Vec<u64> = self.entries[numbers]
             .iter()
             .map(both)
             .filter(|(asked, reached)| *asked > 0 && *reached > 0)

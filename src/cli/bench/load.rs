@@ -2,6 +2,7 @@
 //! open one asks on schedule, and counts what is late from when it was due.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -37,15 +38,21 @@ pub struct Load {
     pub key: String,
     pub places: Arc<Vec<Place>>,
     pub callbacks: u16,
+    /// The one callback that all of it is for; otherwise they take turns.
+    pub only: Option<u16>,
+    /// The events of the ledger to ask for.
+    pub numbers: Range<usize>,
     pub ledger: Arc<Ledger>,
 }
 
-/// Asks for every event of the ledger, or as many as the time allows. Returns how long it took.
+/// Asks for every event of the load, or as many as the time allows. Returns how long it took.
 ///
 /// # Errors
 /// A session that cannot be opened: then there is nothing to measure.
 pub async fn closed_loop(load: Load, clients: u16, at_most: Option<Duration>) -> Result<Duration, String> {
-    let (load, next, begun) = (Arc::new(load), Arc::new(AtomicUsize::new(0)), Instant::now());
+    let (load, next, begun) = (Arc::new(load), AtomicUsize::new(0), Instant::now());
+    next.store(load.numbers.start, Ordering::Relaxed);
+    let next = Arc::new(next);
     let mut drivers = JoinSet::new();
     for _ in 0..clients {
         let (load, next) = (load.clone(), next.clone());
@@ -53,7 +60,7 @@ pub async fn closed_loop(load: Load, clients: u16, at_most: Option<Duration>) ->
             let mut client = Client::new(load.to);
             while at_most.is_none_or(|limit| begun.elapsed() < limit) {
                 let first = next.fetch_add(load.step(), Ordering::Relaxed);
-                if first >= load.ledger.events() {
+                if first >= load.numbers.end {
                     break;
                 }
                 load.ask(&mut client, first, load.ledger.now_ns()).await?;
@@ -65,15 +72,15 @@ pub async fn closed_loop(load: Load, clients: u16, at_most: Option<Duration>) ->
     Ok(begun.elapsed())
 }
 
-/// Asks for every event of the ledger at its time. The schedule is kept by a thread of its own, whose sleep is finer than a runtime's timer,
+/// Asks for every event of the load at its time. The schedule is kept by a thread of its own, whose sleep is finer than a runtime's timer,
 /// and an event that finds no client free waits on the clock.
 pub async fn open_loop(load: Load, clients: u16, rate_per_s: u32) -> Result<(), String> {
     let (load, (sender, due)) = (Arc::new(load), mpsc::unbounded_channel());
     let due = Arc::new(Mutex::new(due));
-    let (begun, begun_ns, events) = (Instant::now(), load.ledger.now_ns(), load.ledger.events());
+    let (begun, begun_ns, numbers) = (Instant::now(), load.ledger.now_ns(), load.numbers.clone());
     let pace = move || {
-        for number in 0..events {
-            let after = Duration::from_secs_f64(number as f64 / f64::from(rate_per_s));
+        for (place, number) in numbers.enumerate() {
+            let after = Duration::from_secs_f64(place as f64 / f64::from(rate_per_s));
             std::thread::sleep(after.saturating_sub(begun.elapsed()));
             if sender.send((number, begun_ns + after.as_nanos() as u64)).is_err() {
                 return;
@@ -106,12 +113,12 @@ impl Load {
     }
 
     fn callback(&self, number: usize) -> u16 {
-        (number % usize::from(self.callbacks)) as u16
+        self.only.unwrap_or((number % usize::from(self.callbacks)) as u16)
     }
 
     /// One request. What is refused, or not answered, is counted and not tried again.
     async fn ask(&self, client: &mut Client, first: usize, at_ns: u64) -> Result<(), String> {
-        let numbers = first..self.ledger.events().min(first + self.step());
+        let numbers = first..self.numbers.end.min(first + self.step());
         if self.job != Job::Open {
             numbers.clone().for_each(|number| self.ledger.ask(number, at_ns));
         }

@@ -1,5 +1,6 @@
 //! One repetition of a scenario: set up, drive, wait until everything is where it belongs, and count.
 
+mod neighbour;
 mod trouble;
 
 use std::sync::Arc;
@@ -66,9 +67,10 @@ impl Measure<'_> {
             Kind::Start if !self.stage.server.is_ours() => return Ok(not_ours()),
             Kind::Backlog => self.backlog().await?,
             Kind::Start => self.start().await?,
-            Kind::Publish => match self.publish_refused().await? {
+            Kind::Publish | Kind::Neighbour => match self.publish_refused().await? {
                 Some(why) => return Ok(Measured::Unavailable(why)),
-                None => self.publish().await?,
+                None if self.scenario.kind == Kind::Publish => self.publish().await?,
+                None => self.neighbour().await?,
             },
         };
         Ok(Measured::Run(Box::new(run)))
@@ -177,6 +179,8 @@ impl Measure<'_> {
             to,
             key: server.key.clone(),
             places: self.stage.places.clone(),
+            only: None,
+            numbers: 0..ledger.events(),
             callbacks: if bare { 1 } else { self.scenario.callbacks },
             ledger: ledger.clone(),
         }

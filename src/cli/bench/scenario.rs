@@ -22,6 +22,8 @@ pub enum Kind {
     Start,
     /// Events published in batches on the operator's side.
     Publish,
+    /// One partner's few events while another's callback hangs with much that is due.
+    Neighbour,
 }
 
 /// One load. In a file each member but `name` and `kind` may be left out.
@@ -35,7 +37,7 @@ pub struct Scenario {
     /// Each of its own partner, at an origin of its own.
     #[serde(default = "defaults::callbacks")]
     pub callbacks: u16,
-    /// Of `latency`: requests a second.
+    /// Of `latency` and `neighbour`: requests a second.
     #[serde(default = "defaults::rate_per_s")]
     pub rate_per_s: u32,
     /// How many events; when absent, as many as keep the server busy for `--seconds`.
@@ -117,6 +119,9 @@ impl Scenario {
             Kind::Start => {
                 "from the start of the process to the first accepted request, warm data".to_owned()
             }
+            Kind::Neighbour => format!(
+                "{rate_per_s} events a second of one partner while another's callback hangs with much that is due"
+            ),
             Kind::Publish => {
                 format!(
                     "{} events a request on the operator's side, {callbacks} callbacks",
@@ -133,6 +138,9 @@ impl Scenario {
         }
         if self.clients == 0 || self.callbacks == 0 || self.rate_per_s == 0 || self.events == Some(0) {
             return wrong("clients, callbacks, ratePerS and events are at least 1");
+        }
+        if self.kind == Kind::Neighbour && self.callbacks < 2 {
+            return wrong("callbacks is at least 2");
         }
         if !(1..=10_000).contains(&self.batch_events) {
             return wrong("batchEvents is 1 to 10000");
@@ -156,6 +164,7 @@ pub fn built_in() -> Vec<Scenario> {
         Scenario { callbacks: 1_000, ..new("callbacks", Kind::Callbacks) },
         Scenario { callbacks: 1_000, ..new("hanging", Kind::Hanging) },
         new("backlog", Kind::Backlog),
+        Scenario { callbacks: 2, rate_per_s: 10, ..new("neighbour", Kind::Neighbour) },
     ]
 }
 
@@ -231,6 +240,7 @@ mod tests {
             (r#"[{"name":"x","kind":"start","colour":1}]"#, "colour"),
             (r#"[{"name":"x","kind":"start","clients":0}]"#, "at least 1"),
             (r#"[{"name":"x","kind":"publish","batchEvents":10001}]"#, "batchEvents"),
+            (r#"[{"name":"x","kind":"neighbour","callbacks":1}]"#, "at least 2"),
             (r#"[{"name":"x","kind":"hanging","hangingPercent":101}]"#, "hangingPercent"),
         ] {
             let error = parse(text).expect_err(text);

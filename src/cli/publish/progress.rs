@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::lines::Line;
+use crate::cli::bar::bar;
 
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-const BAR_CHARS: u64 = 30;
 
 pub struct Progress {
     /// Of the whole input, if known.
@@ -63,28 +63,5 @@ impl Progress {
         let rate = self.published as f64 / self.began.elapsed().as_secs_f64().max(0.001);
         let refused = if self.refused == 0 { String::new() } else { format!(", {} refused", self.refused) };
         format!("{} published{refused}, {rate:.0} a second", self.published)
-    }
-}
-
-fn bar(done: u64, all: u64) -> String {
-    let done = done.min(all);
-    // Of nothing, everything is done.
-    let of_all = |whole: u64| (done * whole).checked_div(all).unwrap_or(whole);
-    let (chars, percent) = (of_all(BAR_CHARS), of_all(100));
-    let full = "#".repeat(chars as usize);
-    format!("[{full:.<width$}] {percent:>3}%  ", width = BAR_CHARS as usize)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bar_is_as_full_as_it_is_far() {
-        assert_eq!(bar(0, 10), format!("[{}]   0%  ", ".".repeat(30)));
-        assert_eq!(bar(5, 10), format!("[{}{}]  50%  ", "#".repeat(15), ".".repeat(15)));
-        for (done, all) in [(10, 10), (11, 10), (0, 0)] {
-            assert_eq!(bar(done, all), format!("[{}] 100%  ", "#".repeat(30)));
-        }
     }
 }

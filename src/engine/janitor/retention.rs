@@ -4,15 +4,17 @@
 use sqlx::PgPool;
 
 use crate::domain::Error;
+use crate::domain::delivery::DeliveryState;
 use crate::store::partitions;
 use crate::store::queue::{self, Walked};
+use crate::telemetry::Metrics;
 
 /// Rows a statement touches at most.
 const CHUNK: i64 = 1_000;
 
 /// Removes what has been over for longer than `retention_days`.
 /// Errors: `Unavailable` when a long reader is in the way. What was begun stays begun, and the next call goes on with it.
-pub async fn keep(pool: &PgPool, retention_days: i32) -> Result<(), Error> {
+pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     let mut connection = pool.acquire().await?;
     // The right to remove belongs to the session, so it must end here, however this ends.
     connection.close_on_drop();
@@ -23,6 +25,7 @@ pub async fn keep(pool: &PgPool, retention_days: i32) -> Result<(), Error> {
     let (mut walked, mut expired) = (Walked::default(), 0);
     while let Some((count, last)) = queue::expire(db, retention_days, walked, CHUNK).await? {
         (walked, expired) = (last, expired + count);
+        metrics.deliveries_ended(DeliveryState::Expired, u64::try_from(count).unwrap_or_default());
     }
     if expired > 0 {
         tracing::warn!(

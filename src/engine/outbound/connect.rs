@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::stream::Stream;
+use super::tunnel;
 use super::{Extras, Limits, OutboundError, Phase, Progress, ReplyKind, Resolve};
 use crate::domain::callback_url::{CallbackUrl, Host};
 use crate::domain::egress::{EgressPolicy, Refusal};
+use crate::domain::egress_proxy::EgressProxy;
 
 /// More addresses than this of one name are vetted but not tried.
 const ADDRESSES_TRIED_MAX: usize = 8;
@@ -25,6 +27,7 @@ pub(super) struct Connector {
     limits: Limits,
     tls: TlsConnector,
     resolver: Arc<dyn Resolve>,
+    proxy: Option<EgressProxy>,
 }
 
 impl Connector {
@@ -38,7 +41,13 @@ impl Connector {
         if roots.is_empty() && !policy.loopback_allowed {
             return Err(OutboundError::NoRoots);
         }
-        Ok(Connector { policy, limits, tls: tls_connector(roots)?, resolver: extras.resolver })
+        Ok(Connector {
+            policy,
+            limits,
+            tls: tls_connector(roots)?,
+            resolver: extras.resolver,
+            proxy: extras.proxy,
+        })
     }
 
     /// Judges the URL under this connector's policy, whichever policy it was parsed under.
@@ -51,12 +60,10 @@ impl Connector {
         url: &CallbackUrl,
         progress: &mut Progress,
     ) -> Result<Stream, ReplyKind> {
-        let addresses = self.addresses(url).await?;
-        for address in &addresses {
-            self.policy.vet_address(*address).map_err(|reason| ReplyKind::Blocked { reason })?;
-        }
-        progress.phase = Phase::Connect;
-        let tcp = dial(&addresses, url.port(), self.limits.connect).await?;
+        let tcp = match &self.proxy {
+            Some(proxy) => self.tunnel(proxy, url, progress).await?,
+            None => self.direct(url, progress).await?,
+        };
         progress.reached = true;
         if !url.is_https() {
             return Ok(Stream::plain(tcp));
@@ -65,11 +72,51 @@ impl Connector {
         self.secure(url, tcp).await
     }
 
+    async fn direct(&self, url: &CallbackUrl, progress: &mut Progress) -> Result<TcpStream, ReplyKind> {
+        let addresses = self.addresses(url).await?;
+        for address in &addresses {
+            self.policy.vet_address(*address).map_err(|reason| ReplyKind::Blocked { reason })?;
+        }
+        progress.phase = Phase::Connect;
+        dial(&addresses, url.port(), self.limits.connect).await
+    }
+
+    /// Through the operator's proxy, whose own address is the operator's matter. A literal is judged all the same; where a name leads is not
+    /// known here.
+    async fn tunnel(
+        &self,
+        proxy: &EgressProxy,
+        url: &CallbackUrl,
+        progress: &mut Progress,
+    ) -> Result<TcpStream, ReplyKind> {
+        if let Host::Address(address) = url.host() {
+            self.policy.vet_address(address).map_err(|reason| ReplyKind::Blocked { reason })?;
+        }
+        let addresses = match proxy.host().parse() {
+            Ok(address) => vec![address],
+            Err(_) => self.resolve(proxy.host()).await?,
+        };
+        progress.phase = Phase::Connect;
+        let deadline = Instant::now() + self.limits.connect;
+        let mut tcp = dial(&addresses, proxy.port(), self.limits.connect).await?;
+        let host = url.authority();
+        let authority = if has_port(host) { host.to_owned() } else { format!("{host}:{}", url.port()) };
+        match timeout_at(deadline, tunnel::open(&mut tcp, &authority)).await {
+            Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Connect }),
+            Ok(Err(reason)) => Err(unreachable(reason)),
+            Ok(Ok(())) => Ok(tcp),
+        }
+    }
+
     async fn addresses(&self, url: &CallbackUrl) -> Result<Vec<IpAddr>, ReplyKind> {
         let name = match url.host() {
             Host::Address(address) => return Ok(vec![address]),
             Host::Name(name) => name,
         };
+        self.resolve(name).await
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ReplyKind> {
         match timeout(self.limits.dns, self.resolver.resolve(name)).await {
             Err(_) => Err(ReplyKind::TimedOut { phase: Phase::Dns }),
             Ok(Err(error)) => Err(unreachable(format!("{name} cannot be resolved: {error}"))),
@@ -90,6 +137,11 @@ impl Connector {
             Ok(Ok(tls)) => Ok(Stream::tls(tls)),
         }
     }
+}
+
+/// Whether an authority, without user information, says a port.
+fn has_port(authority: &str) -> bool {
+    authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Tries the addresses in turn, each within an even share of the time that is left, so that one which swallows

@@ -6,6 +6,10 @@ const BLANK: &[u8] = b"[masked]";
 /// beginning of a secret at its very end goes too. The result is never longer than the body, so that a one-letter
 /// secret cannot blow it up.
 pub(super) fn mask(body: Vec<u8>, complete: bool, secrets: &[&[u8]]) -> Vec<u8> {
+    // What most receivers answer.
+    if body.is_empty() {
+        return body;
+    }
     let mut hidden = vec![false; body.len()];
     for needle in secrets.iter().flat_map(|secret| spellings(secret)) {
         hide(&body, &needle, &mut hidden);

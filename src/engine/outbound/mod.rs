@@ -19,6 +19,7 @@ mod pool;
 mod reply;
 mod resolve;
 mod stream;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub use self::resolve::{Lookup, Resolve, SystemResolver};
 use self::stream::Received;
 use crate::domain::callback_url::CallbackUrl;
 use crate::domain::egress::EgressPolicy;
+use crate::domain::egress_proxy::EgressProxy;
 
 const DEFAULT_USER_AGENT: &str = concat!("Herald/", env!("CARGO_PKG_VERSION"));
 
@@ -81,11 +83,13 @@ pub struct Extras {
     /// Certificates of a private CA, trusted beside the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
     pub resolver: Arc<dyn Resolve>,
+    /// Where every call goes through. It resolves names, and has to keep the rule about addresses.
+    pub proxy: Option<EgressProxy>,
 }
 
 impl Default for Extras {
     fn default() -> Extras {
-        Extras { extra_roots: Vec::new(), resolver: Arc::new(SystemResolver::new()) }
+        Extras { extra_roots: Vec::new(), resolver: Arc::new(SystemResolver::new()), proxy: None }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Cancels<'a> {
     /// The answers of those that had been asked before, by their place among the requests.
     repeats: HashMap<usize, Answer>,
     sessions: Sessions,
+    /// By database time; none if there was nothing to lock.
+    locked_at: Option<DateTime<Utc>>,
 }
 
 impl<'a> Cancels<'a> {
@@ -34,8 +36,12 @@ impl<'a> Cancels<'a> {
         requests: Vec<&'a CancelRequest>,
     ) -> Result<Self, Error> {
         let repeats = claim_ids(db, keys, &requests).await?;
-        let sessions = lock_sessions(db, &requests, &repeats).await?;
-        Ok(Self { requests, repeats, sessions })
+        let (sessions, locked_at) = lock_sessions(db, &requests, &repeats).await?;
+        Ok(Self { requests, repeats, sessions, locked_at })
+    }
+
+    pub(super) fn locked_at(&self) -> Option<DateTime<Utc>> {
+        self.locked_at
     }
 
     /// Writes what was cancelled and remembers the answers. Returns an answer for each request, in order, and the events to store.
@@ -108,12 +114,12 @@ enum Standing {
 
 type Sessions = HashMap<(PartnerId, Uuid), Standing>;
 
-/// Locks the callers' sessions; for ids that are not theirs, finds out whether they are another's.
+/// Locks the callers' sessions, and says when; for ids that are not theirs, finds out whether they are another's.
 async fn lock_sessions(
     db: &mut PgConnection,
     group: &[&CancelRequest],
     repeats: &HashMap<usize, Answer>,
-) -> Result<Sessions, Error> {
+) -> Result<(Sessions, Option<DateTime<Utc>>), Error> {
     let wanted: HashSet<(PartnerId, Uuid)> = group
         .iter()
         .enumerate()
@@ -121,11 +127,11 @@ async fn lock_sessions(
         .map(|(_, request)| (request.partner, request.cancel.session))
         .collect();
     if wanted.is_empty() {
-        return Ok(HashMap::new());
+        return Ok((HashMap::new(), None));
     }
     let list: Vec<_> = wanted.iter().copied().collect();
-    let mut sessions: Sessions = redirect_sessions::lock(db, &list)
-        .await?
+    let (found, locked_at) = redirect_sessions::lock(db, &list).await?;
+    let mut sessions: Sessions = found
         .into_iter()
         .map(|found| ((found.session.partner, found.session.id), Standing::Own(found)))
         .collect();
@@ -137,7 +143,7 @@ async fn lock_sessions(
             sessions.insert(key, Standing::Another);
         }
     }
-    Ok(sessions)
+    Ok((sessions, locked_at))
 }
 
 /// Cancels a session in memory; the next request of the group sees it cancelled.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use sqlx::PgConnection;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::super::handoff::room_for;
 use super::super::once::Answer;
 use super::super::{Handed, Handoff};
 use super::cancels::Cancels;
@@ -17,11 +18,12 @@ use crate::domain::Error;
 use crate::domain::delivery::Lease;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::key_ring::KeyRing;
-use crate::store::events::{BirthLease, Born, Inserted};
+use crate::domain::publication::OrderingKey;
+use crate::store::events::{BirthLease, Born, Inserted, Standing};
 use crate::store::{self, events, partitions};
 
 /// Room asked for before it is known how many subscriptions match; what is not needed is given back at once.
-pub(super) const ROOM_WANTED: usize = 2_000;
+pub(super) const ROOM_WANTED: usize = 4_000;
 /// Events, and bytes of their data, that one statement inserts; of the bytes a last event may be beyond.
 const STATEMENT_EVENTS_MAX: usize = 1_000;
 const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -35,9 +37,14 @@ pub(super) struct Written {
     pub events: Vec<NewEvent>,
     /// How many of the events were published; the others are cancelled sessions.
     pub published_count: usize,
+    /// Whether deliveries that could be sent at once found no room and were left to whoever has some.
+    pub overflow: bool,
+    /// Whether deliveries of large fan-outs are still to be put into the queue.
+    pub fanned_out: bool,
     pub born: Vec<Born>,
 }
 
+/// Writes a group, and makes the partition of a day that nobody has made yet. Errors leave a transaction behind that has to be rolled back.
 pub(super) async fn write(
     db: &mut PgConnection,
     keys: &KeyRing,
@@ -45,34 +52,107 @@ pub(super) async fn write(
     room: usize,
     group: &[Request],
 ) -> Result<Written, Error> {
+    match try_write(db, keys, lease, room, group).await {
+        Err(Trouble::NoPartition) => {
+            sqlx::query("rollback").execute(&mut *db).await?;
+            partitions::make_ahead(db).await?;
+            Ok(try_write(db, keys, lease, room, group).await?)
+        }
+        written => Ok(written?),
+    }
+}
+
+/// What keeps a group from being written.
+enum Trouble {
+    /// So rare that a group rather begins again than carries a savepoint.
+    NoPartition,
+    Failed(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        if partitions::is_missing(&error) { Self::NoPartition } else { Self::Failed(error.into()) }
+    }
+}
+
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::NoPartition => Self::internal("a day's partition is missing although it was just made"),
+            Trouble::Failed(error) => error,
+        }
+    }
+}
+
+async fn try_write(
+    db: &mut PgConnection,
+    keys: &KeyRing,
+    lease: LeaseTerms,
+    room: usize,
+    group: &[Request],
+) -> Result<Written, Trouble> {
     sqlx::query("begin").execute(&mut *db).await?;
     let cancels = Cancels::lock(db, keys, group.iter().filter_map(Request::cancel).collect()).await?;
     let publications = Publications::lock(db, group.iter().filter_map(Request::publish).collect()).await?;
-    let now = store::now(db).await?;
+    let now = match cancels.locked_at() {
+        Some(now) => now,
+        None => store::now(db).await?,
+    };
     let (cancelled, mut events) = cancels.write(db, keys, now).await?;
     let decided = publications.decide(db, now).await?;
     let published_count = decided.events.len();
     events.extend(decided.events);
-    let inserted = insert_events(db, &events, lease, room).await?;
+    in_order_of_locking(&mut events);
+    let (inserted, overflow) = insert_events(db, &events, lease, room).await?;
+    let fanned_out = inserted.fanned_out;
     let published = decided.settled.into_iter().map(|settled| settled.receipts(&inserted.matched)).collect();
-    Ok(Written { cancelled, published, events, published_count, born: inserted.born })
+    Ok(Written { cancelled, published, events, published_count, overflow, fanned_out, born: inserted.born })
 }
 
-/// Inserts the events, a statement's worth at a time; the first of them get the room.
+/// Lines of ordering keys are locked in the order of their digests, also when it takes several statements. Events of one key stay in theirs.
+fn in_order_of_locking(events: &mut [NewEvent]) {
+    if events.iter().any(|event| event.ordering_key.is_some()) {
+        events.sort_by_cached_key(|event| event.ordering_key.as_ref().map(OrderingKey::digest));
+    }
+}
+
+/// Inserts the events, a statement's worth at a time; the first of them get the room. How many deliveries that is enough for is reckoned by the
+/// largest event of the statement.
 async fn insert_events(
     db: &mut PgConnection,
     happened: &[NewEvent],
     lease: LeaseTerms,
     room: usize,
-) -> Result<Inserted, Error> {
-    let (mut all, mut room) = (Inserted::default(), room);
+) -> Result<(Inserted, bool), Trouble> {
+    let (mut all, mut room, mut overflow) = (Inserted::default(), room, false);
     for part in statements(happened) {
-        let inserted = insert_part(db, part, lease, room).await?;
-        room = room.saturating_sub(inserted.born.iter().filter(|born| born.leased).count());
+        let each = part.iter().map(room_of).max().unwrap_or(1);
+        let terms = BirthLease {
+            owner: lease.node,
+            lease_ms: i64::try_from(lease.duration.as_millis()).map_err(Error::internal)?,
+            rows_max: i64::try_from(room / each).map_err(Error::internal)?,
+        };
+        let inserted = events::insert(db, part, terms).await?;
+        let count = |standing| inserted.born.iter().filter(|born| born.standing == standing).count();
+        let leased = count(Standing::Leased);
+        // While there is room, what is left is held, and nobody's to send.
+        overflow |= leased >= room / each && count(Standing::Left) > 0;
+        room = room.saturating_sub(leased * each);
         all.born.extend(inserted.born);
         all.matched.extend(inserted.matched);
+        all.fanned_out |= inserted.fanned_out;
     }
-    Ok(all)
+    Ok((all, overflow))
+}
+
+fn room_of(event: &NewEvent) -> usize {
+    room_for(event.payload.len())
 }
 
 fn statements(events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]> {
@@ -91,29 +171,6 @@ fn statements(events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]> {
     })
 }
 
-/// A day whose partition nobody has made yet is made here, and the insert tried again.
-async fn insert_part(
-    db: &mut PgConnection,
-    happened: &[NewEvent],
-    lease: LeaseTerms,
-    room: usize,
-) -> Result<Inserted, Error> {
-    let terms = BirthLease {
-        owner: lease.node,
-        lease_ms: i64::try_from(lease.duration.as_millis()).map_err(Error::internal)?,
-        rows_max: i64::try_from(room).map_err(Error::internal)?,
-    };
-    sqlx::query("savepoint events").execute(&mut *db).await?;
-    match events::insert(db, happened, terms).await {
-        Err(error) if partitions::is_missing(&error) => {
-            sqlx::query("rollback to savepoint events").execute(&mut *db).await?;
-            partitions::make_ahead(db).await?;
-            Ok(events::insert(db, happened, terms).await?)
-        }
-        inserted => Ok(inserted?),
-    }
-}
-
 /// Gives the engine what was born leased, each with its share of the room.
 pub(super) fn hand_over(
     handoff: &Handoff,
@@ -121,22 +178,33 @@ pub(super) fn hand_over(
     room: Option<OwnedSemaphorePermit>,
     until: Instant,
 ) {
-    let leased: HashSet<_> = written.born.iter().filter(|born| born.leased).map(|born| born.event).collect();
+    let is_leased = |born: &&Born| born.standing == Standing::Leased;
+    let leased: HashSet<_> = written.born.iter().filter(is_leased).map(|born| born.event).collect();
     let sent_from_here = written.events.iter().filter(|event| leased.contains(&event.id));
     let events: HashMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
     let mut room = room;
-    let mut left_to_others = false;
+    let (mut no_room, mut to_gather) = (written.overflow, false);
     for born in &written.born {
-        let share = room.as_mut().filter(|_| born.leased).and_then(|room| room.split(1));
-        match (born.leased, share, events.get(&born.event)) {
-            (true, Some(share), Some(event)) => {
+        let event = events.get(&born.event);
+        let takes = room_for(event.map_or(0, |event| event.payload.len()));
+        let share = room.as_mut().filter(|_| is_leased(&born)).and_then(|room| room.split(takes));
+        match (born.standing, share, event) {
+            (Standing::Leased, Some(share), Some(event)) => {
                 handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share })
             }
-            _ => left_to_others = true,
+            (Standing::Waits | Standing::Left, ..) => {}
+            (Standing::Leased, ..) => no_room = true,
+            (Standing::Gathers, ..) => to_gather = true,
         }
     }
-    if left_to_others {
+    if no_room {
         handoff.ring();
+    }
+    if written.fanned_out {
+        handoff.ring_to_fan_out();
+    }
+    if to_gather {
+        handoff.ring_to_gather();
     }
 }
 
@@ -150,8 +218,10 @@ fn lease(born: &Born, event: Arc<Event>, until: Instant) -> Lease {
         // The epoch that rows are born with; see queries/events/insert.sql.
         epoch: 1,
         probe: false,
+        draining: false,
         crashes: 0,
         until,
+        batch: None,
     }
 }
 
@@ -195,27 +265,81 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_leased_takes_no_room_from_what_was() {
-        let (handoff, mut intake) = handoff(2);
-        let event = event(2);
-        let born = |leased| Born {
+    fn a_large_event_takes_more_room() {
+        let sizes = [0, 4_095, 4_096, 256 * 1024];
+        assert_eq!(sizes.map(room_for), [1, 1, 2, 65]);
+        let (handoff, mut intake) = handoff(66);
+        let (small, large) = (event(10), event(256 * 1024));
+        let born = |event: &NewEvent| Born {
             partner: event.partner,
             delivery: DeliveryId::new(),
             event: event.id,
             subscription: SubscriptionId::new(),
-            leased,
+            standing: Standing::Leased,
         };
         let written = Written {
             cancelled: vec![],
             published: vec![],
-            published_count: 1,
-            born: vec![born(false), born(false), born(true), born(false), born(true)],
-            events: vec![event.clone()],
+            published_count: 2,
+            overflow: false,
+            fanned_out: false,
+            born: vec![born(&large), born(&small)],
+            events: vec![small, large],
         };
+        hand_over(&handoff, &written, handoff.reserve(100), Instant::now());
+        assert!(handoff.reserve(1).is_none(), "it is all taken");
+        drop(intake.leases.try_recv().unwrap());
+        assert_eq!(handoff.reserve(100).unwrap().num_permits(), 65);
+    }
+
+    fn written(event: &NewEvent, standings: &[Standing], overflow: bool) -> Written {
+        let born = |standing: &Standing| Born {
+            partner: event.partner,
+            delivery: DeliveryId::new(),
+            event: event.id,
+            subscription: SubscriptionId::new(),
+            standing: *standing,
+        };
+        Written {
+            cancelled: vec![],
+            published: vec![],
+            published_count: 1,
+            overflow,
+            fanned_out: false,
+            born: standings.iter().map(born).collect(),
+            events: vec![event.clone()],
+        }
+    }
+
+    #[test]
+    fn what_was_not_leased_takes_no_room_from_what_was() {
+        use Standing::{Leased, Left};
+        let (handoff, mut intake) = handoff(2);
+        let written = written(&event(2), &[Left, Left, Leased, Left, Leased], false);
         hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
         let handed: Vec<_> = std::iter::from_fn(|| intake.leases.try_recv().ok())
             .map(|handed| handed.lease.delivery)
             .collect();
         assert_eq!(handed, [written.born[2].delivery, written.born[4].delivery]);
+    }
+
+    #[tokio::test]
+    async fn the_bell_is_rung_for_what_is_due_and_left_to_whoever_has_room() {
+        use Standing::{Gathers, Leased, Left, Waits};
+        for (room, standings, overflow, rung) in [
+            (2, &[Leased, Leased][..], false, false),
+            (2, &[Leased, Left], false, false),
+            (1, &[Leased, Waits], false, false),
+            (1, &[Leased, Left], true, true),
+            (0, &[Left], true, true),
+            (1, &[Leased, Leased], false, true),
+            (2, &[Leased, Gathers], false, false),
+        ] {
+            let (handoff, intake) = handoff(room);
+            let written = written(&event(2), standings, overflow);
+            hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
+            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
+            assert_eq!(bell.is_ok(), rung, "{standings:?} with room for {room}");
+        }
     }
 }

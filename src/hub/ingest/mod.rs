@@ -26,6 +26,7 @@ use crate::domain::id::{NodeId, PartnerId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
 use crate::domain::version::IfMatch;
+use crate::own_thread;
 use crate::store;
 use crate::telemetry::metrics::Origin;
 use crate::telemetry::{Heartbeat, Metrics};
@@ -36,6 +37,8 @@ const GROUP_MAX: usize = 500;
 const GROUP_EVENTS_MAX: usize = 2_000;
 /// Requests that may wait; beyond that callers wait to get in line.
 const LINE_MAX: usize = 4_096;
+/// One to write, and one to look up what became of a commit.
+const CONNECTIONS_MAX: u32 = 2;
 /// How long a commit whose answer never came is looked up before its callers are told that we do not know.
 const LOOK_UP_FOR: Duration = Duration::from_secs(10);
 
@@ -118,7 +121,7 @@ pub(super) struct Ingest(mpsc::Sender<Request>);
 
 impl Ingest {
     pub(super) fn start(
-        pool: PgPool,
+        pool: &PgPool,
         keys: KeyRing,
         handoff: Handoff,
         lease: LeaseTerms,
@@ -126,8 +129,8 @@ impl Ingest {
         metrics: Metrics,
     ) -> Self {
         let (sender, line) = mpsc::channel(LINE_MAX);
-        let writer = Writer { pool, keys, handoff, lease, metrics, connection: None };
-        tokio::spawn(async move {
+        let _ends_with_the_line = own_thread::spawn("ingest", pool, CONNECTIONS_MAX, async move |pool| {
+            let writer = Writer { pool, keys, handoff, lease, metrics, connection: None };
             writer.run(line).await;
             drop(heartbeat);
         });
@@ -225,7 +228,19 @@ impl Writer {
         }
     }
 
+    /// A connection that was kept may have been lost while nobody looked, with the database's restart for instance: what comes of that is no
+    /// answer to anybody as long as a new one can be had.
     async fn commit(&mut self, group: &[Request]) -> Result<group::Written, Failure> {
+        let kept = self.connection.is_some();
+        match self.try_commit(group).await {
+            Err(Failure::Undone(Error::Unavailable(_))) if kept && self.connection.is_none() => {
+                self.try_commit(group).await
+            }
+            tried => tried,
+        }
+    }
+
+    async fn try_commit(&mut self, group: &[Request]) -> Result<group::Written, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.pool.acquire().await.map_err(|error| Failure::Undone(error.into()))?,

@@ -2,14 +2,18 @@
 //!
 //! What is never logged: query strings, headers, bodies, and what a path has beyond a length.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use ipnet::IpNet;
+
 use super::guard;
+use crate::domain::client_address::client_address;
 use crate::domain::id::PartnerId;
 use crate::telemetry::Metrics;
 
@@ -21,6 +25,8 @@ pub struct AccessLog {
     pub metrics: Metrics,
     /// The surface that a path belongs to, as one of a few fixed words.
     pub surface_of: fn(&str) -> &'static str,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 /// An extension of every request: whoever finds out who sends it says so here.
@@ -41,6 +47,7 @@ pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Respons
     let surface = (log.surface_of)(request.uri().path());
     let path: String = request.uri().path().chars().take(PATH_CHARS_MAX).collect();
     let conversation = guard::conversation(&request);
+    let client = client(&request, &log.trusted_proxies);
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
 
@@ -57,10 +64,24 @@ pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Respons
         latency_ms = took.as_secs_f64() * 1_000.0,
         request_id = %conversation.request_id,
         correlation_id = %conversation.correlation_id,
+        client = client.map(tracing::field::display),
         partner = caller.0.get().map(tracing::field::display),
         "answered"
     );
     response
+}
+
+/// Whose request it is; `None` where nobody told who opened the connection.
+fn client(request: &Request, trusted: &[IpNet]) -> Option<IpAddr> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    let lines: Vec<&str> = request
+        .headers()
+        .get_all("x-forwarded-for")
+        .iter()
+        // A line that is no text hides what stands before it.
+        .map(|line| line.to_str().unwrap_or_default())
+        .collect();
+    Some(client_address(peer.ip(), lines.into_iter(), trusted))
 }
 
 #[cfg(test)]
@@ -101,6 +122,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rule_14_a_forwarded_address_is_logged_only_if_a_trusted_proxy_says_it() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
+        let _here = tracing::subscriber::set_default(subscriber);
+        let trusted_proxies: Arc<[IpNet]> = Arc::from(["10.0.0.0/8".parse().unwrap()]);
+        let log = AccessLog { metrics: Metrics::default(), surface_of: |_| "redirect", trusted_proxies };
+        let router = Router::new()
+            .route("/greet", get(async || "hello"))
+            .layer(from_fn(move |request, next| record(request, next, log.clone())))
+            .layer(from_fn(converse));
+        for peer in ["10.0.0.1:1", "192.0.2.9:1"] {
+            let mut request =
+                Request::get("/greet").header("x-forwarded-for", "198.51.100.7").body(Body::empty()).unwrap();
+            request.extensions_mut().insert(ConnectInfo(peer.parse::<SocketAddr>().unwrap()));
+            router.clone().oneshot(request).await.unwrap();
+        }
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains(r#""client":"198.51.100.7""#), "{text}");
+        assert!(lines[1].contains(r#""client":"192.0.2.9""#) && !lines[1].contains("198.51"), "{text}");
+    }
+
+    #[tokio::test]
     async fn rule_10_a_line_tells_who_asked_what_and_none_of_the_secrets() {
         let lines = Lines::default();
         let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
@@ -111,7 +155,11 @@ mod tests {
             "hello"
         });
         let metrics = Metrics::default();
-        let log = AccessLog { metrics: metrics.clone(), surface_of: |_| "redirect" };
+        let log = AccessLog {
+            metrics: metrics.clone(),
+            surface_of: |_| "redirect",
+            trusted_proxies: Arc::from([]),
+        };
         let router = Router::new()
             .route("/greet", greet)
             .layer(from_fn(move |request, next| record(request, next, log.clone())))

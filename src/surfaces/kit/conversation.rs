@@ -1,7 +1,7 @@
 //! `x-request-id` and `x-correlation-id`: every response carries both, echoed or made up.
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
@@ -20,6 +20,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// The ids that [`converse`] put there.
+    pub fn among(extensions: &Extensions) -> Self {
+        let nameless = || Self { request_id: String::new(), correlation_id: String::new() };
+        extensions.get::<Self>().cloned().unwrap_or_else(nameless)
+    }
+
     fn of(headers: &HeaderMap) -> Self {
         let request_id = echoed(headers, &REQUEST_ID).unwrap_or_else(|| Uuid::now_v7().to_string());
         let correlation_id = echoed(headers, &CORRELATION_ID).unwrap_or_else(|| request_id.clone());

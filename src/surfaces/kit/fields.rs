@@ -67,6 +67,11 @@ impl<'a> Fields<'a> {
         self.violations.add(format!("{}{name}", self.prefix), message);
     }
 
+    /// The fields themselves, in their order, for who has types of their own.
+    pub fn into_raw(self) -> (Vec<(String, &'a RawValue)>, Violations) {
+        (self.values, self.violations)
+    }
+
     /// The names of the fields, in their order.
     pub fn names(&self) -> Vec<String> {
         self.values.iter().map(|(name, _)| name.clone()).collect()
@@ -127,6 +132,36 @@ impl<'a> Fields<'a> {
                 None
             }
         }
+    }
+
+    /// A member that is an array of objects; `read` takes the fields of each, whose complaints carry its place: `filters[0].values`.
+    /// `None` when it is not there, when it is no such array, or when `read` gave none for any of them.
+    pub fn objects<R>(
+        &mut self,
+        name: &str,
+        mut read: impl FnMut(&mut Fields<'a>) -> Option<R>,
+    ) -> Option<Vec<R>> {
+        let items = self.optional(name, |items: Vec<&'a RawValue>| Ok::<_, String>(items))?;
+        let mut values = Some(Vec::new());
+        for (place, raw) in items.into_iter().enumerate() {
+            let path = format!("{}{name}[{place}]", self.prefix);
+            let value = match Self::of(raw, format!("{path}."), &path) {
+                Ok(mut inner) => {
+                    let value = read(&mut inner);
+                    self.violations.extend(inner.violations);
+                    value
+                }
+                Err(violations) => {
+                    self.violations.extend(violations);
+                    None
+                }
+            };
+            values = values.zip(value).map(|(mut values, value)| {
+                values.push(value);
+                values
+            });
+        }
+        values
     }
 }
 
@@ -219,6 +254,11 @@ impl<'a, T: Shape<'a>> Shape<'a> for Nullable<T> {
     fn read(raw: &'a RawValue) -> Result<Self, String> {
         if raw.get() == "null" { Ok(Self(None)) } else { T::read(raw).map(|value| Self(Some(value))) }
     }
+}
+
+/// The members of an object in the order of the text, duplicates included. Errors: it is none, or a name in it is unreadable.
+pub fn members(raw: &RawValue) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
+    serde_json::from_str(raw.get()).map(|Members(members)| members)
 }
 
 /// An object's members in the order of the text, duplicates included.
@@ -321,19 +361,24 @@ mod tests {
         assert!(Fields::parse(b"{\"a\":\"\xff\"}", "body").is_err());
     }
 
+    const TREE: &str = r#"{"a":{"b":1,"b":2,"c":[1]},"d":true,"f":[{"g":1},{},3],"h":[{"g":1},{"g":2}]}"#;
+
     #[test]
     fn nested_fields_carry_their_path_and_everything_is_said_at_once() {
-        let found = complaints(r#"{"a":{"b":1,"b":2,"c":[1]},"d":true}"#, |fields| {
+        let found = complaints(TREE, |fields| {
             fields.object("a", |inner| {
                 inner.required("b", fine::<i64>);
                 inner.required("c", fine::<Vec<String>>);
                 inner.required("e", fine::<bool>);
                 Some(())
             });
+            let read = fields.objects("f", |inner| inner.required("g", fine::<i64>));
+            assert_eq!(read, None);
+            assert_eq!(fields.objects("h", |inner| inner.required("g", fine::<i64>)), Some(vec![1, 2]));
             fields.optional("d", |_: bool| Err::<(), _>("is refused"));
             fields.optional("absent", fine::<bool>);
         });
         let names: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
-        assert_eq!(names, ["a.b", "a.c", "a.e", "d"]);
+        assert_eq!(names, ["a.b", "a.c", "a.e", "f[1].g", "f[2]", "d"]);
     }
 }

@@ -51,11 +51,7 @@ pub async fn guard(
 
 /// The ids of a request's exchange, which the listener's outermost layer put there.
 pub fn conversation(request: &Request) -> Conversation {
-    request
-        .extensions()
-        .get::<Conversation>()
-        .cloned()
-        .unwrap_or_else(|| Conversation { request_id: String::new(), correlation_id: String::new() })
+    Conversation::among(request.extensions())
 }
 
 /// Logs a failure that is ours, once, with its chain of causes. The caller's own mistakes are no news.

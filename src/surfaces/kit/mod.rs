@@ -8,13 +8,18 @@ pub mod conversation;
 pub mod cursor;
 pub mod fields;
 pub mod guard;
+pub mod path;
 pub mod presented_key;
 pub mod problem;
+pub mod refusal;
 pub mod routes;
+#[cfg(test)]
+pub mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use url::Url;
 
 use crate::domain::egress::EgressPolicy;
@@ -40,6 +45,8 @@ pub struct ApiSettings {
     pub keys: KeyRing,
     /// What a subscription without a policy of its own gets.
     pub default_policy: DefaultPolicy,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 /// The delivery policy that the operator sets for everybody. There is no default rate limit.

@@ -15,12 +15,11 @@ use serde::Serialize;
 
 use super::conversation::Conversation;
 use super::guard::{self, Trouble};
+use super::refusal::{CHALLENGE, UNAVAILABLE_FOR, retry_after_s};
+use crate::domain::error::Limit;
 use crate::domain::{Error, Noun, Violations};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"herald\"");
-/// When to ask again while we cannot serve: about as long as a database takes to restart.
-const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 
 /// Why a request of this dialect failed.
 #[derive(Debug, Clone)]
@@ -134,7 +133,7 @@ impl Problem {
                 "Unauthorized",
                 "A key is needed: send it as x-api-key or as a bearer token.",
             )
-            .with_header(WWW_AUTHENTICATE, CHALLENGE),
+            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE)),
             Error::Forbidden => Self::new(
                 StatusCode::FORBIDDEN,
                 "Forbidden",
@@ -152,6 +151,10 @@ impl Problem {
                 "DuplicateEntity",
                 format!("There is a {} with this id already.", name(*noun)),
             ),
+            Error::LimitExceeded { limit, after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "LimitThresholdExceeded", exceeded(*limit))
+                    .with_header(RETRY_AFTER, retry_after_s(*after).into())
+            }
             Error::Conflict(violations) => Self {
                 errors: field_errors(violations),
                 ..Self::new(
@@ -166,7 +169,7 @@ impl Problem {
                 "ServiceUnavailable",
                 "The service is not available right now.",
             )
-            .with_header(RETRY_AFTER, RETRY_AFTER_S),
+            .with_header(RETRY_AFTER, retry_after_s(UNAVAILABLE_FOR).into()),
             Error::Internal(_) => Self::internal(),
         }
     }
@@ -263,6 +266,13 @@ impl Problem {
     }
 }
 
+fn exceeded(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Requests => "There were more requests within a second than the partner may send.",
+        Limit::Backlog => "More deliveries are unfinished than the server takes.",
+    }
+}
+
 fn field_errors(violations: &Violations) -> Vec<FieldError> {
     violations
         .iter()
@@ -293,6 +303,8 @@ fn title(status: StatusCode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn told(failure: Failure) -> (u16, &'static str) {
@@ -312,6 +324,10 @@ mod tests {
             (Error::VersionMismatch(Noun::Subscription), (409, "EntityVersionMismatch")),
             (Error::Duplicate(Noun::Customer), (409, "DuplicateEntity")),
             (Error::Conflict(Violations::one("id", "is taken")), (409, "DuplicateEntity")),
+            (
+                Error::LimitExceeded { limit: Limit::Requests, after: Duration::ZERO },
+                (429, "LimitThresholdExceeded"),
+            ),
             (transition(Noun::Delivery), (409, "DeliveryNotRedeliverable")),
             (transition(Noun::Key), (409, "SigningKeyFixed")),
             (transition(Noun::Session), (409, "InvalidRedirectSessionStateTransition")),
@@ -338,6 +354,13 @@ mod tests {
         let conversation = Conversation { request_id: "r".into(), correlation_id: "c".into() };
         let head = |error: Error| Failure::from(error).problem().respond(&conversation).into_parts().0;
         assert_eq!(head(Error::unavailable("away")).headers[RETRY_AFTER], "5");
+        for (ms, told) in [(0, "1"), (1, "1"), (1_000, "1"), (1_001, "2")] {
+            let after = Duration::from_millis(ms);
+            assert_eq!(
+                head(Error::LimitExceeded { limit: Limit::Requests, after }).headers[RETRY_AFTER],
+                told
+            );
+        }
         assert!(head(Error::Unauthorized).headers.contains_key(WWW_AUTHENTICATE));
         assert_eq!(head(Error::Forbidden).headers[CONTENT_TYPE], "application/problem+json");
     }

@@ -1,20 +1,20 @@
 //! Errors as the published document prints them: `{code, message, moreInfo, correlationId, details}`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::Response;
 use serde::Serialize;
 
 use super::wire;
+use crate::domain::error::Limit;
 use crate::domain::{Error, Noun, Violations};
 use crate::hub::Answer;
 use crate::surfaces::kit::ApiSettings;
 use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
-
-/// What a 503 asks for, in seconds: a database restarts in about one.
-const RETRY_AFTER_S: &str = "2";
+use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, retry_after_s};
 
 /// The exchange that an answer belongs to, as far as errors have to know it.
 #[derive(Clone)]
@@ -61,10 +61,10 @@ impl Exchange {
         };
         let mut answer = wire::json(problem.status, &body);
         if problem.status == 401 {
-            answer.headers.push((WWW_AUTHENTICATE.as_str().to_owned(), "Bearer realm=\"herald\"".to_owned()));
+            answer.headers.push((WWW_AUTHENTICATE.as_str().to_owned(), CHALLENGE.to_owned()));
         }
-        if problem.status == 503 {
-            answer.headers.push((RETRY_AFTER.as_str().to_owned(), RETRY_AFTER_S.to_owned()));
+        if let Some(after) = problem.after {
+            answer.headers.push((RETRY_AFTER.as_str().to_owned(), retry_after_s(after).to_string()));
         }
         answer
     }
@@ -75,11 +75,13 @@ struct Problem<'a> {
     code: &'static str,
     message: String,
     details: Details<'a>,
+    /// When asking again makes sense.
+    after: Option<Duration>,
 }
 
 impl Problem<'_> {
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Details::Nothing {} }
+        Self { status, code, message: message.into(), details: Details::Nothing {}, after: None }
     }
 }
 
@@ -105,6 +107,11 @@ fn of_error(error: &Error) -> Problem<'_> {
             "The entity was updated in the meantime: get and retry.",
         ),
         Error::Duplicate(noun) => Problem::new(409, "DuplicateEntity", duplicate(*noun)),
+        Error::LimitExceeded { limit, after } => Problem {
+            details: Details::LimitThresholdExceeded { limit_threshold_exceeded_reason: exceeded(*limit) },
+            after: Some(*after),
+            ..Problem::new(429, "LimitThresholdExceeded", "Too many requests: try again later.")
+        },
         // Nothing of this dialect chooses ids that can contradict each other.
         Error::Conflict(_) => unexpected(),
         Error::Transition { from, to, .. } => Problem::new(
@@ -112,11 +119,14 @@ fn of_error(error: &Error) -> Problem<'_> {
             "InvalidRedirectSessionStateTransition",
             format!("The redirect session is {from} and cannot become {to}."),
         ),
-        Error::Unavailable(_) => Problem::new(
-            503,
-            "ServiceUnavailable",
-            "The service is not available right now: try again later.",
-        ),
+        Error::Unavailable(_) => Problem {
+            after: Some(UNAVAILABLE_FOR),
+            ..Problem::new(
+                503,
+                "ServiceUnavailable",
+                "The service is not available right now: try again later.",
+            )
+        },
         Error::Internal(_) => unexpected(),
     }
 }
@@ -148,6 +158,13 @@ fn of_trouble(trouble: &Trouble) -> Problem<'static> {
         },
         Trouble::TimedOut => Problem::new(408, "RequestTimeout", "The request took too long."),
         Trouble::Panicked => unexpected(),
+    }
+}
+
+fn exceeded(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Requests => "There were more requests within a second than the partner may send.",
+        Limit::Backlog => "More deliveries are unfinished than the server takes.",
     }
 }
 
@@ -232,6 +249,10 @@ enum Details<'a> {
     Validation {
         validation_error_reasons: Vec<Reason<'a>>,
     },
+    #[serde(rename_all = "camelCase")]
+    LimitThresholdExceeded {
+        limit_threshold_exceeded_reason: &'static str,
+    },
     Nothing {},
 }
 
@@ -250,7 +271,7 @@ mod tests {
 
     fn exchange() -> Exchange {
         let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c-1".to_owned() };
-        Exchange::new(super::super::tests::api().settings, conversation)
+        Exchange::new(crate::surfaces::kit::tests::api().settings, conversation)
     }
 
     fn body(answer: &Answer) -> Value {
@@ -287,6 +308,17 @@ mod tests {
             let has = |name: &str| answer.headers.iter().any(|(known, _)| known == name);
             assert_eq!((has("retry-after"), has("www-authenticate")), (status == 503, status == 401));
         }
+    }
+
+    #[tokio::test]
+    async fn rule_14_a_limit_says_its_reason_and_when_to_come_again() {
+        let error = Error::LimitExceeded { limit: Limit::Requests, after: Duration::from_millis(1_200) };
+        let answer = exchange().render(Err::<Answer, _>(error), |answer| answer);
+        assert_eq!((answer.status, &body(&answer)["code"]), (429, &json!("LimitThresholdExceeded")));
+        let details = body(&answer)["details"].clone();
+        assert!(details["limitThresholdExceededReason"].as_str().is_some_and(|text| !text.is_empty()));
+        assert_eq!(details.as_object().unwrap().len(), 1);
+        assert!(answer.headers.contains(&("retry-after".to_owned(), "2".to_owned())), "{:?}", answer.headers);
     }
 
     #[tokio::test]

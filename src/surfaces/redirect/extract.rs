@@ -3,7 +3,7 @@
 //! The caller is proven before the body is read. What is wrong with a header or the path is kept, so that it can be told together with
 //! what is wrong in the body.
 
-use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams, Request};
+use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Request};
 use axum::http::header::IF_MATCH;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
@@ -23,6 +23,7 @@ use crate::surfaces::kit::authorize::authorize;
 use crate::surfaces::kit::body;
 use crate::surfaces::kit::conversation::{Conversation, REQUEST_ID};
 use crate::surfaces::kit::guard::Trouble;
+use crate::surfaces::kit::path;
 
 pub struct Asked {
     pub exchange: Exchange,
@@ -62,7 +63,7 @@ impl Asked {
 
         let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c".to_owned() };
         Self {
-            exchange: Exchange::new(super::tests::api().settings, conversation),
+            exchange: Exchange::new(crate::surfaces::kit::tests::api().settings, conversation),
             caller: Caller { partner: PartnerId::new(), key: ApiKeyId::new(), scopes: Scopes::all() },
             once: None,
             condition: IfMatch::Absent,
@@ -103,7 +104,7 @@ impl FromRequest<Api> for Asked {
             body,
             query: parts.uri.query().unwrap_or_default().to_owned(),
             full_path: full_uri.path().to_owned(),
-            path_id: first_path_parameter(&mut parts, api).await,
+            path_id: path::first_parameter(&mut parts, api).await,
             violations,
         })
     }
@@ -121,9 +122,7 @@ impl FromRequestParts<Api> for Exchange {
 impl Exchange {
     /// The listener's outermost layer has put the ids there.
     fn of(parts: &Parts, api: &Api) -> Self {
-        let conversation = parts.extensions.get::<Conversation>().cloned();
-        let nameless = || Conversation { request_id: String::new(), correlation_id: String::new() };
-        Self::new(api.settings.clone(), conversation.unwrap_or_else(nameless))
+        Self::new(api.settings.clone(), Conversation::among(&parts.extensions))
     }
 }
 
@@ -161,13 +160,6 @@ fn fingerprint(parts: &Parts, body: &[u8]) -> Vec<u8> {
     let if_match = if_match_lines(&parts.headers).join(&b", "[..]);
     // Inside a mount this is the path without it: the same request by another way is the same request.
     [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &if_match, body].join(&0)
-}
-
-async fn first_path_parameter(parts: &mut Parts, api: &Api) -> String {
-    let parameters = RawPathParams::from_request_parts(parts, api).await;
-    let first =
-        parameters.ok().and_then(|parameters| parameters.iter().next().map(|(_, value)| value.to_owned()));
-    first.unwrap_or_default()
 }
 
 #[cfg(test)]

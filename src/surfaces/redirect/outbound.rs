@@ -23,7 +23,7 @@ impl Dialect for Redirect {
             OutgoingHeader { name: "content-type", value: b"application/json".to_vec(), sensitive: false },
             OutgoingHeader {
                 name: "x-request-id",
-                value: outgoing.delivery.to_string().into_bytes(),
+                value: outgoing.id.to_string().into_bytes(),
                 sensitive: false,
             },
         ];
@@ -36,7 +36,7 @@ impl Dialect for Redirect {
 
 /// The published member order, with the stored data last and byte for byte: what was committed is what is signed and sent.
 fn cloud_event(outgoing: &Outgoing<'_>) -> Vec<u8> {
-    let event = outgoing.event;
+    let event = outgoing.only();
     let envelope = Envelope {
         specversion: "1.0",
         id: event.id.0,
@@ -106,7 +106,7 @@ struct CancelledData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::{CustomerId, DeliveryId, PartnerId};
+    use crate::domain::id::{CustomerId, PartnerId};
     use crate::domain::redirect_session::{SessionKind, SessionState};
     use crate::domain::secret::Secret;
     use crate::domain::version::Version;
@@ -126,8 +126,7 @@ mod tests {
     fn a_callback_is_a_cloud_event_in_the_published_order_with_its_data_untouched() {
         let payload = b"{ \"b\" : 1.0,\"a\":\"\\u00e9\" }";
         let event = event(payload);
-        let delivery = DeliveryId(Uuid::from_u128(2));
-        let outgoing = Outgoing { delivery, event: &event, credentials: None };
+        let outgoing = Outgoing { id: Uuid::from_u128(2), events: &[&event], credentials: None };
         let body = String::from_utf8(Redirect.render(&outgoing).body).unwrap();
         assert_eq!(
             body,
@@ -143,10 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn the_callbacks_key_goes_in_a_sensitive_header_and_nowhere_else() {
+    fn rule_13_the_callbacks_key_goes_in_a_sensitive_header_and_nowhere_else() {
         let (event, key) = (event(b"{}"), Secret::from("canary-key".to_owned()));
-        let outgoing =
-            Outgoing { delivery: DeliveryId(Uuid::from_u128(2)), event: &event, credentials: Some(&key) };
+        let outgoing = Outgoing { id: Uuid::from_u128(2), events: &[&event], credentials: Some(&key) };
         let rendered = Redirect.render(&outgoing);
         let headers: Vec<_> = rendered
             .headers

@@ -1,51 +1,14 @@
 //! What happens around the handlers, and how bodies are read: no database needed.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use sqlx::postgres::PgPoolOptions;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::domain::egress::EgressPolicy;
-use crate::domain::id::NodeId;
-use crate::domain::key_ring::KeyRing;
-use crate::hub::deliveries::PolicyLimits;
-use crate::hub::handoff::handoff;
-use crate::hub::ingest::LeaseTerms;
-use crate::hub::{Hub, Settings};
 use crate::surfaces::kit::conversation::converse;
-use crate::surfaces::kit::{ApiSettings, DefaultPolicy};
-use crate::telemetry::{Health, Metrics};
-
-/// An API over a database that is never reached.
-pub(super) fn api() -> Api {
-    let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@localhost/nothing").unwrap();
-    let (keys, _) = KeyRing::generate();
-    let policy_limits = PolicyLimits {
-        timeout_max: Duration::from_secs(15),
-        retries_max: 10,
-        retry_delay_max: Duration::from_secs(60),
-        rate_per_s_max: 100,
-    };
-    let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits };
-    let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
-    let hub =
-        Hub::new(pool, keys.clone(), settings, handoff(1).0, lease, &Health::default(), &Metrics::default());
-    let settings = ApiSettings {
-        egress: Arc::new(EgressPolicy::production()),
-        public_url: "https://herald.example/base/".parse().unwrap(),
-        body_bytes_max: 1_000,
-        request_timeout: Duration::from_millis(20),
-        keys,
-        default_policy: DefaultPolicy::default(),
-    };
-    Api { hub, settings: Arc::new(settings) }
-}
+use crate::surfaces::kit::tests::api;
 
 /// The surface with two routes that misbehave, at the root and under its mount.
 fn listener() -> Router {
@@ -66,7 +29,7 @@ async fn ask(mount: &str, method: &str, path: &str) -> (StatusCode, axum::http::
 }
 
 #[tokio::test]
-async fn whatever_goes_wrong_around_a_handler_answers_in_the_published_envelope_at_both_mounts() {
+async fn rule_17_whatever_goes_wrong_around_a_handler_answers_in_the_published_envelope_at_both_mounts() {
     let id = "6d245f63-fdfc-4a6b-a351-bc0b03260dcd";
     let subscription = format!("/redirect-session-events/subscriptions/{id}");
     for (method, path, status, code) in [

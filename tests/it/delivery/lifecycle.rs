@@ -60,7 +60,7 @@ async fn rule_21_a_410_disables_visibly_and_what_was_held_drains_oldest_first() 
 }
 
 #[tokio::test]
-async fn deleting_a_subscription_cancels_what_waits_and_wipes_its_secrets() {
+async fn rule_09_deleting_a_subscription_cancels_what_waits_and_wipes_its_secrets() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, one_at_a_time()).await;
     let subscription = app.subscribe(&receiver.url).await;
@@ -199,4 +199,59 @@ async fn a_subscription_made_again_under_its_id_gets_nothing_of_the_old_one() {
     let states: Vec<Value> =
         app.deliveries_that(&query).await.iter().map(|delivery| delivery["state"].clone()).collect();
     assert_eq!(states.len(), 2, "the history under the id is whole: {states:?}");
+}
+
+#[tokio::test]
+async fn rule_21_days_of_nothing_but_failures_disable_and_the_owner_resumes() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let patient = RawConfig {
+        disable_after_days: Some("2".to_owned()),
+        retry_delays_s: Some("10,10,10,10,10,10".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, patient).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    receiver.always(Reply::Status(500));
+    app.cancel_one().await;
+    let id = app.the_delivery().await;
+    app.wait_for_attempts(&id, 1).await;
+    database.advance(TimeDelta::days(1)).await;
+    app.wait_for_attempts(&id, 2).await;
+    assert_eq!(app.standing(subscription).await["state"], "active", "a day is not two");
+    database.advance(TimeDelta::days(1)).await;
+    // Since when it fails is read once a second, so the first attempt after the two days may still be judged by the day before.
+    let mut attempts = 3;
+    let held = loop {
+        let delivery = app.wait_for_attempts(&id, attempts).await;
+        if delivery["state"] == "held" {
+            break delivery;
+        }
+        assert!(attempts < 6, "{delivery}");
+        attempts += 1;
+        database.advance(TimeDelta::seconds(13)).await;
+    };
+    assert!(of_attempts(&held, "status").iter().all(|status| status == 500));
+    let standing = app.standing(subscription).await;
+    assert_eq!(standing["state"], "disabled");
+    assert!(text(&standing["reason"]).contains("2 days"), "{standing}");
+
+    receiver.always(Reply::Status(204));
+    app.change(subscription, json!({ "apiKey": "another-key" })).await;
+    app.wait_for_state(&id, "delivered").await;
+}
+
+#[tokio::test]
+async fn rule_22_a_410_and_a_resume_give_no_delivery_a_longer_schedule() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    receiver.reply([500, 410, 500]);
+    app.cancel_one().await;
+    let id = app.the_delivery().await;
+    app.wait_for_attempts(&id, 1).await;
+    database.advance(TimeDelta::seconds(13)).await;
+    app.wait_for_state(&id, "held").await;
+    app.change(subscription, json!({ "apiKey": "another-key" })).await;
+    let delivery = app.wait_for_state(&id, "dead").await;
+    assert_eq!(of_attempts(&delivery, "status"), [500, 410, 500], "two retries and no more");
 }

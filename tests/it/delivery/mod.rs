@@ -1,11 +1,17 @@
 //! What the engine promises, told as stories over real HTTP and a real PostgreSQL. Time is moved in the database; nothing waits by the clock.
 
 mod arrival;
+mod backlogs;
 mod callback_trouble;
+mod changes;
+mod draining;
 mod fairness;
+mod fan_outs;
 mod lifecycle;
 mod nodes;
+mod ordering;
 mod outages;
 mod partners;
+mod poison;
 mod retries;
 mod upkeep;

@@ -44,7 +44,7 @@ async fn rule_24_a_restart_of_the_database_is_said_and_survived() {
     while app.ask(Method::GET, &format!("/redirect-sessions/{session}"), None).await.0 != 200 {}
     let delivery = app.wait_for_state(&id, "delivered").await;
     assert_eq!(of_attempts(&delivery, "status"), [200]);
-    while app.cancel(session).await != Some(200) {}
+    assert_eq!(app.cancel(session).await, Some(200), "the writer needs no refused request to notice");
     let calls = receiver.wait_for(2).await;
     assert_eq!(calls[1].session(), session.to_string());
     app.wait_for_state(calls[1].header("webhook-id"), "delivered").await;
@@ -99,5 +99,90 @@ async fn a_result_finds_no_partition_and_is_written_all_the_same() {
         assert_eq!((&delivery["state"], &delivery["attempts"][0]["status"]), (&json!(state), &json!(answer)));
         let disabled = app.standing(subscription).await["state"] == "disabled";
         assert_eq!(disabled, answer == 410);
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_is_deleted_although_the_day_of_its_history_has_no_partition() {
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&Receiver::nobody().await).await;
+    app.cancel_one().await;
+    let id = app.the_delivery().await;
+    app.wait_for_attempts(&id, 1).await;
+    drop_days(&database, "attempts").await;
+    app.unsubscribe(subscription).await;
+    app.wait_for_state(&id, "cancelled").await;
+}
+
+#[tokio::test]
+async fn rule_20_an_outage_of_our_own_spends_nobodys_retries() {
+    const HOSTS: usize = 20;
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    for _ in 0..HOSTS {
+        app.subscribe(&Receiver::nobody().await).await;
+    }
+    app.cancel_one().await;
+    let ids: Vec<String> =
+        app.deliveries().await.iter().map(|delivery| delivery["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), HOSTS);
+    // Two retries would be all there is. The first round shows the outage, and may be counted.
+    for attempts in 1..=5 {
+        for id in &ids {
+            let delivery = app.wait_for_attempts(id, attempts).await;
+            assert_eq!(delivery["state"], "pending", "{delivery}");
+        }
+        // Longer than the longest delay with its jitter.
+        database.advance(chrono::TimeDelta::seconds(130)).await;
+    }
+    let spent: i32 =
+        sqlx::query_scalar("select max(attempts) from queue").fetch_one(&database.pool).await.unwrap();
+    assert!(spent <= 1, "{spent} attempts were counted");
+}
+
+#[tokio::test]
+async fn when_all_connections_are_in_use_requests_are_told_to_come_again_and_later_ones_are_served() {
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    let session = app.open_session().await;
+    let path = format!("/redirect-sessions/{session}");
+    let mut lock = database.pool.begin().await.unwrap();
+    sqlx::query("lock table redirect_sessions in access exclusive mode").execute(&mut *lock).await.unwrap();
+    // More than there are connections.
+    let asking: Vec<_> = (0..40).map(|_| tokio::spawn(app.request(Method::GET, &path).send())).collect();
+    let mut refused = 0;
+    for asked in asking {
+        let answer = asked.await.unwrap().unwrap();
+        if answer.status() == 503 {
+            assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+            refused += 1;
+        } else {
+            assert_eq!(answer.status(), 408, "it waited for the lock");
+        }
+    }
+    assert!(refused > 0);
+    lock.rollback().await.unwrap();
+    while app.ask(Method::GET, &path, None).await.0 != 200 {}
+    assert_eq!(app.cancel(session).await, Some(200));
+}
+
+#[tokio::test]
+async fn connections_that_were_lost_while_nobody_looked_refuse_no_cancel() {
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    for _ in 0..3 {
+        // The writer keeps the connection that it used.
+        app.cancel_one().await;
+        let session = app.open_session().await;
+        let ended: Vec<bool> = sqlx::query_scalar(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity
+             where datname = current_database() and application_name = 'herald'",
+        )
+        .fetch_all(&database.pool)
+        .await
+        .unwrap();
+        assert!(!ended.is_empty() && ended.iter().all(|ended| *ended));
+        assert_eq!(app.cancel(session).await, Some(200));
     }
 }

@@ -4,10 +4,14 @@ use herald::domain::attempt::Outcome;
 use herald::domain::delivery::DeliveryState;
 use herald::domain::subscription::SubscriptionState;
 use herald::store::queue::Ending;
+use uuid::Uuid;
 
 /// Time in the model passes in these steps, which are far longer than a case takes.
 pub const STEP_MS: i64 = 600_000;
 pub const LEASE_STEPS: i64 = 6;
+/// The subscription whose deliveries leave in batches, of at most so many.
+pub const BATCHED: usize = 1;
+pub const BATCH_SIZE: usize = 3;
 
 /// A row of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,20 @@ pub struct Queued {
     pub epoch: i32,
     pub attempts: i32,
     pub crashes: i16,
+    /// Behind another with its ordering key.
+    pub waits: bool,
+    pub batched: bool,
+    pub batch: Option<Uuid>,
+}
+
+impl Queued {
+    fn is_due(&self, now: i64) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    fn crashes_if_claimed(&self) -> i16 {
+        self.crashes + i16::from(self.owner.is_some())
+    }
 }
 
 /// A row of the history.
@@ -31,6 +49,8 @@ pub struct Told {
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub subscription: usize,
+    /// Its ordering key, until it has ended for the first time.
+    pub key: Option<usize>,
     pub queued: Option<Queued>,
     /// The last end; a delivery that is queued again has one as well.
     pub ended: Option<DeliveryState>,
@@ -38,9 +58,10 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub fn state(&self) -> DeliveryState {
+    pub fn state(&self, of_subscription: SubscriptionState) -> DeliveryState {
+        let stopped = matches!(of_subscription, SubscriptionState::Paused | SubscriptionState::Disabled);
         match &self.queued {
-            Some(Queued { due: None, .. }) => DeliveryState::Held,
+            Some(Queued { due: None, waits, .. }) if stopped || !waits => DeliveryState::Held,
             Some(_) => DeliveryState::Pending,
             None => self.ended.expect("a delivery is queued or has ended: else it is lost"),
         }
@@ -53,10 +74,11 @@ impl Delivery {
     }
 }
 
-/// A right to send that was once given. Holders keep it in memory whatever has become of it.
-#[derive(Debug, Clone, Copy)]
+/// A right to send that was once given, for one delivery or a batch. Holders keep it in memory whatever has become of it.
+#[derive(Debug, Clone)]
 pub struct Given {
-    pub delivery: usize,
+    pub deliveries: Vec<usize>,
+    pub batch: Option<Uuid>,
     pub node: usize,
     pub epoch: i32,
 }
@@ -80,25 +102,121 @@ impl Model {
     }
 
     /// A delivery comes into being, leased to the node that stores it if there is one with room; false when the subscription is deleted.
-    pub fn publish(&mut self, subscription: usize, node: Option<usize>) -> bool {
+    /// What leaves in batches is leased to nobody, nor is who waits for another with its key.
+    pub fn publish(&mut self, subscription: usize, key: Option<usize>, node: Option<usize>) -> bool {
         let flows = match self.subscriptions[subscription] {
             SubscriptionState::Deleted => return false,
             SubscriptionState::Active => true,
             SubscriptionState::Paused | SubscriptionState::Disabled => false,
         };
-        let owner = node.filter(|_| flows);
+        let (batched, batch) = (subscription == BATCHED, None);
+        let waits = key.is_some_and(|key| self.first_in_line(subscription, key).is_some());
+        let owner = node.filter(|_| flows && !waits && !batched);
         let epoch = i32::from(owner.is_some());
-        let due = flows.then_some(self.now + if owner.is_some() { LEASE_STEPS } else { 0 });
+        let leased_for = if owner.is_some() { LEASE_STEPS } else { 0 };
+        let due = (flows && !waits).then_some(self.now + leased_for);
         let delivery = self.deliveries.len();
-        self.given.extend(owner.map(|node| Given { delivery, node, epoch }));
-        let queued = Some(Queued { due, owner, epoch, attempts: 0, crashes: 0 });
-        self.deliveries.push(Delivery { subscription, queued, ended: None, history: vec![] });
+        self.given.extend(owner.map(|node| Given { deliveries: vec![delivery], batch, node, epoch }));
+        let queued = Some(Queued { due, owner, epoch, attempts: 0, crashes: 0, waits, batched, batch });
+        self.deliveries.push(Delivery { subscription, key, queued, ended: None, history: vec![] });
         true
     }
 
-    /// What a claim may take: what is due, whoever had it. What is held is never among it.
+    /// Who of those with this key came first and is unfinished.
+    fn first_in_line(&self, subscription: usize, key: usize) -> Option<usize> {
+        let stands =
+            |of: &Delivery| of.subscription == subscription && of.key == Some(key) && of.queued.is_some();
+        self.deliveries.iter().position(stands)
+    }
+
+    /// Those who have ended leave their lines; whoever is first there now waits no longer.
+    fn leave_line(&mut self, left: &[usize]) {
+        for delivery in left {
+            let subscription = self.deliveries[*delivery].subscription;
+            let Some(key) = self.deliveries[*delivery].key.take() else { continue };
+            let Some(first) = self.first_in_line(subscription, key) else { continue };
+            let queued = self.deliveries[first].queued.as_mut().expect("who stands in line is queued");
+            if std::mem::take(&mut queued.waits) && queued.batch.is_none() {
+                queued.due = Some(self.now);
+            }
+        }
+    }
+
+    /// The deliveries of a batch.
+    pub fn members(&self, batch: Uuid) -> Vec<usize> {
+        let in_it =
+            |delivery: &Delivery| delivery.queued.as_ref().is_some_and(|queued| queued.batch == Some(batch));
+        (0..self.deliveries.len()).filter(|place| in_it(&self.deliveries[*place])).collect()
+    }
+
+    /// The batches that are due again.
+    pub fn batches_due(&self) -> Vec<Uuid> {
+        let queued = self.deliveries.iter().filter_map(|delivery| delivery.queued.as_ref());
+        let mut due: Vec<Uuid> =
+            queued.filter(|queued| queued.is_due(self.now)).filter_map(|queued| queued.batch).collect();
+        due.sort_unstable();
+        due.dedup();
+        due
+    }
+
+    /// What has to go into a batch now: it is due, and has none.
+    pub fn to_gather(&self) -> Vec<usize> {
+        let wanted = |queued: &Queued| queued.batched && queued.batch.is_none() && queued.is_due(self.now);
+        (0..self.deliveries.len())
+            .filter(|place| self.deliveries[*place].queued.as_ref().is_some_and(wanted))
+            .collect()
+    }
+
+    /// Whether these may be a new batch: each is to be gathered by itself, or comes right after the one before it in its line.
+    pub fn may_be_together(&self, batch: &[usize]) -> bool {
+        let alone = self.to_gather();
+        let line = |place: usize| {
+            let of = &self.deliveries[place];
+            let mates = (0..self.deliveries.len()).filter(move |mate| {
+                let mate = &self.deliveries[*mate];
+                mate.subscription == of.subscription && mate.key == of.key && mate.queued.is_some()
+            });
+            mates.collect::<Vec<_>>()
+        };
+        let follows = |at: usize, place: usize| {
+            let line = line(place);
+            let before = line.iter().take_while(|mate| **mate != place).last();
+            self.deliveries[place].key.is_some() && before.is_some_and(|before| batch[..at].contains(before))
+        };
+        batch.len() <= BATCH_SIZE
+            && batch.iter().enumerate().all(|(at, place)| alone.contains(place) || follows(at, *place))
+    }
+
+    /// A batch was leased to a node, for the first time or again.
+    pub fn batch_claimed(&mut self, batch: Uuid, deliveries: Vec<usize>, node: usize) -> Given {
+        for place in &deliveries {
+            self.claim_one(*place, node).batch = Some(batch);
+        }
+        let epoch = self.deliveries[deliveries[0]].queued.as_ref().expect("it was claimed").epoch;
+        let given = Given { deliveries, batch: Some(batch), node, epoch };
+        self.given.push(given.clone());
+        given
+    }
+
+    /// What a claim may take: what is due, whoever had it. What is held is never among it, and what two senders in a row have not
+    /// survived is claimed alone.
     pub fn claimable(&self) -> Vec<usize> {
-        let due = |queued: &Queued| queued.due.is_some_and(|due| due <= self.now);
+        self.due(|queued| queued.crashes_if_claimed() < 2)
+    }
+
+    /// What may be claimed alone.
+    pub fn suspects(&self) -> Vec<usize> {
+        self.due(|queued| queued.crashes_if_claimed() >= 2)
+    }
+
+    /// What may be drawn for a subscription: nobody has it, not even under a lease that is over.
+    pub fn drawable(&self, subscription: usize) -> Vec<usize> {
+        let own = |delivery: &usize| self.deliveries[*delivery].subscription == subscription;
+        self.due(|queued| queued.owner.is_none() && queued.crashes < 2).into_iter().filter(own).collect()
+    }
+
+    fn due(&self, wanted: impl Fn(&Queued) -> bool) -> Vec<usize> {
+        let due = |queued: &Queued| !queued.batched && queued.is_due(self.now) && wanted(queued);
         (0..self.deliveries.len())
             .filter(|delivery| self.deliveries[*delivery].queued.as_ref().is_some_and(due))
             .collect()
@@ -106,25 +224,45 @@ impl Model {
 
     /// A claim took this one.
     pub fn claimed(&mut self, delivery: usize, node: usize) -> Given {
+        let epoch = self.claim_one(delivery, node).epoch;
+        let given = Given { deliveries: vec![delivery], batch: None, node, epoch };
+        self.given.push(given.clone());
+        given
+    }
+
+    fn claim_one(&mut self, delivery: usize, node: usize) -> &mut Queued {
         let queued = self.deliveries[delivery].queued.as_mut().expect("only what is queued is claimed");
         queued.crashes += i16::from(queued.owner.is_some());
         queued.owner = Some(node);
         queued.epoch += 1;
         queued.due = Some(self.now + LEASE_STEPS);
-        let given = Given { delivery, node, epoch: queued.epoch };
-        self.given.push(given);
-        given
+        queued
     }
 
-    /// Whether it changed anything. What comes late is told and decides nothing.
-    pub fn finish(&mut self, given: Given, by: usize, ending: Ending, outcome: Option<Outcome>) -> bool {
+    /// How many deliveries it changed. What comes late is told and decides nothing.
+    pub fn finish(&mut self, given: &Given, by: usize, ending: Ending, outcome: Option<Outcome>) -> usize {
+        let mut changed = given.deliveries.clone();
+        changed.retain(|delivery| self.finish_one(*delivery, (by, given.epoch), ending, outcome));
+        if let Ending::Final(_) = ending {
+            self.leave_line(&changed);
+        }
+        changed.len()
+    }
+
+    fn finish_one(
+        &mut self,
+        delivery: usize,
+        (by, epoch): (usize, i32),
+        ending: Ending,
+        outcome: Option<Outcome>,
+    ) -> bool {
         let stopped = matches!(
-            self.subscriptions[self.deliveries[given.delivery].subscription],
+            self.subscriptions[self.deliveries[delivery].subscription],
             SubscriptionState::Paused | SubscriptionState::Disabled
         );
         let now = self.now;
-        let delivery = &mut self.deliveries[given.delivery];
-        let held = |queued: &Queued| queued.owner == Some(by) && queued.epoch == given.epoch;
+        let delivery = &mut self.deliveries[delivery];
+        let held = |queued: &Queued| queued.owner == Some(by) && queued.epoch == epoch;
         let Some(queued) = delivery.queued.as_mut().filter(|queued| held(queued)) else {
             let sent = outcome.filter(|outcome| outcome.is_of_an_attempt());
             delivery.history.extend(sent.map(|outcome| Told {
@@ -192,7 +330,9 @@ impl Model {
     fn resume(&mut self, subscription: usize) {
         let now = self.now;
         let of_it = self.deliveries.iter_mut().filter(|delivery| delivery.subscription == subscription);
-        for queued in of_it.filter_map(|delivery| delivery.queued.as_mut()) {
+        // Who waits for another is not held; what is in a batch is held with it.
+        let held = |queued: &&mut Queued| !queued.waits || queued.batch.is_some();
+        for queued in of_it.filter_map(|delivery| delivery.queued.as_mut()).filter(held) {
             queued.due.get_or_insert(now);
         }
     }
@@ -217,12 +357,18 @@ impl Model {
         }
     }
 
-    /// Makes what waits due; false when it is leased or held.
+    /// Makes what waits for its time due, with all of its batch; false when it is leased, held, or waits for another.
     pub fn hasten(&mut self, delivery: usize) -> bool {
         let now = self.now;
-        let Some(queued) = self.deliveries[delivery].queued.as_mut() else { return false };
-        let Some(due) = queued.due.as_mut().filter(|_| queued.owner.is_none()) else { return false };
-        *due = now.min(*due);
+        let Some(queued) = self.deliveries[delivery].queued.as_ref() else { return false };
+        if queued.owner.is_some() || queued.due.is_none() {
+            return false;
+        }
+        let mates = queued.batch.map_or_else(|| vec![delivery], |batch| self.members(batch));
+        for mate in mates {
+            let queued = self.deliveries[mate].queued.as_mut().expect("a batch is queued");
+            queued.due = queued.due.map(|due| now.min(due));
+        }
         true
     }
 
@@ -233,10 +379,20 @@ impl Model {
     }
 
     pub fn begin_again(&mut self, delivery: usize, epoch: i32) {
-        let earlier = self.given.iter().filter(|given| given.delivery == delivery).map(|given| given.epoch);
+        let earlier =
+            self.given.iter().filter(|given| given.deliveries.contains(&delivery)).map(|given| given.epoch);
         assert!(earlier.max().is_none_or(|earlier| earlier < epoch), "nobody's old lease fits");
         let flows = self.subscriptions[self.deliveries[delivery].subscription] == SubscriptionState::Active;
         let due = flows.then_some(self.now);
-        self.deliveries[delivery].queued = Some(Queued { due, owner: None, epoch, attempts: 0, crashes: 0 });
+        self.deliveries[delivery].queued = Some(Queued {
+            due,
+            owner: None,
+            epoch,
+            attempts: 0,
+            crashes: 0,
+            waits: false,
+            batched: false,
+            batch: None,
+        });
     }
 }

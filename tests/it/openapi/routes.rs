@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use herald::operator;
 use herald::surfaces::kit::routes;
-use herald::surfaces::{herald as own, redirect};
+use herald::surfaces::{herald as own, notifications, redirect, webhooks};
 
 use crate::openapi::document::Document;
 
@@ -54,6 +54,12 @@ fn the_routers_of_both_listeners_agree_with_the_document() {
         redirect.iter().map(|(method, path)| (method.clone(), format!("{}{path}", redirect::MOUNT)));
     let mut table: Vec<_> = mounted.collect();
     table.extend(redirect);
+    table.extend(routes::listing(&notifications::routes()));
+    for mount in webhooks::MOUNTS {
+        let routes = routes::listing(&webhooks::routes());
+        table.extend(routes.into_iter().map(|(method, path)| (method, format!("{mount}{path}"))));
+    }
+    table.extend(routes::listing(&webhooks::named_routes()));
     table.extend(routes::listing(&own::routes()));
     table.extend(routes::listing(&operator::routes()));
     assert_router_agrees(&table);
@@ -78,12 +84,17 @@ fn a_route_that_one_side_lacks_is_named() {
 }
 
 #[test]
-fn the_redirect_surface_is_expected_at_both_mounts_and_the_others_at_one() {
+fn a_surface_with_two_mounts_is_expected_at_both_and_the_others_at_one() {
     let documented = documented(&Document::load());
     let has = |method: &str, path: &str| documented.contains(&(method.to_owned(), path.to_owned()));
     assert!(has("POST", "/redirect-sessions/{}/cancel"));
     assert!(has("POST", "/customer-authentication-service/v1/redirect-sessions/{}/cancel"));
+    assert!(has("POST", "/sync/webhooks/subscriptions/{}/delete"));
+    assert!(has("POST", "/async/webhooks/subscriptions/{}/delete"));
+    assert!(!has("POST", "/webhooks/subscriptions/{}/delete"));
     assert!(has("GET", "/herald/v1/deliveries"));
+    assert!(has("GET", "/rest/api/v1.3/notifications/eventList"));
+    assert!(!has("GET", "/customer-authentication-service/v1/rest/api/v1.3/notifications/eventList"));
     assert!(!has("GET", "/customer-authentication-service/v1/herald/v1/deliveries"));
     assert!(!has("POST", "/customer-authentication-service/v1/redirect-sessions/{}/complete"));
 }

@@ -3,7 +3,8 @@
 
 mod connections;
 mod guard;
-mod receiver;
+mod proxy;
+pub mod receiver;
 mod receivers;
 mod tls;
 

@@ -49,8 +49,11 @@ fn names(names: &[&str]) -> CertificateParams {
 }
 
 fn trusting(authority: &Authority) -> Outbound {
-    let extras =
-        Extras { extra_roots: vec![authority.root.clone()], resolver: Arc::new(Names(|| vec!["127.0.0.1"])) };
+    let extras = Extras {
+        extra_roots: vec![authority.root.clone()],
+        resolver: Arc::new(Names(|| vec!["127.0.0.1"])),
+        ..Extras::default()
+    };
     Outbound::with(Arc::new(EgressPolicy::development()), Limits::default(), extras).unwrap()
 }
 

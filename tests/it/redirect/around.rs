@@ -82,7 +82,7 @@ async fn unknown_paths_and_methods_answer_in_the_envelope() {
 }
 
 #[tokio::test]
-async fn a_body_of_the_wrong_type_or_size_is_refused_before_it_is_read_as_json() {
+async fn rule_14_a_body_of_the_wrong_type_or_size_is_refused_before_it_is_read_as_json() {
     let world = world().await;
     let large = format!("{{\"apiKey\":\"{}\"}}", "k".repeat(BODY_MAX));
     for mount in MOUNTS {
@@ -118,7 +118,7 @@ async fn a_body_of_the_wrong_type_or_size_is_refused_before_it_is_read_as_json()
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_is_a_timeout_and_one_that_breaks_off_is_named() {
+async fn rule_14_a_body_that_never_comes_is_a_timeout_and_one_that_breaks_off_is_named() {
     let world = world().await;
     let server = serve(&world.database.pool, &world.keys, Duration::from_millis(300)).await;
     let path = subscription(Uuid::new_v4());

@@ -162,7 +162,7 @@ async fn a_body_that_is_no_object_with_sound_values_is_a_400_with_the_fields_nam
 }
 
 #[tokio::test]
-async fn the_list_comes_in_pages_with_cursors_that_are_good_for_nobody_else() {
+async fn rule_16_the_list_comes_in_pages_with_cursors_that_are_good_for_nobody_else() {
     let world = world().await;
     let mut made = Vec::new();
     for _ in 0..5 {

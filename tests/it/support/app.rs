@@ -59,6 +59,12 @@ impl App {
     }
 
     pub async fn start_on(database: PgConnectOptions, settings: RawConfig) -> App {
+        App::start_with_ring(database, settings, &SECRET_KEYS).await
+    }
+
+    /// With a ring of its own, in development as well.
+    pub async fn start_with_ring(database: PgConnectOptions, settings: RawConfig, ring: &str) -> App {
+        let keys = KeyRing::parse(ring).unwrap();
         let config = Config::check(&settings).unwrap_or_else(|problems| panic!("{problems}"));
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (stop, stopping) = watch::channel(false);
@@ -66,7 +72,6 @@ impl App {
             let (api, operator) = (listener().await, listener().await);
             let addresses = [address(&api), address(&operator)];
             let public_url = Url::parse(&format!("http://{}", addresses[0])).unwrap();
-            let keys = KeyRing::parse(&SECRET_KEYS).unwrap();
             let app = herald::app::App::start(config, database, keys, public_url).await.unwrap();
             app.hub().ensure_development_partner(&PartnerKey::parse(DEV_KEY).unwrap()).await.unwrap();
             (addresses, tokio::spawn(app.serve(api, operator, stopping)))

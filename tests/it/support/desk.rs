@@ -48,6 +48,12 @@ pub struct Desk {
     document: Document,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    Api,
+    Operator,
+}
+
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
@@ -74,6 +80,11 @@ impl Answer {
 
 impl Desk {
     pub async fn open() -> Desk {
+        Desk::open_limited(None).await
+    }
+
+    /// Where a partner may send only so many requests a second.
+    pub async fn open_limited(partner_rate_per_s: Option<u32>) -> Desk {
         let database = cluster::database().await;
         let (keys, _) = KeyRing::generate();
         let node = NodeId::new();
@@ -84,7 +95,7 @@ impl Desk {
             retry_delay_max: Duration::from_secs(604_800),
             rate_per_s_max: 10_000,
         };
-        let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits };
+        let settings = Settings { session_ttl: Duration::from_secs(900), policy_limits, partner_rate_per_s };
         let terms = LeaseTerms { node, duration: LEASE };
         let (health, metrics) = (Health::default(), Metrics::default());
         let hub = Hub::new(database.pool.clone(), keys.clone(), settings, hand, terms, &health, &metrics);
@@ -96,9 +107,14 @@ impl Desk {
             request_timeout,
             keys,
             default_policy: DefaultPolicy { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) },
+            trusted_proxies: Arc::from([]),
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
-        let settings = Arc::new(operator::Settings { body_bytes_max: BODY_BYTES_MAX, request_timeout });
+        let settings = Arc::new(operator::Settings {
+            body_bytes_max: BODY_BYTES_MAX,
+            request_timeout,
+            trusted_proxies: Arc::from([]),
+        });
         let operator =
             Operator { hub: hub.clone(), health: health.clone(), metrics: metrics.clone(), settings };
         Desk {
@@ -156,6 +172,31 @@ impl Desk {
         self.send("PATCH", path, request.header("content-type", content_type).body(body)).await
     }
 
+    /// A request to either listener with a body of whatever type, or none. A test that wants to know whether an answer comes at all has
+    /// `within`: `None` when it did not.
+    pub async fn request(
+        &self,
+        listener: Listener,
+        method: &str,
+        key: &str,
+        path: &str,
+        body: Option<(&str, String)>,
+        within: Duration,
+    ) -> Option<Answer> {
+        let base = match listener {
+            Listener::Api => &self.api,
+            Listener::Operator => &self.operator,
+        };
+        let mut request = self.client.request(method.parse().unwrap(), format!("{base}{path}"));
+        if !key.is_empty() {
+            request = request.header("x-api-key", key);
+        }
+        if let Some((content_type, body)) = body {
+            request = request.header("content-type", content_type).body(body);
+        }
+        tokio::time::timeout(within, self.send(method, path, request)).await.ok()
+    }
+
     /// A request to the operator listener whose body is of any type.
     pub async fn operator_raw(
         &self,
@@ -198,7 +239,9 @@ impl Desk {
         let content_type = answer.headers.get("content-type").map(|value| value.to_str().unwrap());
         let is_json = content_type.is_some_and(|it| it.contains("json") && !it.contains("ndjson"));
         let text = Value::String(answer.text.clone());
-        let body = if is_json { Some(&answer.body) } else { Some(&text).filter(|_| !answer.text.is_empty()) };
+        // A body of a type may be empty: a table without rows is, as CSV.
+        let has_body = content_type.is_some() || !answer.text.is_empty();
+        let body = if is_json { Some(&answer.body) } else { Some(&text).filter(|_| has_body) };
         self.document.validate_response(method, &template, answer.status, content_type, body).unwrap();
         let headers: Vec<(String, String)> = answer
             .headers
@@ -297,7 +340,7 @@ impl Desk {
         });
         let mut connection = self.database.pool.acquire().await.unwrap();
         let batch = [Finish { lease, ending, record }];
-        assert_eq!(queue::finish(&mut connection, self.node, &batch).await.unwrap(), 1);
+        assert_eq!(queue::finish(&mut connection, self.node, &batch).await.unwrap().changed, 1);
     }
 }
 
@@ -326,7 +369,9 @@ fn leased(row: Claimed) -> Lease {
         attempts: row.attempts,
         epoch: row.lease_epoch,
         probe: row.probe,
+        draining: row.draining,
         crashes: row.crashes,
         until: Instant::now() + LEASE,
+        batch: None,
     }
 }

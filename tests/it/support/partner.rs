@@ -70,12 +70,17 @@ impl Partner {
 
     pub async fn open_session(&self) -> Uuid {
         let id = Uuid::new_v4();
+        let (status, body) = self.try_to_open(id).await;
+        assert_eq!(status, 200, "{body}");
+        id
+    }
+
+    /// Asks for a session of this id; the same again is answered the same.
+    pub async fn try_to_open(&self, id: Uuid) -> (u16, Value) {
         let url = "https://shop.example/";
         let body = json!({ "type": "NewCustomer", "redirectData":
             { "successUrl": url, "failureUrl": url, "abortUrl": url, "qrCodeSuccessUrl": url } });
-        let (status, body) = self.ask(Method::PUT, &format!("/redirect-sessions/{id}"), Some(body)).await;
-        assert_eq!(status, 200, "{body}");
-        id
+        self.ask(Method::PUT, &format!("/redirect-sessions/{id}"), Some(body)).await
     }
 
     /// Cancels a session; the status, if there was an answer at all.
@@ -89,6 +94,25 @@ impl Partner {
         let session = self.open_session().await;
         assert_eq!(self.cancel(session).await, Some(200));
         session.to_string()
+    }
+
+    /// Publishes events, as whoever may: all of them or, when one is wrong, none. Returns their ids.
+    pub async fn publish(&self, events: &[Value]) -> Vec<String> {
+        let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+        let request = self.request(Method::POST, "/events").header("content-type", "application/x-ndjson");
+        let answer = request.body(lines).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let answer = answer.text().await.unwrap();
+        assert_eq!(status, 202, "{answer}");
+        answer.lines().map(|line| text(&serde_json::from_str::<Value>(line).unwrap()["id"])).collect()
+    }
+
+    /// The id of an event's only delivery.
+    pub async fn delivery_of(&self, event: &str) -> String {
+        let event = self.get(&format!("/herald/v1/events/{event}")).await;
+        let deliveries = event["deliveries"].as_array().unwrap();
+        assert_eq!(deliveries.len(), 1, "{event}");
+        text(&deliveries[0]["id"])
     }
 
     /// The newest hundred deliveries, newest first.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::partner::PATIENCE;
 
 #[derive(Clone)]
 pub struct Call {
+    pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
     pub at: Instant,
@@ -48,6 +49,8 @@ pub enum Reply {
     Body(u16, Vec<u8>),
     /// Says nothing for this long, then 204.
     Stall(Duration),
+    /// With the status that this finds right for the call.
+    Judge(Arc<dyn Fn(&Call) -> u16 + Send + Sync>),
     /// Says nothing until the gate lets this one through, then answers with this status.
     Gate(Arc<Semaphore>, u16),
 }
@@ -90,7 +93,8 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/callback", listener.local_addr().unwrap());
         let shared = Arc::<Shared>::default();
-        let router = Router::new().fallback(any(take)).with_state(shared.clone());
+        let router =
+            Router::new().fallback(any(take)).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Receiver { url, shared }
     }
@@ -132,8 +136,9 @@ impl Receiver {
     }
 }
 
-async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
-    shared.calls.lock().unwrap().push(Call { headers, body, at: Instant::now() });
+async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let call = Call { path: uri.path().to_owned(), headers, body, at: Instant::now() };
+    shared.calls.lock().unwrap().push(call.clone());
     shared.arrived.notify_waiters();
     let next = shared.replies.lock().unwrap().pop_front();
     let reply = next.or_else(|| shared.always.lock().unwrap().clone()).unwrap_or(Reply::Status(204));
@@ -142,6 +147,7 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
         Reply::Status(code) => status(code).into_response(),
         Reply::Later(code, after) => (status(code), [("retry-after", after)]).into_response(),
         Reply::Body(code, body) => (status(code), body).into_response(),
+        Reply::Judge(judge) => status(judge(&call)).into_response(),
         Reply::Gate(gate, code) => {
             gate.acquire_owned().await.unwrap().forget();
             status(code).into_response()

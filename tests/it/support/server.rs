@@ -56,7 +56,7 @@ impl Server {
             retry_delay_max: Duration::from_secs(86_400),
             rate_per_s_max: 1_000,
         };
-        let settings = Settings { session_ttl: SESSION_TTL, policy_limits };
+        let settings = Settings { session_ttl: SESSION_TTL, policy_limits, partner_rate_per_s: None };
         let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
         let hub = Hub::new(
             pool.clone(),
@@ -76,6 +76,7 @@ impl Server {
             request_timeout,
             keys: keys.clone(),
             default_policy: DefaultPolicy::default(),
+            trusted_proxies: Arc::from([]),
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
         let router = listener(api).layer(middleware::from_fn(converse));
@@ -207,7 +208,8 @@ impl Reply {
         let path = path_and_query.split('?').next().unwrap();
         let document = document();
         let Some(template) = document.path_template(path).filter(|_| self.status != 405) else {
-            return document.validate("/components/schemas/RedirectError", &self.json()).unwrap();
+            let error = if path.starts_with("/rest") { "NotificationsError" } else { "RedirectError" };
+            return document.validate(&format!("/components/schemas/{error}"), &self.json()).unwrap();
         };
         let method = if method == "HEAD" { "GET" } else { method };
         let body = (!self.text.is_empty()).then(|| self.json());

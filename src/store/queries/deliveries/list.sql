@@ -1,12 +1,17 @@
 -- A page of a partner's deliveries, newest first: those still in the queue and those whose last final attempt ended them.
 -- Every filter is optional: $3 state, $4 subscriptions (inside), $5 event type, $6 one event, $7 one delivery.
+-- What waits behind another delivery with its ordering key is held if its subscription is stopped, and pending if it is not.
 with live as (
-    select q.delivery_id, q.event_id, q.subscription_id, e.type as event_type,
-           case when q.due_at = 'infinity' then 'held' else 'pending' end as state,
+    select q.delivery_id, q.event_id, q.subscription_id, e.type as event_type, stands.state,
            case when q.due_at < 'infinity' then q.due_at end as due_at, null::timestamptz as ended_at
-    from queue q join events e on e.id = q.event_id
+    from queue q
+    join events e on e.id = q.event_id
+    join subscriptions s on s.id = q.subscription_id
+    cross join lateral (
+        select case when q.due_at = 'infinity' and (not q.waits or s.state in ('paused', 'disabled')) then 'held' else 'pending' end as state
+    ) stands
     where q.partner_id = $1 and q.delivery_id < $2 and q.delivery_id >= $9
-      and ($3::text is null or $3 = case when q.due_at = 'infinity' then 'held' else 'pending' end)
+      and ($3::text is null or $3 = stands.state)
       and ($4::uuid[] is null or q.subscription_id = any ($4))
       and ($5::text is null or e.type = $5)
       and ($6::uuid is null or q.event_id = $6)

@@ -1,21 +1,62 @@
 -- Stores events together with the means to deliver them: one queue row for each subscription that matches. Matching happens here, in the
 -- statement that inserts, so that it cannot be stale. The first $11 rows are born leased to this node, which sends them from memory; rows
--- beyond that are due at once for whoever has room. A subscription that is paused or disabled gets its row held.
+-- beyond that are due at once for whoever has room. A subscription that is paused or disabled gets its row held. What leaves in batches is
+-- due at once and leased to nobody: it is gathered first.
 --
--- Answers with a row for each delivery, and with one that names no delivery for each event that matched nobody.
+-- An event with an ordering key gets in line behind those of its key that are still unfinished, and waits unless it is the first. Its line's
+-- row is locked by being written, in the order in which everybody locks lines, and answers with its newest numbers, so that neither a writer
+-- on another node nor a finish can slip in between. Without ordering keys none of this touches anything.
+--
+-- An event without an ordering key that matches more than 1,000 subscriptions gets no queue rows here: whom it matched is written down in
+-- chunks (fanouts), which become queue rows by themselves.
+--
+-- Answers with a row for each delivery, and with one that names no delivery for each event that matched nobody or has fanned out.
 with incoming as materialized (
-    select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::timestamptz[], $7::text[], $8::text[])
-        as e (id, partner_id, type, source, payload, occurred_at, attributes, ordering_key)
+    select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::timestamptz[], $7::text[], $8::text[], $12::bigint[])
+        with ordinality as e (id, partner_id, type, source, payload, occurred_at, attributes, ordering_key, line, number)
 ),
 matched as materialized (
-    select e.id as event_id, e.partner_id, s.id as subscription_id, s.state = 'active' as flows,
-           row_number() over (order by s.state = 'active' desc, e.id) as place
+    select e.id as event_id, e.partner_id, e.number, e.line, s.id as subscription_id, s.state = 'active' as flows,
+           c.batch_size > 1 as batched
     from incoming e
     join subscription_event_types t on t.partner_id = e.partner_id and t.event_type = e.type
+        and (t.campaign_names is null or e.attributes::jsonb ->> 'campaignName' = any (t.campaign_names))
     join subscriptions s on s.id = t.subscription_id and s.state <> 'deleted'
+    join callbacks c on c.id = s.callback_id
 ),
-counted as (
-    select event_id, count(*) as matched from matched group by event_id
+counted as materialized (
+    select event_id, count(*) as matched, count(*) > 1000 and min(line) is null as is_large from matched group by event_id
+),
+fanned_out as (
+    insert into fanouts (partner_id, event_id, chunk, subscriptions, due_from)
+    select partner_id, event_id, chunk, array_agg(subscription_id order by subscription_id),
+           herald_now() + chunk * 1000 * interval '50 microseconds'
+    from (select m.partner_id, m.event_id, m.subscription_id,
+                 (row_number() over (partition by m.event_id order by m.subscription_id) - 1) / 1000 as chunk
+          from matched m where m.event_id = any (array(select event_id from counted where is_large))) as placed
+    group by partner_id, event_id, chunk
+),
+lines as (
+    insert into ordering_lines as l (partner_id, subscription_id, line, last_place, unfinished)
+    select m.partner_id, m.subscription_id, m.line, count(*), count(*) from matched m where m.line is not null
+    group by 1, 2, 3 order by 3, 2
+    on conflict (partner_id, subscription_id, line) do update
+        set last_place = l.last_place + excluded.last_place, unfinished = l.unfinished + excluded.unfinished
+    returning l.partner_id, l.subscription_id, l.line, l.last_place, l.unfinished
+),
+lined_up as (
+    select m.event_id, m.subscription_id,
+           l.last_place - count(*) over whole + row_number() over in_order as place,
+           l.unfinished > count(*) over whole or row_number() over in_order > 1 as waits
+    from lines l join matched m
+        on m.partner_id = l.partner_id and m.subscription_id = l.subscription_id and m.line = l.line
+    window whole as (partition by m.subscription_id, m.line), in_order as (partition by m.subscription_id, m.line order by m.number)
+),
+ready as (
+    select m.*, u.place, coalesce(u.waits, false) as waits,
+           row_number() over (order by m.flows and not m.batched and u.waits is not true desc, m.number) as rank
+    from matched m left join lined_up u on u.event_id = m.event_id and u.subscription_id = m.subscription_id
+    where m.event_id <> all (array(select event_id from counted where is_large))
 ),
 stored as (
     insert into events (id, partner_id, type, source, payload, occurred_at, attributes, ordering_key, matched)
@@ -24,15 +65,16 @@ stored as (
     returning id, partner_id, matched
 ),
 queued as (
-    insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at, lease_owner, lease_epoch)
-    select m.partner_id, herald_uuid7_beside(m.event_id), m.event_id, m.subscription_id,
-           case when not m.flows then 'infinity'
-                when m.place <= $11 then herald_now() + make_interval(secs => $10 / 1000.0)
-                else herald_now() end,
-           case when m.flows and m.place <= $11 then $9::uuid end,
-           case when m.flows and m.place <= $11 then 1 else 0 end
-    from matched m
-    returning delivery_id, event_id, subscription_id, lease_owner
+    insert into queue (partner_id, delivery_id, event_id, subscription_id, line, place, waits, batched, due_at, lease_owner, lease_epoch)
+    select r.partner_id, herald_uuid7_beside(r.event_id), r.event_id, r.subscription_id, r.line, r.place, r.waits, r.batched,
+           case when not r.flows or r.waits then 'infinity'
+                when r.batched or r.rank > $11 then herald_now()
+                else herald_now() + make_interval(secs => $10 / 1000.0) end,
+           case when r.flows and not r.waits and not r.batched and r.rank <= $11 then $9::uuid end,
+           case when r.flows and not r.waits and not r.batched and r.rank <= $11 then 1 else 0 end
+    from ready r
+    returning delivery_id, event_id, subscription_id, lease_owner, waits, batched
 )
-select s.partner_id, s.id as event_id, s.matched, q.delivery_id, q.subscription_id, q.lease_owner is not null as leased
+select s.partner_id, s.id as event_id, s.matched, q.delivery_id, q.subscription_id, q.lease_owner is not null as leased,
+       q.waits, q.batched
 from stored s left join queued q on q.event_id = s.id

@@ -1,10 +1,18 @@
 -- Leases up to $2 due rows to this node, and returns them oldest first: deliveries start in that order. A row that still names an owner when it is due again was never released: its sender died or
 -- stalled, and that counts as a crash. SKIP LOCKED lets any number of nodes claim side by side; MATERIALIZED keeps the planner from
--- evaluating the locking scan twice.
+-- evaluating the locking scan twice. What leaves in batches has a claim of its own.
+--
+-- $4 is the moment before which everything due was claimed already (null: look at all). Without it each claim would wade through the index
+-- entries of all that was claimed before and that VACUUM could not remove yet. The subscriptions in $5 are set aside: their callbacks take no
+-- more at present, and claiming for them would only be claiming and giving back. What nobody gave back is claimed all the same, so that its
+-- crash is counted, and so are test pings, which are sent however the callback is doing. What would count its second crash, or has, is
+-- claimed by itself (claim_suspect.sql).
 with due as materialized (
     select partner_id, delivery_id, event_id, due_at
     from queue
-    where due_at <= herald_now()
+    where not batched and due_at <= herald_now() and due_at >= coalesce($4, timestamptz '-infinity')
+      and (subscription_id <> all ($5) or lease_owner is not null or probe)
+      and crashes < 2 and (crashes = 0 or lease_owner is null)
     order by due_at
     limit $2
     for update skip locked
@@ -17,10 +25,10 @@ claimed as (
         due_at = herald_now() + make_interval(secs => $3 / 1000.0)
     from due d
     where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
-    returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe,
+    returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at
 )
-select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe,
+select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at,
        e.type, e.source, e.payload, e.occurred_at
 from claimed c left join events e on e.id = c.event_id
 order by c.was_due_at, c.delivery_id

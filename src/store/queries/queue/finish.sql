@@ -6,6 +6,7 @@
 --   verdict 'retry'    due again after delay_ms, and the attempt counts
 --   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is. Counts if there was an attempt
 --   verdict 'release'  due again after delay_ms, and nothing counts, not even an attempt that is recorded
+-- Who was first in line for its ordering key and has ended lets out the next in the same statement.
 with done as materialized (
     select *, herald_now() - make_interval(secs => started_ago_ms / 1000.0) as started_at
     from unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
@@ -26,12 +27,13 @@ ended as (
     delete from queue q using verdicts d
     where d.verdict = 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
       and q.lease_owner = $1 and q.lease_epoch = d.epoch
-    returning q.partner_id, q.delivery_id, d.epoch
+    returning q.partner_id, q.delivery_id, d.epoch, q.subscription_id, q.line, q.place
 ),
 kept as (
     update queue q set
         attempts = q.attempts + (d.tried and d.verdict <> 'release')::int,
         crashes = case when d.tried then 0 else q.crashes end,
+        draining = q.draining and not d.tried,
         lease_owner = null,
         lease_epoch = q.lease_epoch + 1,
         due_at = case when d.verdict = 'hold' and exists (select from stopped where stopped.id = q.subscription_id) then 'infinity'
@@ -41,7 +43,40 @@ kept as (
       and q.lease_owner = $1 and q.lease_epoch = d.epoch
     returning q.partner_id, q.delivery_id, d.epoch
 ),
-guarded as (select * from ended union all select * from kept),
+guarded as (select partner_id, delivery_id, epoch from ended union all select * from kept),
+-- Who has left a line, and who is first in it now. A line's own row knows how many stand in it even when some of them got in after this
+-- statement began and are not seen by it; such lines are named in the answer and must be looked at once more.
+left_line as materialized (
+    select partner_id, subscription_id, line, count(*) as finished, max(place) as place from ended where line is not null group by 1, 2, 3
+),
+lines as materialized (
+    select l.partner_id, l.subscription_id, l.line, l.unfinished - g.finished as unfinished, g.place
+    from ordering_lines l join left_line g using (partner_id, subscription_id, line)
+    order by l.line, l.subscription_id
+    for update of l
+),
+empty as (
+    delete from ordering_lines l using lines g
+    where l.partner_id = g.partner_id and l.subscription_id = g.subscription_id and l.line = g.line and g.unfinished <= 0
+),
+shorter as (
+    update ordering_lines l set unfinished = g.unfinished from lines g
+    where l.partner_id = g.partner_id and l.subscription_id = g.subscription_id and l.line = g.line and g.unfinished > 0
+),
+next as materialized (
+    select g.partner_id, g.subscription_id, g.line, n.delivery_id
+    from lines g left join lateral (
+        select delivery_id from queue q
+        where q.partner_id = g.partner_id and q.subscription_id = g.subscription_id and q.line = g.line and q.place > g.place
+        order by q.place limit 1) n on true
+    where g.unfinished > 0
+),
+let_out as (
+    update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
+    from next n
+    where q.partner_id = n.partner_id and q.delivery_id = n.delivery_id and q.waits
+    returning q.delivery_id
+),
 recorded as (
     insert into attempts (partner_id, delivery_id, id, event_id, subscription_id, event_type, outcome, final_state, late, status,
                           started_at, latency_ms, response, detail)
@@ -60,4 +95,6 @@ recorded as (
             select from attempts told where told.partner_id = d.partner_id and told.delivery_id = d.delivery_id
                and substring(uuid_send(told.id) from 7) = substring(uuid_send(d.attempt_id) from 7)))
 )
-select count(*) from guarded
+select (select count(*) from guarded) as changed, (select count(*) from let_out) as let_out,
+       array(select subscription_id from next where delivery_id is null order by line, subscription_id) as stalled_subscriptions,
+       array(select line from next where delivery_id is null order by line, subscription_id) as stalled_lines

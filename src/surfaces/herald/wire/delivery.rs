@@ -5,6 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::domain::attempt::{self, Outcome};
+use crate::domain::delivery::DeliveryState;
 use crate::domain::time::wire_time_ms;
 use crate::store::deliveries::DeliveryView;
 
@@ -13,6 +14,8 @@ use crate::store::deliveries::DeliveryView;
 pub struct Delivery {
     id: Uuid,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     event: EventReference,
     subscription: SubscriptionReference,
     callback_url: String,
@@ -41,6 +44,7 @@ impl From<DeliveryView> for Delivery {
         Self {
             id: view.id.0,
             state: view.state.as_str(),
+            reason: reason(view.state),
             event: EventReference { id: view.event.0, r#type: view.event_type },
             subscription: SubscriptionReference { surface: view.surface.as_str(), id: view.external_key },
             callback_url: view.callback_url,
@@ -49,6 +53,15 @@ impl From<DeliveryView> for Delivery {
             created_at: wire_time_ms(moment_of(view.id.0)),
             finished_at: view.ended_at.map(wire_time_ms),
         }
+    }
+}
+
+/// Why a delivery ended that its attempts say nothing of. Each of these states has one cause.
+fn reason(state: DeliveryState) -> Option<&'static str> {
+    match state {
+        DeliveryState::Cancelled => Some("The subscription was deleted."),
+        DeliveryState::Expired => Some("The event left the retention window before it was delivered."),
+        DeliveryState::Pending | DeliveryState::Held | DeliveryState::Delivered | DeliveryState::Dead => None,
     }
 }
 

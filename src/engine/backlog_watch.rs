@@ -1,0 +1,47 @@
+//! Watches that the queue does not grow without end: beyond a bound nothing more is published until some of it has been delivered (SECURITY
+//! rule 14). Cancels go on, since a session's state must not depend on who cannot be reached.
+//!
+//! How many rows there are is known well enough from the database's own statistics; they are counted only where the bound is near, and only
+//! up to it. Publishers are not made to wait for any of that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::watch;
+
+use super::stopped;
+use crate::domain::Error;
+use crate::store::queue;
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// So many rows are counted in no time, whatever the statistics say.
+const ALWAYS_COUNTED: i64 = 100_000;
+
+pub async fn run(pool: PgPool, rows_max: i64, full: Arc<AtomicBool>, mut stop: watch::Receiver<bool>) {
+    loop {
+        match is_full(&pool, rows_max).await {
+            Ok(now) if full.swap(now, Ordering::Relaxed) != now => {
+                tracing::warn!(
+                    full = now,
+                    rows_max,
+                    "the backlog has reached its bound, or is below it again"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %error.chain(), "the backlog cannot be looked at now"),
+        }
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn is_full(pool: &PgPool, rows_max: i64) -> Result<bool, Error> {
+    let mut connection = pool.acquire().await?;
+    // The statistics lag behind, so they are believed only well below the bound.
+    let near = rows_max <= ALWAYS_COUNTED || queue::estimate(&mut connection).await? >= rows_max / 4 * 3;
+    Ok(near && queue::count_up_to(&mut connection, rows_max).await? >= rows_max)
+}

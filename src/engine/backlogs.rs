@@ -1,0 +1,187 @@
+//! The callbacks that have more due than they take at present: because their breaker is open, or because more came than fits into their
+//! lane. Their subscriptions are *set aside*: claims leave them out, so that what waits for a callback that is dead or slow is neither waded
+//! through nor claimed only to be given back. When a callback takes more, or is to be asked whether it does, its lane *draws* as much as it
+//! has room for, oldest first. A subscription of which nothing more is due is back among the others.
+//!
+//! All of this is memory of one process. What is set aside stays due in the database, and other processes judge for themselves.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::lanes::PARKED_MAX;
+use crate::domain::id::{CallbackId, SubscriptionId};
+
+/// A callback whose lane was shed gets as much less at a time.
+const LESS_BY: usize = 4;
+/// One that took what it was given within this gets more the next time.
+const QUICK: Duration = Duration::from_secs(5);
+
+/// A wish of a lane: up to so many due deliveries of each of these subscriptions.
+#[derive(Debug)]
+pub struct Draw {
+    pub callback: CallbackId,
+    pub shares: Vec<(SubscriptionId, usize)>,
+}
+
+/// The answer, after the leases themselves: the subscriptions that have nothing more that is due.
+#[derive(Debug)]
+pub struct Drawn {
+    pub callback: CallbackId,
+    pub drained: Vec<SubscriptionId>,
+}
+
+struct Backlog {
+    subscriptions: BTreeSet<SubscriptionId>,
+    /// How many of its leases may wait in its lane at a time.
+    capacity: usize,
+    drawing: bool,
+    drawn_at: Option<Instant>,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self { subscriptions: BTreeSet::new(), capacity: PARKED_MAX, drawing: false, drawn_at: None }
+    }
+}
+
+pub struct Backlogs {
+    callbacks: HashMap<CallbackId, Backlog>,
+    draws: mpsc::UnboundedSender<Draw>,
+    told: watch::Sender<Arc<[SubscriptionId]>>,
+    changed: bool,
+}
+
+/// The claimer's end.
+pub struct Wishes {
+    pub draws: mpsc::UnboundedReceiver<Draw>,
+    /// What claims leave out.
+    pub set_aside: watch::Receiver<Arc<[SubscriptionId]>>,
+}
+
+impl Backlogs {
+    pub fn new() -> (Self, Wishes) {
+        let (draws, wished) = mpsc::unbounded_channel();
+        let (told, set_aside) = watch::channel(Arc::from([]));
+        let backlogs = Self { callbacks: HashMap::new(), draws, told, changed: false };
+        (backlogs, Wishes { draws: wished, set_aside })
+    }
+
+    /// Leaves what is due for a subscription in the database until its callback takes more.
+    pub fn set_aside(&mut self, callback: CallbackId, subscription: SubscriptionId) {
+        let backlog = self.callbacks.entry(callback).or_default();
+        self.changed |= backlog.subscriptions.insert(subscription);
+    }
+
+    /// A callback did not take what it was given while the leases lasted.
+    pub fn slow(&mut self, callback: CallbackId) {
+        if let Some(backlog) = self.callbacks.get_mut(&callback) {
+            backlog.capacity = (backlog.capacity / LESS_BY).max(1);
+        }
+    }
+
+    /// Whether something is set aside for a callback: what comes fresh gets in line behind it.
+    pub fn has(&self, callback: CallbackId) -> bool {
+        self.callbacks.contains_key(&callback)
+    }
+
+    /// The callbacks that something is set aside for.
+    pub fn callbacks(&self) -> Vec<CallbackId> {
+        self.callbacks.keys().copied().collect()
+    }
+
+    /// How many may wait in the lane of a callback that something is set aside for; `None` while a draw is under way.
+    pub fn capacity(&self, callback: CallbackId) -> Option<usize> {
+        self.callbacks.get(&callback).filter(|backlog| !backlog.drawing).map(|backlog| backlog.capacity)
+    }
+
+    /// Asks for up to `count` of what is set aside for a callback, or a few more: some of each of its subscriptions.
+    pub fn draw(&mut self, callback: CallbackId, count: usize, now: Instant) {
+        let Some(backlog) = self.callbacks.get_mut(&callback) else { return };
+        if count > 1 && backlog.drawn_at.is_some_and(|at| now.saturating_duration_since(at) < QUICK) {
+            backlog.capacity = (backlog.capacity * 2).min(PARKED_MAX);
+        }
+        let each = count.div_ceil(backlog.subscriptions.len().max(1));
+        let shares = backlog.subscriptions.iter().map(|subscription| (*subscription, each)).collect();
+        (backlog.drawing, backlog.drawn_at) = (true, Some(now));
+        let _stopped = self.draws.send(Draw { callback, shares });
+    }
+
+    /// A draw was answered.
+    pub fn drawn(&mut self, drawn: &Drawn) {
+        let Some(backlog) = self.callbacks.get_mut(&drawn.callback) else { return };
+        backlog.drawing = false;
+        for subscription in &drawn.drained {
+            self.changed |= backlog.subscriptions.remove(subscription);
+        }
+        if backlog.subscriptions.is_empty() {
+            self.callbacks.remove(&drawn.callback);
+        }
+    }
+
+    /// Tells the claimer what changed since it was told last.
+    pub fn tell(&mut self) {
+        if std::mem::take(&mut self.changed) {
+            let subscriptions = self.callbacks.values().flat_map(|backlog| &backlog.subscriptions);
+            let _stopped = self.told.send(subscriptions.copied().collect());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_aside_is_drawn_until_nothing_more_is_due() {
+        let (mut backlogs, mut wishes) = Backlogs::new();
+        let (callback, now) = (CallbackId::new(), Instant::now());
+        let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
+        backlogs.set_aside(callback, one);
+        backlogs.set_aside(callback, other);
+        backlogs.tell();
+        assert_eq!(wishes.set_aside.borrow_and_update().len(), 2);
+        backlogs.set_aside(callback, one);
+        backlogs.tell();
+        assert!(!wishes.set_aside.has_changed().unwrap(), "known already");
+
+        backlogs.draw(callback, 5, now);
+        let draw = wishes.draws.try_recv().unwrap();
+        let mut shares = draw.shares;
+        shares.sort_unstable();
+        let mut expected = [(one, 3), (other, 3)];
+        expected.sort_unstable();
+        assert_eq!(shares, expected);
+        assert_eq!(backlogs.capacity(callback), None, "one at a time");
+        backlogs.drawn(&Drawn { callback, drained: vec![one] });
+        assert!(backlogs.has(callback) && backlogs.capacity(callback).is_some());
+        backlogs.drawn(&Drawn { callback, drained: vec![other] });
+        assert!(!backlogs.has(callback));
+        backlogs.tell();
+        assert!(wishes.set_aside.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_slow_callback_gets_less_at_a_time_until_it_is_quick_again() {
+        let (mut backlogs, _wishes) = Backlogs::new();
+        let (callback, now) = (CallbackId::new(), Instant::now());
+        backlogs.set_aside(callback, SubscriptionId::new());
+        let nothing = || Drawn { callback, drained: vec![] };
+        backlogs.draw(callback, PARKED_MAX, now);
+        backlogs.drawn(&nothing());
+        backlogs.slow(callback);
+        assert_eq!(backlogs.capacity(callback), Some(PARKED_MAX / LESS_BY));
+        backlogs.draw(callback, 10, now + QUICK);
+        backlogs.drawn(&nothing());
+        assert_eq!(backlogs.capacity(callback), Some(PARKED_MAX / LESS_BY), "that was not quick");
+        backlogs.draw(callback, 10, now + QUICK + QUICK / 2);
+        backlogs.drawn(&nothing());
+        assert_eq!(backlogs.capacity(callback), Some(PARKED_MAX / 2));
+        for _ in 0..9 {
+            backlogs.slow(callback);
+        }
+        assert_eq!(backlogs.capacity(callback), Some(1), "never nothing");
+    }
+}

@@ -1,0 +1,14 @@
+//! Events that matched very many subscriptions, and whose deliveries are not all in the queue yet.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::Error;
+use crate::domain::id::EventId;
+
+/// Puts the next chunk of any fan-out into the queue; `None` when there is none. Answers of which event it was, and with how many deliveries.
+pub async fn spread(db: &mut PgConnection) -> Result<Option<(EventId, i64)>, Error> {
+    let row: Option<(Uuid, i64)> =
+        sqlx::query_as(include_str!("queries/fanouts/spread.sql")).fetch_optional(db).await?;
+    Ok(row.map(|(event, deliveries)| (EventId(event), deliveries)))
+}

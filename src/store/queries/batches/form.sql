@@ -1,0 +1,117 @@
+-- Gathers what is due and leaves in batches into new batches, leases them to this node, and returns their deliveries. Of each subscription
+-- that has something to gather and is not among $5, up to $6 batches of its callback's size, oldest first; in all at most $4 deliveries.
+--
+-- A batch goes when it is full, in number or in bytes of data ($7), or when the oldest in it has been due for $3 milliseconds. Only who is
+-- first in line for its ordering key is locked; those who wait behind it in the same line can go nowhere without it, and go with it in their
+-- order. A batch ends a line's part in it: who does not fit waits for the end of those before, as ever.
+--
+-- What is not gathered is let go of when the statement ends. SKIP LOCKED lets any number of nodes gather side by side.
+with recursive gathering as (
+    -- From one subscription to the next by the index, whatever the number of their deliveries.
+    (select q.subscription_id from queue q where q.batched and q.batch_id is null and not q.waits order by q.subscription_id limit 1)
+    union all
+    select (select q.subscription_id from queue q
+            where q.batched and q.batch_id is null and not q.waits and q.subscription_id > g.subscription_id
+            order by q.subscription_id limit 1)
+    from gathering g where g.subscription_id is not null
+),
+ready as materialized (
+    select s.id as subscription_id, c.batch_size
+    from gathering g
+    join subscriptions s on s.id = g.subscription_id and s.id <> all ($5)
+    join callbacks c on c.id = s.callback_id
+    cross join lateral (
+        select count(*) as due, min(due_at) as oldest from (
+            select q.due_at from queue q
+            where q.subscription_id = s.id and q.batched and q.batch_id is null and not q.waits and q.due_at <= herald_now()
+            order by q.due_at, q.event_id limit c.batch_size) as d
+    ) as firsts
+    cross join lateral (
+        select count(*) as waiting from (
+            select from queue q
+            where q.partner_id = s.partner_id and q.subscription_id = s.id and q.line is not null and q.waits and q.batch_id is null
+            limit c.batch_size) as w
+    ) as followers
+    where firsts.due > 0
+      and (firsts.due + followers.waiting >= c.batch_size or firsts.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
+),
+firsts as materialized (
+    select r.subscription_id, r.batch_size, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
+    from ready r cross join lateral (
+        select q.partner_id, q.delivery_id, q.event_id, q.line, q.place, q.due_at
+        from queue q
+        where q.subscription_id = r.subscription_id and q.batched and q.batch_id is null and not q.waits and q.due_at <= herald_now()
+        order by q.due_at, q.event_id
+        limit r.batch_size * $6
+        for update skip locked) as f
+),
+followers as (
+    select f.subscription_id, f.batch_size, f.partner_id, n.delivery_id, n.event_id, f.line, n.place, f.due_at, n.fits
+    from firsts f cross join lateral (
+        -- One that leaves alone (its callback took no batches when it came) ends the part of its line that may go along.
+        select q.delivery_id, q.event_id, q.place, bool_and(q.batched and q.waits and q.batch_id is null) over (order by q.place) as fits
+        from queue q
+        where q.partner_id = f.partner_id and q.subscription_id = f.subscription_id and q.line = f.line and q.place > f.place
+        order by q.place
+        limit f.batch_size - 1) as n
+    where f.line is not null
+),
+candidates as (
+    select subscription_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from firsts
+    union all
+    select subscription_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from followers where fits
+),
+aged as (
+    select c.*, coalesce(octet_length(e.payload), 0) as bytes,
+           row_number() over (partition by c.subscription_id order by c.event_id, c.delivery_id) as age
+    from candidates c left join events e on e.id = c.event_id
+),
+in_order as (
+    -- Within a line nobody is older than who stands before it, whatever the clocks of the nodes that it came by.
+    select a.*, case when a.line is null then a.age else max(a.age) over (partition by a.subscription_id, a.line order by a.place) end as turn
+    from aged a
+),
+numbered as (
+    select i.*, row_number() over in_turn as number, sum(i.bytes) over in_turn as bytes_so_far
+    from in_order i
+    window in_turn as (partition by i.subscription_id order by i.turn, i.place, i.delivery_id)
+),
+grouped as (
+    select n.*, dense_rank() over (
+               partition by n.subscription_id order by (n.number - 1) / n.batch_size, greatest(n.bytes_so_far - 1, 0)::bigint / $7) as batch
+    from numbered n
+),
+placed as (
+    select g.*, max(g.batch) over (partition by g.subscription_id) as last_batch,
+           count(*) over (partition by g.subscription_id, g.batch) as size,
+           min(g.due_at) over (partition by g.subscription_id, g.batch) as oldest,
+           case when g.line is null then g.batch
+                else first_value(g.batch) over (partition by g.subscription_id, g.line order by g.place) end as batch_of_first
+    from grouped g
+),
+going as (
+    select p.* from placed p
+    where p.batch = p.batch_of_first and p.batch <= $6
+      and (p.size = p.batch_size or p.batch < p.last_batch or p.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
+),
+formed as materialized (
+    select w.subscription_id, w.batch, w.batch_id
+    from (
+        select g.subscription_id, g.batch, herald_uuid7_beside(herald_uuid7_floor(herald_now())) as batch_id,
+               sum(count(*)) over (order by min(g.due_at), g.subscription_id, g.batch) as deliveries_so_far
+        from going g group by g.subscription_id, g.batch
+    ) as w
+    where w.deliveries_so_far <= $4
+),
+claimed as (
+    update queue q set
+        batch_id = f.batch_id,
+        lease_owner = $1,
+        lease_epoch = q.lease_epoch + 1,
+        due_at = herald_now() + make_interval(secs => $2 / 1000.0)
+    from going g join formed f on f.subscription_id = g.subscription_id and f.batch = g.batch
+    where q.partner_id = g.partner_id and q.delivery_id = g.delivery_id and q.batch_id is null
+    returning q.batch_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.draining, q.line, q.place
+)
+select c.*, e.type, e.source, e.payload, e.occurred_at
+from claimed c left join events e on e.id = c.event_id

@@ -1,0 +1,9 @@
+-- Lets out the next in each of these lines in which nobody is first. Two that do so at once choose the same, and the second changes nothing.
+update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
+from unnest($1::uuid[], $2::bigint[]) as l (subscription_id, line)
+join subscriptions s on s.id = l.subscription_id
+cross join lateral (
+    select n.partner_id, n.delivery_id from queue n
+    where n.partner_id = s.partner_id and n.subscription_id = l.subscription_id and n.line = l.line
+    order by n.place limit 1) next
+where q.partner_id = next.partner_id and q.delivery_id = next.delivery_id and q.waits

@@ -1,0 +1,25 @@
+-- Leases the oldest due row whose sender has died or stalled twice at least since its last outcome, as far as anybody knows. Each of them
+-- may be what kills its sender, so they are claimed one at a time, and none is leased while another one is being sent.
+with due as materialized (
+    select partner_id, delivery_id, event_id, due_at
+    from queue
+    where not batched and due_at <= herald_now()
+      and (crashes > 1 or crashes = 1 and lease_owner is not null)
+    order by due_at
+    limit 1
+    for update skip locked
+),
+claimed as (
+    update queue q set
+        lease_owner = $1,
+        lease_epoch = q.lease_epoch + 1,
+        crashes = q.crashes + (q.lease_owner is not null)::int,
+        due_at = herald_now() + make_interval(secs => $2 / 1000.0)
+    from due d
+    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
+    returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
+              d.due_at as was_due_at
+)
+select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at,
+       e.type, e.source, e.payload, e.occurred_at
+from claimed c left join events e on e.id = c.event_id

@@ -1,0 +1,51 @@
+-- Makes the oldest of what is held for active subscriptions due (for $2 alone, if that is given): up to $1 rows in all, shared among the
+-- subscriptions, and of each no more than leaves $3 of those on their way that were held before. Each is due a microsecond after the one before
+-- it, so that they are claimed in their order. Of a batch all rows are made due, or its first could be left behind. Answers with how many that
+-- were, and whether there was anything to do, done or not.
+with recursive holding as (
+    -- From one subscription to the next by the index, whatever the number of their deliveries.
+    (select q.subscription_id from queue q
+     where q.due_at = 'infinity' and not q.waits and ($2::uuid is null or q.subscription_id = $2)
+     order by q.subscription_id limit 1)
+    union all
+    select (select q.subscription_id from queue q
+            where q.due_at = 'infinity' and not q.waits and $2::uuid is null and q.subscription_id > h.subscription_id
+            order by q.subscription_id limit 1)
+    from holding h where h.subscription_id is not null
+),
+active as materialized (
+    select s.id as subscription_id, on_their_way.count as on_their_way
+    from holding h
+    join subscriptions s on s.id = h.subscription_id and s.state = 'active'
+    cross join lateral (
+        select count(*) from (
+            select from queue q where q.subscription_id = s.id and q.draining and q.due_at < 'infinity' limit $3) as few
+    ) as on_their_way
+),
+chosen as materialized (
+    select c.partner_id, c.delivery_id, c.event_id, c.batch_id
+    from active a cross join lateral (
+        select q.partner_id, q.delivery_id, q.event_id, q.batch_id
+        from queue q
+        where q.subscription_id = a.subscription_id and q.due_at = 'infinity' and not q.waits
+        order by q.event_id
+        limit least($3 - a.on_their_way, greatest($1 / nullif((select count(*) from active where on_their_way < $3), 0), 1))
+        for update skip locked) as c
+    limit $1
+),
+placed as (
+    select c.*, row_number() over (order by c.event_id, c.delivery_id) as place from chosen c
+),
+due as (
+    select p.partner_id, p.delivery_id, p.place from placed p where p.batch_id is null
+    union all
+    select m.partner_id, m.delivery_id, min(p.place)
+    from placed p join queue m on m.batch_id = p.batch_id group by m.partner_id, m.delivery_id
+),
+moved as (
+    update queue q set due_at = herald_now() + d.place * interval '1 microsecond', draining = true
+    from due d
+    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id and q.due_at = 'infinity'
+    returning q.delivery_id
+)
+select (select count(*) from moved) as moved, exists (select from active) as unfinished

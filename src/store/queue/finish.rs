@@ -1,0 +1,172 @@
+//! What came of leases: the one statement that ends deliveries, puts them off, holds them, and tells their history.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::super::ordering_lines::Line;
+use crate::domain::attempt::Outcome;
+use crate::domain::delivery::{DeliveryState, Lease};
+use crate::domain::event::Event;
+use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};
+
+/// Bytes of an answer that the deliveries of a batch keep together at most, and each of them in any case.
+const RESPONSE_BYTES_OF_ALL: usize = 64 * 1024;
+const RESPONSE_BYTES_OF_EACH: usize = 512;
+
+/// What becomes of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The delivery is over, in this state.
+    Final(DeliveryState),
+    /// Due again later; the attempt counts.
+    Retry { delay_ms: i64 },
+    /// Held, while its subscription is paused or disabled.
+    Hold,
+    /// Given back unsent, due again later; nothing counts.
+    Release { delay_ms: i64 },
+}
+
+/// What an attempt leaves in the history.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub attempt: AttemptId,
+    pub outcome: Outcome,
+    pub status: Option<u16>,
+    /// How long before the moment of writing the attempt began.
+    pub started_ago_ms: i64,
+    pub latency_ms: i32,
+    pub response: Option<Vec<u8>>,
+    pub detail: Option<String>,
+}
+
+pub struct Finish<'a> {
+    pub lease: &'a Lease,
+    pub ending: Ending,
+    pub record: Option<Record>,
+}
+
+/// What finishing a batch of leases changed.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Leases that this node still held. The rest change nothing and are recorded as late.
+    pub changed: i64,
+    /// Deliveries that waited for the end of another with their ordering key, and are due now.
+    pub let_out: i64,
+    /// Lines whose next could not be seen: `ordering_lines::let_out` finds it.
+    pub stalled: Vec<Line>,
+}
+
+#[derive(sqlx::FromRow)]
+struct DoneRow {
+    changed: i64,
+    let_out: i64,
+    stalled_subscriptions: Vec<Uuid>,
+    stalled_lines: Vec<i64>,
+}
+
+/// Has this session find rows by their keys alone. Whoever finishes deliveries knows their keys, but a plan that was made while the queue was
+/// short would read all of it for a few rows, until the statistics have noticed that it has grown.
+pub async fn find_by_key_only(db: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("set enable_seqscan = off").execute(db).await?;
+    Ok(())
+}
+
+/// Finishes leases. A batch is as many rows as it has deliveries, all with the same outcome.
+pub async fn finish(db: &mut PgConnection, owner: NodeId, batch: &[Finish<'_>]) -> Result<Done, sqlx::Error> {
+    let rows: Vec<Row<'_>> = batch.iter().flat_map(rows).collect();
+    fn each<'a, T>(rows: &[Row<'a>], take: impl Fn(&Row<'a>) -> T) -> Vec<T> {
+        rows.iter().map(take).collect()
+    }
+    fn told<'a, T>(rows: &[Row<'a>], take: impl Fn(&'a Record) -> Option<T>) -> Vec<Option<T>> {
+        rows.iter().map(|row| row.finish.record.as_ref().and_then(&take)).collect()
+    }
+    let row: DoneRow = sqlx::query_as(include_str!("../queries/queue/finish.sql"))
+        .bind(owner.0)
+        .bind(each(&rows, |row| row.finish.lease.partner.0))
+        .bind(each(&rows, |row| row.delivery.0))
+        .bind(each(&rows, |row| row.epoch))
+        .bind(each(&rows, |row| verdict(row.finish.ending)))
+        .bind(each(&rows, |row| delay_ms(row.finish.ending)))
+        .bind(each(&rows, |row| final_state(row.finish.ending)))
+        .bind(each(&rows, Row::attempt))
+        .bind(each(&rows, |row| row.event.id.0))
+        .bind(each(&rows, |row| row.finish.lease.subscription.0))
+        .bind(each(&rows, |row| row.event.kind.as_str()))
+        .bind(told(&rows, |record| Some(record.outcome.as_str())))
+        .bind(told(&rows, |record| record.status.map(i32::from)))
+        .bind(told(&rows, |record| Some(record.started_ago_ms)))
+        .bind(told(&rows, |record| Some(record.latency_ms)))
+        .bind(each(&rows, Row::response))
+        .bind(told(&rows, |record| record.detail.as_deref()))
+        .fetch_one(db)
+        .await?;
+    let stalled = row.stalled_subscriptions.into_iter().zip(row.stalled_lines);
+    Ok(Done {
+        changed: row.changed,
+        let_out: row.let_out,
+        stalled: stalled
+            .map(|(subscription, line)| Line { subscription: SubscriptionId(subscription), line })
+            .collect(),
+    })
+}
+
+/// One delivery of a finished lease.
+struct Row<'a> {
+    finish: &'a Finish<'a>,
+    delivery: DeliveryId,
+    event: &'a Event,
+    epoch: i32,
+    /// Among those that were sent together.
+    place: usize,
+}
+
+fn rows<'a>(finish: &'a Finish<'a>) -> impl Iterator<Item = Row<'a>> {
+    let lease = finish.lease;
+    let first = Row { finish, delivery: lease.delivery, event: &lease.event, epoch: lease.epoch, place: 0 };
+    let others = lease.others().iter().enumerate().map(move |(index, other)| Row {
+        finish,
+        delivery: other.delivery,
+        event: &other.event,
+        epoch: other.epoch,
+        place: index + 1,
+    });
+    std::iter::once(first).chain(others)
+}
+
+impl<'a> Row<'a> {
+    /// Of each delivery another one, and the same when it is written again.
+    fn attempt(&self) -> Option<Uuid> {
+        let attempt = self.finish.record.as_ref()?.attempt.0;
+        Some(Uuid::from_u128(attempt.as_u128() ^ self.place as u128))
+    }
+
+    /// What the receiver answered, less of it the more deliveries have to keep it.
+    fn response(&self) -> Option<&'a [u8]> {
+        let response = self.finish.record.as_ref()?.response.as_deref()?;
+        let bytes_max = (RESPONSE_BYTES_OF_ALL / self.finish.lease.size()).max(RESPONSE_BYTES_OF_EACH);
+        Some(&response[..response.len().min(bytes_max)])
+    }
+}
+
+fn verdict(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Final(_) => "final",
+        Ending::Retry { .. } => "retry",
+        Ending::Hold => "hold",
+        Ending::Release { .. } => "release",
+    }
+}
+
+fn delay_ms(ending: Ending) -> Option<i64> {
+    match ending {
+        Ending::Retry { delay_ms } | Ending::Release { delay_ms } => Some(delay_ms),
+        Ending::Final(_) | Ending::Hold => None,
+    }
+}
+
+fn final_state(ending: Ending) -> Option<&'static str> {
+    match ending {
+        Ending::Final(state) => Some(state.as_str()),
+        _ => None,
+    }
+}

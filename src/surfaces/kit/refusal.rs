@@ -1,0 +1,25 @@
+//! What the heads of refusals say in every dialect: how to authenticate, and when to come again.
+
+use std::time::Duration;
+
+/// The `WWW-Authenticate` of every 401.
+pub const CHALLENGE: &str = "Bearer realm=\"herald\"";
+/// When a 503 asks to come again: about as long as a database takes to restart, whoever restarts it.
+pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
+
+/// What `Retry-After` says of a time: whole seconds, at least one, never less than it.
+pub fn retry_after_s(after: Duration) -> u32 {
+    u32::try_from(after.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rounded_up_and_never_nothing() {
+        for (ms, s) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (5_000, 5), (u64::MAX, u32::MAX)] {
+            assert_eq!(retry_after_s(Duration::from_millis(ms)), s, "{ms}");
+        }
+    }
+}

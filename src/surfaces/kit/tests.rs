@@ -1,0 +1,43 @@
+//! For tests of what happens around handlers: an API whose database nobody reaches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgPoolOptions;
+
+use super::{Api, ApiSettings, DefaultPolicy};
+use crate::domain::egress::EgressPolicy;
+use crate::domain::id::NodeId;
+use crate::domain::key_ring::KeyRing;
+use crate::hub::deliveries::PolicyLimits;
+use crate::hub::handoff::handoff;
+use crate::hub::ingest::LeaseTerms;
+use crate::hub::{Hub, Settings};
+use crate::telemetry::{Health, Metrics};
+
+/// An API over a database that is never reached.
+pub fn api() -> Api {
+    let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@localhost/nothing").unwrap();
+    let (keys, _) = KeyRing::generate();
+    let policy_limits = PolicyLimits {
+        timeout_max: Duration::from_secs(15),
+        retries_max: 10,
+        retry_delay_max: Duration::from_secs(60),
+        rate_per_s_max: 100,
+    };
+    let settings =
+        Settings { session_ttl: Duration::from_secs(900), policy_limits, partner_rate_per_s: None };
+    let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
+    let hub =
+        Hub::new(pool, keys.clone(), settings, handoff(1).0, lease, &Health::default(), &Metrics::default());
+    let settings = ApiSettings {
+        egress: Arc::new(EgressPolicy::production()),
+        public_url: "https://herald.example/base/".parse().unwrap(),
+        body_bytes_max: 1_000,
+        request_timeout: Duration::from_millis(20),
+        keys,
+        default_policy: DefaultPolicy::default(),
+        trusted_proxies: Arc::from([]),
+    };
+    Api { hub, settings: Arc::new(settings) }
+}

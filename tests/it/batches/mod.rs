@@ -1,0 +1,5 @@
+//! Batches: several events in one post, as promised over real HTTP and a real PostgreSQL.
+
+mod order;
+mod stories;
+mod subscriber;

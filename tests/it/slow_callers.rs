@@ -1,0 +1,85 @@
+//! A thousand clients that never finish their headers (SECURITY rule 14), while others are served.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::herald::Herald;
+use crate::support::partner::PATIENCE;
+use crate::support::scratch::Scratch;
+
+const SLOW: usize = 1_000;
+/// The server's own bound is 15 s, whatever a client sends meanwhile.
+const LET_GO_WITHIN: Duration = Duration::from_secs(40);
+
+/// Both this program and the server, which inherits it, need more descriptors than some machines give by default.
+#[expect(unsafe_code, reason = "the standard library cannot raise a limit")]
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls only read and write the struct that they are given.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    assert_eq!(done, 0);
+}
+
+/// Says a byte of its headers each second until it is let go; returns after how long.
+async fn dawdle(address: String) -> Duration {
+    // The kernel's line of those that were not accepted yet may be full for a moment.
+    let mut stream = loop {
+        match TcpStream::connect(&address).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let began = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_secs(1));
+    stream.write_all(b"GET /redirect-sessions/x HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    loop {
+        let mut answer = [0; 256];
+        tokio::select! {
+            read = stream.read(&mut answer) => match read {
+                Ok(0) | Err(_) => return began.elapsed(),
+                // It may be told why.
+                Ok(_) => {}
+            },
+            _ = pace.tick() => {
+                if stream.write_all(b"z").await.is_err() {
+                    return began.elapsed();
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn rule_14_a_thousand_slow_headers_keep_nobody_waiting_and_are_let_go() {
+    raise_descriptor_limit();
+    let folder = Scratch::new("slow");
+    std::fs::create_dir_all(folder.path()).unwrap();
+    let herald = Herald::start(folder.path(), &[("HERALD_LOG", "warn")]).await;
+    let address = herald.base.strip_prefix("http://").unwrap().to_owned();
+    let slow: Vec<_> = (0..SLOW).map(|_| tokio::spawn(dawdle(address.clone()))).collect();
+
+    let mut slowest = Duration::ZERO;
+    for _ in 0..100 {
+        let began = Instant::now();
+        let (status, _) = herald.ask(Method::GET, "/herald/v1/deliveries", None).await;
+        assert_eq!(status, 200);
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(5), "a healthy request took {slowest:?}");
+    herald.cancel_one().await;
+    let still = slow.iter().filter(|client| !client.is_finished()).count();
+    assert_eq!(still, SLOW, "the healthy requests were served beside the slow ones");
+
+    for client in slow {
+        let lasted = tokio::time::timeout(PATIENCE, client).await.expect("it is let go").unwrap();
+        assert!(lasted < LET_GO_WITHIN, "{lasted:?}");
+    }
+    assert!(herald.terminate().await.success());
+}
