@@ -9,10 +9,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::lanes::PARKED_MAX;
 use crate::domain::id::{CallbackId, SubscriptionId};
+use crate::hub::SetAside;
 
 /// A callback whose lane was shed gets as much less at a time.
 const LESS_BY: usize = 4;
@@ -50,22 +51,28 @@ impl Default for Backlog {
 pub struct Backlogs {
     callbacks: HashMap<CallbackId, Backlog>,
     draws: mpsc::UnboundedSender<Draw>,
-    told: watch::Sender<Arc<[SubscriptionId]>>,
+    told: watch::Sender<SetAside>,
+    /// Rings the claimer.
+    due: Arc<Notify>,
     changed: bool,
+    /// Whether claims have something back that they were told to leave out.
+    is_back: bool,
 }
 
 /// The claimer's end.
 pub struct Wishes {
     pub draws: mpsc::UnboundedReceiver<Draw>,
     /// What claims leave out.
-    pub set_aside: watch::Receiver<Arc<[SubscriptionId]>>,
+    pub set_aside: watch::Receiver<SetAside>,
 }
 
 impl Backlogs {
-    pub fn new() -> (Self, Wishes) {
+    /// Tells `told`, and rings `due` when there may be something for claims again.
+    pub fn new(told: watch::Sender<SetAside>, due: Arc<Notify>) -> (Self, Wishes) {
         let (draws, wished) = mpsc::unbounded_channel();
-        let (told, set_aside) = watch::channel(Arc::from([]));
-        let backlogs = Self { callbacks: HashMap::new(), draws, told, changed: false };
+        let set_aside = told.subscribe();
+        let callbacks = HashMap::new();
+        let backlogs = Self { callbacks, draws, told, due, changed: false, is_back: false };
         (backlogs, Wishes { draws: wished, set_aside })
     }
 
@@ -114,18 +121,25 @@ impl Backlogs {
         let Some(backlog) = self.callbacks.get_mut(&drawn.callback) else { return };
         backlog.drawing = false;
         for subscription in &drawn.drained {
-            self.changed |= backlog.subscriptions.remove(subscription);
+            self.is_back |= backlog.subscriptions.remove(subscription);
         }
+        self.changed |= self.is_back;
         if backlog.subscriptions.is_empty() {
             self.callbacks.remove(&drawn.callback);
         }
     }
 
-    /// Tells the claimer what changed since it was told last.
+    /// Tells the claimer and the writer what changed since they were told last.
+    ///
+    /// Who writes by an old list leaves a row to a draw that may have been made already. So the claimer looks once more after everybody was
+    /// told, and the writer has it look when it finds after its commit that the list is another (`hub::ingest`): one of the two comes last.
     pub fn tell(&mut self) {
         if std::mem::take(&mut self.changed) {
             let subscriptions = self.callbacks.values().flat_map(|backlog| &backlog.subscriptions);
-            let _stopped = self.told.send(subscriptions.copied().collect());
+            self.told.send_replace(subscriptions.copied().collect());
+        }
+        if std::mem::take(&mut self.is_back) {
+            self.due.notify_one();
         }
     }
 }
@@ -134,9 +148,30 @@ impl Backlogs {
 mod tests {
     use super::*;
 
+    fn backlogs() -> (Backlogs, Wishes) {
+        Backlogs::new(watch::channel(SetAside::from([])).0, Arc::default())
+    }
+
+    #[tokio::test]
+    async fn claims_are_made_again_when_something_is_theirs_again() {
+        let due = Arc::new(Notify::new());
+        let (mut backlogs, wishes) = Backlogs::new(watch::channel(SetAside::from([])).0, due.clone());
+        let rung = async || tokio::time::timeout(Duration::ZERO, due.notified()).await.is_ok();
+        let (callback, subscription) = (CallbackId::new(), SubscriptionId::new());
+        backlogs.set_aside(callback, subscription);
+        backlogs.tell();
+        assert!(!rung().await);
+        backlogs.drawn(&Drawn { callback, drained: vec![subscription] });
+        assert!(!rung().await, "not before everybody was told");
+        backlogs.tell();
+        assert!(wishes.set_aside.borrow().is_empty() && rung().await);
+        backlogs.tell();
+        assert!(!rung().await);
+    }
+
     #[test]
     fn what_is_set_aside_is_drawn_until_nothing_more_is_due() {
-        let (mut backlogs, mut wishes) = Backlogs::new();
+        let (mut backlogs, mut wishes) = backlogs();
         let (callback, now) = (CallbackId::new(), Instant::now());
         let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
         backlogs.set_aside(callback, one);
@@ -165,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_slow_callback_gets_less_at_a_time_until_it_is_quick_again() {
-        let (mut backlogs, _wishes) = Backlogs::new();
+        let (mut backlogs, _wishes) = backlogs();
         let (callback, now) = (CallbackId::new(), Instant::now());
         backlogs.set_aside(callback, SubscriptionId::new());
         let nothing = || Drawn { callback, drained: vec![] };

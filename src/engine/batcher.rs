@@ -21,6 +21,7 @@ use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{Batch, DeliveryState, Lease, Member};
 use crate::domain::event::Event;
 use crate::domain::id::{BatchId, DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::hub::SetAside;
 use crate::store::batches::{self, Claimed, Terms};
 use crate::store::queue::Ending;
 
@@ -40,7 +41,7 @@ pub struct Batcher {
     room: Arc<Semaphore>,
     out: Out,
     /// Subscriptions whose callbacks take nothing at present, see `backlogs`.
-    set_aside: watch::Receiver<Arc<[SubscriptionId]>>,
+    set_aside: watch::Receiver<SetAside>,
     claims: mpsc::UnboundedSender<Claim>,
     results: mpsc::UnboundedSender<Finished>,
 }
@@ -50,7 +51,7 @@ impl Batcher {
         pool: PgPool,
         settings: Settings,
         bell: Arc<Notify>,
-        set_aside: watch::Receiver<Arc<[SubscriptionId]>>,
+        set_aside: watch::Receiver<SetAside>,
         claims: mpsc::UnboundedSender<Claim>,
         results: mpsc::UnboundedSender<Finished>,
     ) -> Self {

@@ -115,7 +115,7 @@ impl Engine {
         let janitor_metrics = metrics.clone();
         let (results, recorded) = mpsc::unbounded_channel();
         let (claims, claimed) = mpsc::unbounded_channel();
-        let (backlogs, wishes) = backlogs::Backlogs::new();
+        let (backlogs, wishes) = backlogs::Backlogs::new(intake.set_aside, intake.due.clone());
         let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };
         let targets = || {
             let (pool, keys, egress) = (pool.clone(), keys.clone(), egress.clone());

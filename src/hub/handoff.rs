@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::domain::Error;
 use crate::domain::delivery::Lease;
-use crate::domain::id::CallbackId;
+use crate::domain::id::{CallbackId, SubscriptionId};
 
 /// Callbacks that wait to be tried out, at most.
 const VERIFICATIONS_MAX: usize = 64;
@@ -48,7 +48,11 @@ pub struct Handoff {
     resumed: Arc<Notify>,
     changes: Arc<AtomicU64>,
     backlog_full: Arc<AtomicBool>,
+    set_aside: watch::Receiver<SetAside>,
 }
+
+/// The subscriptions whose callbacks take no more at present.
+pub type SetAside = Arc<[SubscriptionId]>;
 
 /// The engine's end.
 pub struct Intake {
@@ -69,6 +73,8 @@ pub struct Intake {
     pub changes: Arc<AtomicU64>,
     /// Whether the backlog has reached its bound, as far as the engine has seen.
     pub backlog_full: Arc<AtomicBool>,
+    /// Tells which subscriptions' deliveries are to be left to the database, where they wait behind others.
+    pub set_aside: watch::Sender<SetAside>,
 }
 
 /// Both ends of a handoff with room for this many leases of small events; see [`room_for`].
@@ -80,6 +86,7 @@ pub fn handoff(room: usize) -> (Handoff, Intake) {
     let (due, tell, gather, fan_out, resumed) = (bell(), bell(), bell(), bell(), bell());
     let changes = Arc::new(AtomicU64::new(0));
     let backlog_full = Arc::new(AtomicBool::new(false));
+    let (tell_set_aside, set_aside) = watch::channel(SetAside::from([]));
     let intake = Intake {
         leases: receiver,
         verifications: wanted,
@@ -91,6 +98,7 @@ pub fn handoff(room: usize) -> (Handoff, Intake) {
         resumed: resumed.clone(),
         changes: changes.clone(),
         backlog_full: backlog_full.clone(),
+        set_aside: tell_set_aside,
     };
     let handoff = Handoff {
         leases: sender,
@@ -103,6 +111,7 @@ pub fn handoff(room: usize) -> (Handoff, Intake) {
         resumed,
         changes,
         backlog_full,
+        set_aside,
     };
     (handoff, intake)
 }
@@ -146,6 +155,11 @@ impl Handoff {
     /// Whether there is so much unfinished that nothing more is to be published.
     pub fn backlog_is_full(&self) -> bool {
         self.backlog_full.load(Ordering::Relaxed)
+    }
+
+    /// The subscriptions that nothing is to be leased for, as of now.
+    pub fn set_aside(&self) -> SetAside {
+        self.set_aside.borrow().clone()
     }
 
     /// Says that a subscription was changed: what is known of it is stale, and it may be active again.

@@ -27,7 +27,7 @@ use crate::domain::Error;
 use crate::domain::key_ring::KeyRing;
 use crate::telemetry::{Health, Metrics};
 
-pub use handoff::{Handed, Handoff};
+pub use handoff::{Handed, Handoff, SetAside};
 pub use once::{Answer, Once};
 
 /// What the use cases need to know that a request does not say.

@@ -69,12 +69,13 @@ impl InsertedRow {
     }
 }
 
-/// The lease that rows are born under: whose, for how long, and at most for how many rows.
+/// The lease that rows are born under: whose, for how long, at most for how many rows, and for which subscriptions' rows it is not.
 #[derive(Debug, Clone, Copy)]
-pub struct BirthLease {
+pub struct BirthLease<'a> {
     pub owner: NodeId,
     pub lease_ms: i64,
     pub rows_max: i64,
+    pub set_aside: &'a [SubscriptionId],
 }
 
 /// Stores events with a queue row for each subscription that matches.
@@ -82,7 +83,7 @@ pub struct BirthLease {
 pub async fn insert(
     db: &mut PgConnection,
     events: &[NewEvent],
-    lease: BirthLease,
+    lease: BirthLease<'_>,
 ) -> Result<Inserted, sqlx::Error> {
     let rows: Vec<InsertedRow> = sqlx::query_as(include_str!("queries/events/insert.sql"))
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
@@ -107,6 +108,7 @@ pub async fn insert(
                 .map(|event| event.ordering_key.as_ref().map(OrderingKey::digest))
                 .collect::<Vec<_>>(),
         )
+        .bind(lease.set_aside.iter().map(|subscription| subscription.0).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
     let mut inserted = Inserted::default();

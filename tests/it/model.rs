@@ -191,6 +191,7 @@ impl World<'_> {
             owner: self.nodes[born_leased_to.unwrap_or_default()],
             lease_ms: LEASE_STEPS * STEP_MS,
             rows_max: i64::from(born_leased_to.is_some()),
+            set_aside: &[],
         };
         let born = events::insert(self.db, &[event], lease).await.unwrap().born;
         let matched = self.model.publish(subscription, key, born_leased_to);

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::handoff::room_for;
 use super::super::once::Answer;
-use super::super::{Handed, Handoff};
+use super::super::{Handed, Handoff, SetAside};
 use super::cancels::Cancels;
 use super::publications::{Publications, Receipt};
 use super::{LeaseTerms, Request};
@@ -28,6 +28,15 @@ pub(super) const ROOM_WANTED: usize = 4_000;
 const STATEMENT_EVENTS_MAX: usize = 1_000;
 const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What deliveries are born with.
+pub(super) struct Birth {
+    pub lease: LeaseTerms,
+    /// In memory; what finds none is left to the database.
+    pub room: usize,
+    /// Whose deliveries are left to the database in any case.
+    pub set_aside: SetAside,
+}
+
 /// What a group wrote, still to be committed.
 pub(super) struct Written {
     /// One for each cancel of the group, in order.
@@ -42,21 +51,22 @@ pub(super) struct Written {
     /// Whether deliveries of large fan-outs are still to be put into the queue.
     pub fanned_out: bool,
     pub born: Vec<Born>,
+    /// Whose deliveries were left to the database.
+    pub set_aside: SetAside,
 }
 
 /// Writes a group, and makes the partition of a day that nobody has made yet. Errors leave a transaction behind that has to be rolled back.
 pub(super) async fn write(
     db: &mut PgConnection,
     keys: &KeyRing,
-    lease: LeaseTerms,
-    room: usize,
+    birth: Birth,
     group: &[Request],
 ) -> Result<Written, Error> {
-    match try_write(db, keys, lease, room, group).await {
+    match try_write(db, keys, &birth, group).await {
         Err(Trouble::NoPartition) => {
             sqlx::query("rollback").execute(&mut *db).await?;
             partitions::make_ahead(db).await?;
-            Ok(try_write(db, keys, lease, room, group).await?)
+            Ok(try_write(db, keys, &birth, group).await?)
         }
         written => Ok(written?),
     }
@@ -93,8 +103,7 @@ impl From<Trouble> for Error {
 async fn try_write(
     db: &mut PgConnection,
     keys: &KeyRing,
-    lease: LeaseTerms,
-    room: usize,
+    birth: &Birth,
     group: &[Request],
 ) -> Result<Written, Trouble> {
     sqlx::query("begin").execute(&mut *db).await?;
@@ -109,10 +118,20 @@ async fn try_write(
     let published_count = decided.events.len();
     events.extend(decided.events);
     in_order_of_locking(&mut events);
-    let (inserted, overflow) = insert_events(db, &events, lease, room).await?;
+    let (inserted, overflow) = insert_events(db, &events, birth).await?;
     let fanned_out = inserted.fanned_out;
     let published = decided.settled.into_iter().map(|settled| settled.receipts(&inserted.matched)).collect();
-    Ok(Written { cancelled, published, events, published_count, overflow, fanned_out, born: inserted.born })
+    let set_aside = birth.set_aside.clone();
+    Ok(Written {
+        cancelled,
+        published,
+        events,
+        published_count,
+        overflow,
+        fanned_out,
+        born: inserted.born,
+        set_aside,
+    })
 }
 
 /// Lines of ordering keys are locked in the order of their digests, also when it takes several statements. Events of one key stay in theirs.
@@ -127,16 +146,16 @@ fn in_order_of_locking(events: &mut [NewEvent]) {
 async fn insert_events(
     db: &mut PgConnection,
     happened: &[NewEvent],
-    lease: LeaseTerms,
-    room: usize,
+    birth: &Birth,
 ) -> Result<(Inserted, bool), Trouble> {
-    let (mut all, mut room, mut overflow) = (Inserted::default(), room, false);
+    let (mut all, mut room, mut overflow) = (Inserted::default(), birth.room, false);
     for part in statements(happened) {
         let each = part.iter().map(room_of).max().unwrap_or(1);
         let terms = BirthLease {
-            owner: lease.node,
-            lease_ms: i64::try_from(lease.duration.as_millis()).map_err(Error::internal)?,
+            owner: birth.lease.node,
+            lease_ms: i64::try_from(birth.lease.duration.as_millis()).map_err(Error::internal)?,
             rows_max: i64::try_from(room / each).map_err(Error::internal)?,
+            set_aside: &birth.set_aside,
         };
         let inserted = events::insert(db, part, terms).await?;
         let count = |standing| inserted.born.iter().filter(|born| born.standing == standing).count();
@@ -183,7 +202,9 @@ pub(super) fn hand_over(
     let sent_from_here = written.events.iter().filter(|event| leased.contains(&event.id));
     let events: HashMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
     let mut room = room;
-    let (mut no_room, mut to_gather) = (written.overflow, false);
+    // The draws that were to find what was left to them may be over; see `engine::backlogs`.
+    let list_is_old = !Arc::ptr_eq(&written.set_aside, &handoff.set_aside());
+    let (mut is_due, mut to_gather) = (written.overflow, false);
     for born in &written.born {
         let event = events.get(&born.event);
         let takes = room_for(event.map_or(0, |event| event.payload.len()));
@@ -192,12 +213,13 @@ pub(super) fn hand_over(
             (Standing::Leased, Some(share), Some(event)) => {
                 handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share })
             }
-            (Standing::Waits | Standing::Left, ..) => {}
-            (Standing::Leased, ..) => no_room = true,
+            (Standing::Left, ..) => is_due |= list_is_old,
+            (Standing::Waits, ..) => {}
+            (Standing::Leased, ..) => is_due = true,
             (Standing::Gathers, ..) => to_gather = true,
         }
     }
-    if no_room {
+    if is_due {
         handoff.ring();
     }
     if written.fanned_out {
@@ -285,6 +307,7 @@ mod tests {
             fanned_out: false,
             born: vec![born(&large), born(&small)],
             events: vec![small, large],
+            set_aside: handoff.set_aside(),
         };
         hand_over(&handoff, &written, handoff.reserve(100), Instant::now());
         assert!(handoff.reserve(1).is_none(), "it is all taken");
@@ -292,7 +315,7 @@ mod tests {
         assert_eq!(handoff.reserve(100).unwrap().num_permits(), 65);
     }
 
-    fn written(event: &NewEvent, standings: &[Standing], overflow: bool) -> Written {
+    fn written(handoff: &Handoff, event: &NewEvent, standings: &[Standing], overflow: bool) -> Written {
         let born = |standing: &Standing| Born {
             partner: event.partner,
             delivery: DeliveryId::new(),
@@ -308,6 +331,7 @@ mod tests {
             fanned_out: false,
             born: standings.iter().map(born).collect(),
             events: vec![event.clone()],
+            set_aside: handoff.set_aside(),
         }
     }
 
@@ -315,7 +339,7 @@ mod tests {
     fn what_was_not_leased_takes_no_room_from_what_was() {
         use Standing::{Leased, Left};
         let (handoff, mut intake) = handoff(2);
-        let written = written(&event(2), &[Left, Left, Leased, Left, Leased], false);
+        let written = written(&handoff, &event(2), &[Left, Left, Leased, Left, Leased], false);
         hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
         let handed: Vec<_> = std::iter::from_fn(|| intake.leases.try_recv().ok())
             .map(|handed| handed.lease.delivery)
@@ -336,10 +360,24 @@ mod tests {
             (2, &[Leased, Gathers], false, false),
         ] {
             let (handoff, intake) = handoff(room);
-            let written = written(&event(2), standings, overflow);
+            let written = written(&handoff, &event(2), standings, overflow);
             hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
             let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
             assert_eq!(bell.is_ok(), rung, "{standings:?} with room for {room}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_left_by_an_old_list_is_looked_for_again() {
+        for (changes, rung) in [(false, false), (true, true)] {
+            let (handoff, intake) = handoff(2);
+            let written = written(&handoff, &event(2), &[Standing::Leased, Standing::Left], false);
+            if changes {
+                intake.set_aside.send_replace([SubscriptionId::new()].into());
+            }
+            hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
+            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
+            assert_eq!(bell.is_ok(), rung);
         }
     }
 }

@@ -248,14 +248,12 @@ impl Writer {
         let room = self.handoff.reserve(group::ROOM_WANTED);
         // Taken before anything is sent: a lease must never seem longer here than it is in the database.
         let until = Instant::now() + self.lease.duration;
-        let written = group::write(
-            &mut connection,
-            &self.keys,
-            self.lease,
-            room.as_ref().map_or(0, |room| room.num_permits()),
-            group,
-        )
-        .await;
+        let birth = group::Birth {
+            lease: self.lease,
+            room: room.as_ref().map_or(0, |room| room.num_permits()),
+            set_aside: self.handoff.set_aside(),
+        };
+        let written = group::write(&mut connection, &self.keys, birth, group).await;
         let written = match written {
             Ok(written) => written,
             Err(error) => return Err(Failure::Undone(self.undo(connection, error).await)),

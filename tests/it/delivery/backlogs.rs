@@ -30,6 +30,7 @@ fn distinct(calls: &[Call]) -> usize {
 #[tokio::test]
 async fn rule_20_a_dead_callbacks_backlog_is_left_alone_and_drained_when_it_recovers() {
     const BACKLOG: usize = 1_000;
+    const FURTHER: usize = 50;
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
     app.subscribe(&receiver.url).await;
@@ -49,10 +50,17 @@ async fn rule_20_a_dead_callbacks_backlog_is_left_alone_and_drained_when_it_reco
     let owners_after: i64 = sqlx::query_scalar(epochs).fetch_one(&database.pool).await.unwrap();
     assert!(owners_after <= owners, "what waits changed hands: {owners} before, {owners_after} after");
 
+    // What comes now stands behind all that. Nobody is given it only to give it back.
+    publish(&app, FURTHER).await;
+    let untouched = "select count(*) from queue where lease_epoch = 0";
+    let untouched: i64 = sqlx::query_scalar(untouched).fetch_one(&database.pool).await.unwrap();
+    assert_eq!(untouched, FURTHER as i64);
+
     receiver.always(Reply::Status(204));
-    let calls = receiver.wait_until("the backlog to arrive", |calls| distinct(calls) == BACKLOG).await;
+    let all = BACKLOG + FURTHER;
+    let calls = receiver.wait_until("the backlog to arrive", |calls| distinct(calls) == all).await;
     // Those that failed wait for their retry; it is their only second call.
-    assert!(calls.len() <= BACKLOG + before + 1, "{} calls", calls.len());
+    assert!(calls.len() <= all + before + 1, "{} calls", calls.len());
 }
 
 #[tokio::test]

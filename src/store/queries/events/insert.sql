@@ -1,6 +1,6 @@
 -- Stores events together with the means to deliver them: one queue row for each subscription that matches. Matching happens here, in the
 -- statement that inserts, so that it cannot be stale. The first $11 rows are born leased to this node, which sends them from memory; rows
--- beyond that are due at once for whoever has room. A subscription that is paused or disabled gets its row held. What leaves in batches is
+-- beyond that are due at once for whoever has room, and so are those of the subscriptions in $13, which wait behind others. A subscription that is paused or disabled gets its row held. What leaves in batches is
 -- due at once and leased to nobody: it is gathered first.
 --
 -- An event with an ordering key gets in line behind those of its key that are still unfinished, and waits unless it is the first. Its line's
@@ -17,7 +17,7 @@ with incoming as materialized (
 ),
 matched as materialized (
     select e.id as event_id, e.partner_id, e.number, e.line, s.id as subscription_id, s.state = 'active' as flows,
-           c.batch_size > 1 as batched
+           c.batch_size > 1 as batched, s.id = any ($13::uuid[]) as set_aside
     from incoming e
     join subscription_event_types t on t.partner_id = e.partner_id and t.event_type = e.type
         and (t.campaign_names is null or e.attributes::jsonb ->> 'campaignName' = any (t.campaign_names))
@@ -53,10 +53,11 @@ lined_up as (
     window whole as (partition by m.subscription_id, m.line), in_order as (partition by m.subscription_id, m.line order by m.number)
 ),
 ready as (
-    select m.*, u.place, coalesce(u.waits, false) as waits,
-           row_number() over (order by m.flows and not m.batched and u.waits is not true desc, m.number) as rank
-    from matched m left join lined_up u on u.event_id = m.event_id and u.subscription_id = m.subscription_id
-    where m.event_id <> all (array(select event_id from counted where is_large))
+    select *, row_number() over (order by at_once desc, number) as rank
+    from (select m.*, u.place, coalesce(u.waits, false) as waits,
+                 m.flows and not m.batched and not m.set_aside and u.waits is not true as at_once
+          from matched m left join lined_up u on u.event_id = m.event_id and u.subscription_id = m.subscription_id
+          where m.event_id <> all (array(select event_id from counted where is_large))) as placed
 ),
 stored as (
     insert into events (id, partner_id, type, source, payload, occurred_at, attributes, ordering_key, matched)
@@ -68,10 +69,10 @@ queued as (
     insert into queue (partner_id, delivery_id, event_id, subscription_id, line, place, waits, batched, due_at, lease_owner, lease_epoch)
     select r.partner_id, herald_uuid7_beside(r.event_id), r.event_id, r.subscription_id, r.line, r.place, r.waits, r.batched,
            case when not r.flows or r.waits then 'infinity'
-                when r.batched or r.rank > $11 then herald_now()
-                else herald_now() + make_interval(secs => $10 / 1000.0) end,
-           case when r.flows and not r.waits and not r.batched and r.rank <= $11 then $9::uuid end,
-           case when r.flows and not r.waits and not r.batched and r.rank <= $11 then 1 else 0 end
+                when r.at_once and r.rank <= $11 then herald_now() + make_interval(secs => $10 / 1000.0)
+                else herald_now() end,
+           case when r.at_once and r.rank <= $11 then $9::uuid end,
+           case when r.at_once and r.rank <= $11 then 1 else 0 end
     from ready r
     returning delivery_id, event_id, subscription_id, lease_owner, waits, batched
 )
