@@ -77,14 +77,16 @@ impl Failure {
         )
     }
 
+    /// This title and the next are what clients look for.
     pub fn login_failed() -> Self {
-        let title = "Authentication failed";
+        let title = "Invalid username or password";
         Self::new(StatusCode::BAD_REQUEST, "INVALID_USER_NAME_PASSWORD", title, "Login failed")
     }
 
     /// Of a token that is over, revoked with its key, or none of ours: what a client has to do is the same.
     pub fn token_expired() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED", "Authentication failed", "Token expired")
+        let title = "Authentication token expired";
+        Self::new(StatusCode::UNAUTHORIZED, "TOKEN_EXPIRED", title, "Token expired")
     }
 }
 

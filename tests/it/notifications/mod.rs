@@ -101,13 +101,20 @@ impl Reply {
         self.json()
     }
 
-    /// Status, code and detail of an error whose shape is the published one.
+    /// Status, code and detail of an error whose shape, and title if that is published, are the published ones.
     fn told(&self) -> (u16, String, String) {
         let body = self.json();
         let text = |member: &str| body[member].as_str().unwrap().to_owned();
+        let title = match text("errorCode").as_str() {
+            "OBJECT_NOT_FOUND" => "Object not found".to_owned(),
+            "INVALID_PARAMETER" => "Invalid request parameters".to_owned(),
+            "INVALID_USER_NAME_PASSWORD" => "Invalid username or password".to_owned(),
+            "TOKEN_EXPIRED" => "Authentication token expired".to_owned(),
+            _ => text("title"),
+        };
         assert_eq!(
             body,
-            json!({ "type": "", "title": text("title"), "errorCode": text("errorCode"), "detail": text("detail"), "errorDetails": [] })
+            json!({ "type": "", "title": title, "errorCode": text("errorCode"), "detail": text("detail"), "errorDetails": [] })
         );
         assert_eq!(self.header("content-type"), "application/json");
         (self.status, text("errorCode"), text("detail"))
