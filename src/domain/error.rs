@@ -1,6 +1,7 @@
 //! What can go wrong, as a closed set that knows no HTTP. Each surface maps it with an exhaustive match, so that a new variant has to be
 //! thought about once for every dialect.
 
+use std::fmt;
 use std::time::Duration;
 
 /// The noun an error speaks of.
@@ -82,12 +83,23 @@ impl Violations {
     }
 }
 
+/// All of them in one line.
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, one) in self.0.iter().enumerate() {
+            let before = if place == 0 { "" } else { "; " };
+            write!(f, "{before}{} {}", one.field, one.message)?;
+        }
+        Ok(())
+    }
+}
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request itself is wrong.
-    #[error("the request is not valid: {}", summary(.0))]
+    #[error("the request is not valid: {0}")]
     Invalid(Violations),
     /// No key, or one that opens nothing.
     #[error("no valid API key was given")]
@@ -110,7 +122,7 @@ pub enum Error {
     #[error("{limit:?} exceeded; again in {} ms", .after.as_millis())]
     LimitExceeded { limit: Limit, after: Duration },
     /// Fields of the request contradict what they named before.
-    #[error("the request contradicts an earlier one: {}", summary(.0))]
+    #[error("the request contradicts an earlier one: {0}")]
     Conflict(Violations),
     /// The state it is in does not lead where the caller wants it.
     #[error("{noun:?} is {from}, which does not lead to {to}")]
@@ -153,8 +165,4 @@ impl From<Violations> for Error {
     fn from(violations: Violations) -> Self {
         Self::Invalid(violations)
     }
-}
-
-fn summary(violations: &Violations) -> String {
-    violations.iter().map(|one| format!("{} {}", one.field, one.message)).collect::<Vec<_>>().join("; ")
 }

@@ -175,21 +175,21 @@ pub async fn update(
     Ok(())
 }
 
-/// Which of these types other active subscriptions of the partner have.
+/// Which of these types active subscriptions of the partner have other than this one.
 pub async fn taken(
     db: &mut PgConnection,
     partner: PartnerId,
-    except: Option<SubscriptionId>,
+    id: SubscriptionId,
     event_types: &[String],
 ) -> Result<Vec<String>, Error> {
     let taken = sqlx::query_scalar(
         "select event_type from subscription_event_types
          where partner_id = $1 and surface = 'notifications' and event_type = any ($2) and exclusive_in is not null
-           and subscription_id is distinct from $3",
+           and subscription_id <> $3",
     )
     .bind(partner.0)
     .bind(event_types)
-    .bind(except.map(|id| id.0))
+    .bind(id.0)
     .fetch_all(db)
     .await?;
     Ok(taken)

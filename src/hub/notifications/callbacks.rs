@@ -103,7 +103,7 @@ impl Hub {
     }
 
     /// Errors: `NoCallback`, `CallbackInUse`.
-    pub async fn delete_callback(&self, caller: &Caller, name: &str) -> Result<NamedCallback, Refused> {
+    pub async fn delete_callback(&self, caller: &Caller, name: &str) -> Result<(), Refused> {
         let mut transaction = self.pool.begin().await.map_err(Error::from)?;
         notifications::take_turn(&mut transaction, caller.partner).await?;
         let callback = callback(&mut transaction, caller, name).await?;
@@ -115,7 +115,7 @@ impl Hub {
         store::callbacks::wipe(&mut transaction, caller.partner, callback.id).await?;
         transaction.commit().await.map_err(Error::from)?;
         self.handoff.changed();
-        Ok(callback)
+        Ok(())
     }
 
     /// Errors: `NoCallback`.

@@ -66,10 +66,7 @@ impl Hub {
     ) -> Result<Notification, Refused> {
         let mut transaction = self.pool.begin().await.map_err(Error::from)?;
         notifications::take_turn(&mut transaction, caller.partner).await?;
-        let current = match Name::parse(name) {
-            Ok(name) => notifications::find_to_change(&mut transaction, caller.partner, &name).await?,
-            Err(_) => None,
-        };
+        let current = own_to_change(&mut transaction, caller.partner, name).await?;
         let current = current.ok_or_else(|| Refused::UnknownSubscription(name.to_owned()))?;
         let callback = wanted_callback(&mut transaction, caller.partner, name, &wish).await?;
         update(&mut transaction, caller.partner, &current, &callback, wish.grant()?).await?;
@@ -86,10 +83,7 @@ impl Hub {
         let partner = caller.partner;
         let mut transaction = self.pool.begin().await.map_err(Error::from)?;
         notifications::take_turn(&mut transaction, partner).await?;
-        let current = match Name::parse(name) {
-            Ok(name) => notifications::find_to_change(&mut transaction, partner, &name).await?,
-            Err(_) => None,
-        };
+        let current = own_to_change(&mut transaction, partner, name).await?;
         let current = current.ok_or_else(|| Refused::NoSubscription(name.to_owned()))?;
         let deleted = SubscriptionState::Deleted;
         subscriptions::touch(&mut transaction, partner, current.id, current.version, deleted, None).await?;
@@ -118,6 +112,18 @@ async fn own(db: &mut PgConnection, caller: &Caller, name: &str) -> Result<Notif
         Err(_) => None,
     };
     found.ok_or_else(|| Refused::NoSubscription(name.to_owned()))
+}
+
+/// As [`own`], for changing it within the present transaction; what a missing one is called is the caller's to say.
+async fn own_to_change(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    name: &str,
+) -> Result<Option<Notification>, Error> {
+    match Name::parse(name) {
+        Ok(name) => notifications::find_to_change(db, partner, &name).await,
+        Err(_) => Ok(None),
+    }
 }
 
 /// Errors: `UnknownCallback`.
@@ -174,7 +180,7 @@ async fn take_event_types(
     id: SubscriptionId,
     (event_types, filters, active): (&[String], &[Filter], bool),
 ) -> Result<(), Refused> {
-    let mut taken = notifications::taken(db, partner, Some(id), event_types).await?;
+    let mut taken = notifications::taken(db, partner, id, event_types).await?;
     if taken.is_empty() {
         // The index has the last word, whoever else writes.
         taken = notifications::replace_event_types(db, partner, id, event_types, filters, active).await?;

@@ -133,7 +133,8 @@ impl From<Refused> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = match &error {
-            Error::Invalid(violations) => Self::invalid_parameter(summary(violations)),
+            // Every wrong field in one sentence: the published shape has no room for more.
+            Error::Invalid(violations) => Self::invalid_parameter(violations.to_string()),
             Error::Unauthorized => {
                 Self::unauthorized("A token or an API key is needed in the Authorization header")
             }
@@ -212,11 +213,6 @@ fn exceeded(limit: Limit) -> &'static str {
         Limit::Requests => "There were more requests within a second than the partner may send",
         Limit::Backlog => "There is more to be delivered than is taken on",
     }
-}
-
-/// Every wrong field in one sentence: the published shape has no room for more.
-fn summary(violations: &Violations) -> String {
-    violations.iter().map(|one| format!("{} {}", one.field, one.message)).collect::<Vec<_>>().join("; ")
 }
 
 impl IntoResponse for Failure {

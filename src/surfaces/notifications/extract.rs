@@ -2,7 +2,6 @@
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::Method;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use url::form_urlencoded;
@@ -92,6 +91,8 @@ pub fn action(query: Option<&str>) -> Option<String> {
     pairs.find(|(name, _)| name == "action").map(|(_, value)| value.into_owned())
 }
 
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// How somebody asks for a token.
 pub enum Login {
     Password {
@@ -109,7 +110,7 @@ impl FromRequest<Api> for Login {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
         let form = body::read(body, api.settings.body_bytes_max).await?;
-        if !form.is_empty() && !is_form(&parts) {
+        if !form.is_empty() && body::essence(&parts.headers) != FORM {
             return Err(Trouble::UnsupportedMediaType.into());
         }
         let query = parts.uri.query().unwrap_or_default();
@@ -138,12 +139,6 @@ impl FromRequest<Api> for Login {
             }
         }
     }
-}
-
-fn is_form(parts: &Parts) -> bool {
-    let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 /// A parameter, which may be there once.
