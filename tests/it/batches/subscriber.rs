@@ -44,17 +44,22 @@ pub async fn subscribe(pool: &PgPool, event_type: &str, url: &str, batch_size: i
 impl Subscriber {
     /// An event of its type, with a key of an order or none.
     pub fn event(&self, key: Option<&str>, number: usize) -> Value {
-        let mut event = json!({ "type": self.event_type,
-            "data": { "of": self.event_type, "key": key.unwrap_or_default(), "number": number } });
-        if let Some(key) = key {
-            event["orderingKey"] = json!(key);
-        }
-        event
+        event(&self.event_type, key, number)
     }
 
     pub fn events(&self, key: Option<&str>, numbers: std::ops::Range<usize>) -> Vec<Value> {
         numbers.map(|number| self.event(key, number)).collect()
     }
+}
+
+/// An event of this type, with a key of an order or none.
+pub fn event(event_type: &str, key: Option<&str>, number: usize) -> Value {
+    let mut event = json!({ "type": event_type,
+        "data": { "of": event_type, "key": key.unwrap_or_default(), "number": number } });
+    if let Some(key) = key {
+        event["orderingKey"] = json!(key);
+    }
+    event
 }
 
 /// An event as it arrived: of whom, with which key, which one.
@@ -65,18 +70,18 @@ pub struct Told {
     pub number: u64,
 }
 
+impl Told {
+    /// From an event's data.
+    pub fn of(data: &Value) -> Told {
+        let text = |name: &str| data[name].as_str().unwrap().to_owned();
+        Told { of: text("of"), key: text("key"), number: data["number"].as_u64().unwrap() }
+    }
+}
+
 pub fn told(call: &Call) -> Vec<Told> {
     let body = call.json();
     let events = body.as_array().unwrap_or_else(|| panic!("{body} is no batch"));
-    let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
-    events
-        .iter()
-        .map(|event| Told {
-            of: text(event, "of"),
-            key: text(event, "key"),
-            number: event["number"].as_u64().unwrap(),
-        })
-        .collect()
+    events.iter().map(Told::of).collect()
 }
 
 /// Only their numbers, call by call.
