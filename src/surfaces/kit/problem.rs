@@ -15,8 +15,7 @@ use serde::Serialize;
 
 use super::conversation::Conversation;
 use super::guard::{self, Trouble};
-use super::refusal::{CHALLENGE, UNAVAILABLE_FOR, retry_after_s};
-use crate::domain::error::Limit;
+use super::refusal::{CHALLENGE, UNAVAILABLE_FOR, exceeded, retry_after_s};
 use crate::domain::{Error, Noun, Violations};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -152,7 +151,8 @@ impl Problem {
                 format!("There is a {} with this id already.", name(*noun)),
             ),
             Error::LimitExceeded { limit, after } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "LimitThresholdExceeded", exceeded(*limit))
+                let detail = format!("{}.", exceeded(*limit));
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "LimitThresholdExceeded", detail)
                     .with_header(RETRY_AFTER, retry_after_s(*after).into())
             }
             Error::Conflict(violations) => Self {
@@ -266,13 +266,6 @@ impl Problem {
     }
 }
 
-fn exceeded(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Requests => "There were more requests within a second than the partner may send.",
-        Limit::Backlog => "More deliveries are unfinished than the server takes.",
-    }
-}
-
 fn field_errors(violations: &Violations) -> Vec<FieldError> {
     violations
         .iter()
@@ -306,6 +299,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::error::Limit;
 
     fn told(failure: Failure) -> (u16, &'static str) {
         let problem = failure.problem();

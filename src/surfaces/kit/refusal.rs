@@ -1,6 +1,8 @@
-//! What the heads of refusals say in every dialect: how to authenticate, and when to come again.
+//! What refusals say in every dialect: how to authenticate, when to come again, and of what there was too much.
 
 use std::time::Duration;
+
+use crate::domain::error::Limit;
 
 /// The `WWW-Authenticate` of every 401.
 pub const CHALLENGE: &str = "Bearer realm=\"herald\"";
@@ -10,6 +12,14 @@ pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
 /// What `Retry-After` says of a time: whole seconds, at least one, never less than it.
 pub fn retry_after_s(after: Duration) -> u32 {
     u32::try_from(after.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
+}
+
+/// What a limit was exceeded by, as the beginning of a sentence or all of it.
+pub fn exceeded(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Requests => "There were more requests within a second than the partner may send",
+        Limit::Backlog => "More deliveries are unfinished than the server takes",
+    }
 }
 
 #[cfg(test)]

@@ -9,12 +9,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::domain::error::Limit;
 use crate::domain::notification::Refused;
 use crate::domain::{Error, Violations};
 use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
-use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, retry_after_s};
+use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, exceeded, retry_after_s};
 
 /// Why a request of this dialect failed, on its way to the wire.
 #[derive(Debug)]
@@ -205,13 +204,6 @@ impl From<Trouble> for Failure {
             ),
             Trouble::Panicked => Self::unexpected(),
         }
-    }
-}
-
-fn exceeded(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Requests => "There were more requests within a second than the partner may send",
-        Limit::Backlog => "There is more to be delivered than is taken on",
     }
 }
 

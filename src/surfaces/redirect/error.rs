@@ -8,13 +8,12 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::wire;
-use crate::domain::error::Limit;
 use crate::domain::{Error, Noun, Violations};
 use crate::hub::Answer;
 use crate::surfaces::kit::ApiSettings;
 use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
-use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, retry_after_s};
+use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, exceeded, retry_after_s};
 
 /// The exchange that an answer belongs to, as far as errors have to know it.
 #[derive(Clone)]
@@ -161,13 +160,6 @@ fn of_trouble(trouble: &Trouble) -> Problem<'static> {
     }
 }
 
-fn exceeded(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Requests => "There were more requests within a second than the partner may send.",
-        Limit::Backlog => "More deliveries are unfinished than the server takes.",
-    }
-}
-
 fn unexpected() -> Problem<'static> {
     Problem::new(500, "GeneralErrorOccurred", "An unexpected technical error occurred.")
 }
@@ -268,6 +260,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::domain::error::Limit;
 
     fn exchange() -> Exchange {
         let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c-1".to_owned() };

@@ -22,8 +22,22 @@ const SAMPLE: &str = r#"{
   }
 }"#;
 
+/// As the published page prints its change.
+const SAMPLE_CHANGE: &str = r#"{
+  "url": "https://partner.example/other_url",
+  "backupUrl ": "https://partner.example/otherBackupUrl",
+  "batchSize": 2,
+  "authentication": {
+    "type": "B",
+    "data": {
+      "userName": "username",
+      "password": "canary"
+    }
+  }
+}"#;
+
 #[tokio::test]
-async fn the_published_sample_makes_a_callback_that_is_read_changed_and_deleted() {
+async fn the_published_samples_make_a_callback_that_is_read_changed_and_deleted() {
     let world = world().await;
     let ann = &world.ann;
     let sample: Value = serde_json::from_str(SAMPLE).unwrap();
@@ -43,9 +57,17 @@ async fn the_published_sample_makes_a_callback_that_is_read_changed_and_deleted(
     );
     assert_eq!(ann.get(&path).await.ok(), made);
     assert_eq!(ann.get(CALLBACKS).await.ok(), json!([made]));
-    let change = json!({ "batchSize": 200, "authentication": authentication() });
+    let change: Value = serde_json::from_str(SAMPLE_CHANGE).unwrap();
     let changed = ann.put_json(&path, &change).await.ok();
-    assert_eq!((&changed["batchSize"], &changed["backupUrl"]), (&json!(200), &made["backupUrl"]));
+    let links = &made["links"];
+    assert_eq!(
+        changed,
+        json!({ "name": "callback_name", "url": change["url"], "backupUrl": change["backupUrl "], "batchSize": 2, "links": links })
+    );
+    let change = json!({ "batchSize": 200, "authentication": authentication() });
+    let kept = changed["backupUrl"].clone();
+    let changed = ann.put_json(&path, &change).await.ok();
+    assert_eq!((&changed["batchSize"], &changed["backupUrl"]), (&json!(200), &kept));
     let change = json!({ "name": "ignored", "url": "https://partner.example/new", "backupUrl": null, "authentication": authentication() });
     let changed = ann.put_json(&path, &change).await.ok();
     assert_eq!((&changed["url"], changed.get("backupUrl")), (&change["url"], None));
