@@ -12,10 +12,7 @@ use super::post::send;
 use super::targets::Targets;
 use super::{Dialects, stopped};
 use crate::domain::attempt::Outcome;
-use crate::hub::handoff::Verification;
-
-/// Callbacks that are tried at once at most.
-const AT_ONCE_MAX: usize = 16;
+use crate::hub::verifications::Verification;
 
 pub struct Verifier {
     targets: Targets,
@@ -28,7 +25,7 @@ impl Verifier {
         Self { targets, outbound, dialects }
     }
 
-    /// Whoever is still waiting when it stops is told nothing.
+    /// There are only so many at once as there are places. Whoever is still waiting when it stops is told nothing.
     pub(super) async fn run(self, mut wanted: mpsc::Receiver<Verification>, mut stop: watch::Receiver<bool>) {
         let verifier = Arc::new(self);
         let mut tries = JoinSet::new();
@@ -36,7 +33,7 @@ impl Verifier {
             tokio::select! {
                 () = stopped(&mut stop) => return,
                 Some(_) = tries.join_next() => {}
-                Some(next) = wanted.recv(), if tries.len() < AT_ONCE_MAX => {
+                Some(next) = wanted.recv() => {
                     let verifier = verifier.clone();
                     tries.spawn(async move { verifier.verify(next).await });
                 }
@@ -54,6 +51,7 @@ impl Verifier {
                     let (outcome, detail) = (posted.outcome, posted.detail);
                     tracing::info!(callback = %wanted.callback, ?outcome, status = posted.status, detail, "a callback did not verify");
                 }
+                drop(wanted.place);
                 let _nobody_waits = wanted.reply.send(taken);
             }
             Ok(None) => {}

@@ -5,25 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::verifications::{VERIFICATIONS_MAX, Verification, Verifications};
 use crate::domain::Error;
 use crate::domain::delivery::Lease;
-use crate::domain::id::{CallbackId, SubscriptionId};
-
-/// Callbacks that wait to be tried out, at most.
-const VERIFICATIONS_MAX: usize = 64;
+use crate::domain::id::{CallbackId, PartnerId, SubscriptionId};
 
 /// A lease on its way to the engine, with the room in memory that was kept for it. The room is free again when this is dropped.
 #[derive(Debug)]
 pub struct Handed {
     pub lease: Lease,
     pub room: OwnedSemaphorePermit,
-}
-
-/// A callback that its owner wants tried out now.
-pub struct Verification {
-    pub callback: CallbackId,
-    /// Told whether it took what was posted.
-    pub reply: oneshot::Sender<bool>,
 }
 
 /// What a lease takes of the room, so that both the number of leases and the bytes that they keep in memory are bounded: one, and one more
@@ -40,6 +31,7 @@ pub fn room_for(payload_bytes: usize) -> usize {
 pub struct Handoff {
     leases: mpsc::UnboundedSender<Handed>,
     verifications: mpsc::Sender<Verification>,
+    verifying: Verifications,
     room: Arc<Semaphore>,
     due: Arc<Notify>,
     tell: Arc<Notify>,
@@ -103,6 +95,7 @@ pub fn handoff(room: usize) -> (Handoff, Intake) {
     let handoff = Handoff {
         leases: sender,
         verifications,
+        verifying: Verifications::default(),
         room,
         due,
         tell,
@@ -129,11 +122,15 @@ impl Handoff {
         let _stopped = self.leases.send(handed);
     }
 
-    /// Has a callback tried out. Errors: `Unavailable` when too many wait for that already.
-    pub fn verify(&self, wanted: Verification) -> Result<(), Error> {
+    /// Has a callback tried out; whether it took what was posted comes later, and not at all when that could not be found out.
+    /// Errors: `Unavailable` when too many are being tried out already.
+    pub fn verify(&self, partner: PartnerId, callback: CallbackId) -> Result<oneshot::Receiver<bool>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let place = self.verifying.begin(partner)?;
         self.verifications
-            .try_send(wanted)
-            .map_err(|_| Error::unavailable("too many callbacks are being tried out"))
+            .try_send(Verification { callback, reply, place })
+            .map_err(|_| Error::unavailable("nobody tries callbacks out any more"))?;
+        Ok(answer)
     }
 
     /// Says that rows were made due that leave alone, here and to the other nodes.

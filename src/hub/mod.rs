@@ -14,6 +14,7 @@ pub mod rotation;
 pub mod sessions;
 pub mod subscriptions;
 pub mod tokens;
+pub mod verifications;
 pub mod webhooks;
 
 use std::ops::Deref;

@@ -1,7 +1,5 @@
 //! Callbacks: made, changed, deleted, shown, and tried out.
 
-use tokio::sync::oneshot;
-
 use super::PER_PARTNER_MAX;
 use crate::domain::caller::Caller;
 use crate::domain::credentials::BasicCredentials;
@@ -10,7 +8,6 @@ use crate::domain::notification::{Name, Refused};
 use crate::domain::signature::SigningKey;
 use crate::domain::{Error, Violations};
 use crate::hub::Hub;
-use crate::hub::handoff::Verification;
 use crate::hub::subscriptions::{credentials_identity, signing_key_identity};
 use crate::store;
 use crate::store::named_callbacks::{self, NamedCallback, NewNamedCallback};
@@ -147,8 +144,7 @@ impl Hub {
     /// 2xx comes back; `Unavailable` when too many are being tried.
     pub async fn verify_callback(&self, caller: &Caller, name: &str) -> Result<NamedCallback, Refused> {
         let callback = self.find_callback(caller, name).await?;
-        let (reply, answer) = oneshot::channel();
-        self.handoff.verify(Verification { callback: callback.id, reply })?;
+        let answer = self.handoff.verify(caller.partner, callback.id)?;
         match tokio::time::timeout(self.test_patience(), answer).await {
             Ok(Ok(true)) => Ok(callback),
             Ok(Ok(false)) => Err(Refused::CallbackUnreachable(callback.url)),

@@ -1,4 +1,4 @@
-//! What a callback receives: tried out, one by one, filtered, held and drained, shared and moved.
+//! What a callback receives: one by one, filtered, held and drained, shared and moved, in batches.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use crate::support::receiver::{Call, Receiver, Reply};
 
 const PASSWORD: &str = "correct horse: battery";
 
-fn authentication() -> Value {
+pub(super) fn authentication() -> Value {
     json!({ "type": "B", "data": { "userName": "someone", "password": PASSWORD } })
 }
 
@@ -25,7 +25,7 @@ impl App {
     }
 
     /// Makes a callback whose events go one by one.
-    async fn make_callback(&self, name: &str, url: &str) {
+    pub(super) async fn make_callback(&self, name: &str, url: &str) {
         self.make_batching_callback(name, url, 1).await;
     }
 
@@ -77,7 +77,7 @@ fn own_path(name: &str, below: &str) -> String {
     format!("/herald/v1/subscriptions/notifications/{name}{below}")
 }
 
-fn basic() -> String {
+pub(super) fn basic() -> String {
     format!("Basic {}", STANDARD.encode(format!("someone:{PASSWORD}")))
 }
 
@@ -125,38 +125,6 @@ async fn an_event_arrives_as_its_producers_object_with_its_type_signed_and_with_
     assert_eq!(app.publish(json!({ "type": "SMS_FAILED", "data": [1] })).await, 1);
     let call = receiver.wait_for(3).await.remove(2);
     assert_eq!(call.json(), json!([{ "data": [1], "failureType": "SMS_FAILED" }]));
-}
-
-#[tokio::test]
-async fn a_callback_is_tried_out_with_nothing_signed_as_everything_is() {
-    let (database, receiver) = (cluster::database().await, Receiver::start().await);
-    let app = App::start(&database, settings()).await;
-    app.make_callback("my c", &receiver.url).await;
-    let path = callback_path("my%20c");
-    let verified = json!({ "status": "Successfully verified [my c] " });
-    for verify in [format!("{path}/actions/verify"), format!("{path}?action=verify")] {
-        assert_eq!(app.get(&verify).await, verified);
-    }
-    let calls = receiver.calls();
-    assert_eq!(calls.len(), 2);
-    for call in &calls {
-        assert_eq!((&call.body[..], call.header("authorization")), (&b"[]"[..], basic().as_str()));
-        assert!(call.header("webhook-signature").starts_with("v1,"));
-    }
-    assert_ne!(calls[0].header("webhook-id"), calls[1].header("webhook-id"));
-    let nobody = Receiver::nobody().await;
-    app.make_callback("nobody", &nobody).await;
-    receiver.always(404);
-    for (name, url) in [("my%20c", &receiver.url), ("nobody", &nobody)] {
-        let (status, told) =
-            app.ask(Method::GET, &format!("{}/actions/verify", callback_path(name)), None).await;
-        let detail = format!("Could not connect to callback url [{url} ]");
-        assert_eq!(
-            (status, &told["errorCode"], &told["detail"]),
-            (400, &json!("INVALID_PARAMETER"), &json!(detail))
-        );
-    }
-    assert!(app.deliveries().await.is_empty(), "nothing of it is a delivery");
 }
 
 #[tokio::test]

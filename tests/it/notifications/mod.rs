@@ -5,6 +5,7 @@ mod delivery;
 mod subscriptions;
 mod tokens;
 mod update;
+mod verify;
 
 use std::time::Duration;
 

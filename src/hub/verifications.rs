@@ -1,0 +1,80 @@
+//! Callbacks that are being tried out. A callback that hangs is tried for a long time, so only a few of each partner are at once: nobody
+//! waits for what another partner's callbacks do not answer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::domain::Error;
+use crate::domain::id::{CallbackId, PartnerId};
+
+/// At once, at most.
+pub(super) const VERIFICATIONS_MAX: usize = 64;
+/// Of one partner.
+const OF_A_PARTNER_MAX: usize = 4;
+
+/// A callback that its owner wants tried out now.
+pub struct Verification {
+    pub callback: CallbackId,
+    /// Told whether it took what was posted.
+    pub reply: oneshot::Sender<bool>,
+    pub place: Place,
+}
+
+/// How many of each partner are under way.
+#[derive(Clone, Default)]
+pub(super) struct Verifications(Arc<Mutex<HashMap<PartnerId, usize>>>);
+
+/// One of those, until it is dropped.
+pub struct Place {
+    of: Verifications,
+    partner: PartnerId,
+}
+
+impl Verifications {
+    /// Errors: `Unavailable` when too many are under way, of this partner or of all.
+    pub(super) fn begin(&self, partner: PartnerId) -> Result<Place, Error> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = counts.get(&partner).copied().unwrap_or_default();
+        if own >= OF_A_PARTNER_MAX || counts.values().sum::<usize>() >= VERIFICATIONS_MAX {
+            return Err(Error::unavailable("too many callbacks are being tried out"));
+        }
+        counts.insert(partner, own + 1);
+        Ok(Place { of: self.clone(), partner })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.partner) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.partner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partner_has_a_few_places_and_all_have_a_bound() {
+        let verifications = Verifications::default();
+        let busy = PartnerId::new();
+        let mut places: Vec<Place> =
+            (0..OF_A_PARTNER_MAX).map(|_| verifications.begin(busy).unwrap()).collect();
+        assert!(verifications.begin(busy).is_err());
+        places.extend(
+            (OF_A_PARTNER_MAX..VERIFICATIONS_MAX).map(|_| verifications.begin(PartnerId::new()).unwrap()),
+        );
+        assert!(verifications.begin(PartnerId::new()).is_err());
+        places.remove(0);
+        places.push(verifications.begin(busy).unwrap());
+        drop(places);
+        assert!(verifications.0.lock().unwrap().is_empty(), "nothing is kept of who has none");
+    }
+}
