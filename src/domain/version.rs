@@ -37,8 +37,8 @@ impl IfMatch {
             if rest.is_empty() {
                 break;
             }
-            let weak = rest.starts_with("W/");
-            let opened = rest.trim_start_matches("W/").strip_prefix('"').ok_or(COMPLAINT)?;
+            let (weak, opaque) = rest.strip_prefix("W/").map_or((false, rest), |opaque| (true, opaque));
+            let opened = opaque.strip_prefix('"').ok_or(COMPLAINT)?;
             let (tag, after) = opened.split_once('"').ok_or(COMPLAINT)?;
             let after = after.trim_start_matches([' ', '\t']);
             if !(after.is_empty() || after.starts_with(',')) || tag.chars().any(|c| c <= ' ' || c == '\x7f') {
@@ -87,6 +87,7 @@ mod tests {
                 && bad("\"1\" \"2\"")
                 && bad("*,\"1\"")
                 && bad("\"a b\"")
+                && bad("W/W/\"1\", \"2\"")
         );
     }
 
