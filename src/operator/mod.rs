@@ -2,6 +2,7 @@
 //! dialect of errors as Herald's own API; what needs a key needs one with the operator
 //! scope, and publishing one with the producer scope.
 
+pub mod event_body;
 mod events;
 mod extract;
 mod handlers;

@@ -24,6 +24,7 @@ use format::Format;
 use handlers::Operation;
 
 pub use outbound::Webhooks;
+pub use wire::public_key;
 
 /// Where the routes are mounted; what is asked at either is done at once.
 pub const MOUNTS: [&str; 2] = ["/sync", "/async"];
