@@ -14,7 +14,7 @@ use super::Held;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
-use crate::store::{ordering_lines, partitions, subscriptions};
+use crate::store::{self, ordering_lines, partitions, subscriptions};
 use crate::telemetry::Metrics;
 
 const BATCH_MAX: usize = 1_000;
@@ -127,7 +127,7 @@ impl Recorder {
             Some(connection) => connection,
             None => {
                 let mut connection = self.pool.acquire().await?;
-                queue::find_by_key_only(&mut connection).await?;
+                store::plan_once_by_key(&mut connection).await?;
                 connection
             }
         };

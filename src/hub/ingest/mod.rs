@@ -243,7 +243,7 @@ impl Writer {
     async fn try_commit(&mut self, group: &[Request]) -> Result<group::Written, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.pool.acquire().await.map_err(|error| Failure::Undone(error.into()))?,
+            None => self.connect().await.map_err(|error| Failure::Undone(error.into()))?,
         };
         let room = self.handoff.reserve(group::ROOM_WANTED);
         // Taken before anything is sent: a lease must never seem longer here than it is in the database.
@@ -270,6 +270,12 @@ impl Writer {
         self.metrics.events_accepted(Origin::Cancel, written.events.len() - written.published_count);
         self.metrics.events_accepted(Origin::Publish, written.published_count);
         Ok(written)
+    }
+
+    async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        store::plan_once_by_key(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Rolls back, or drops a connection that cannot even do that.

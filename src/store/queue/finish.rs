@@ -64,13 +64,6 @@ struct DoneRow {
     stalled_lines: Vec<i64>,
 }
 
-/// Has this session find rows by their keys alone. Whoever finishes deliveries knows their keys, but a plan that was made while the queue was
-/// short would read all of it for a few rows, until the statistics have noticed that it has grown.
-pub async fn find_by_key_only(db: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("set enable_seqscan = off").execute(db).await?;
-    Ok(())
-}
-
 /// Finishes leases. A batch is as many rows as it has deliveries, all with the same outcome.
 pub async fn finish(db: &mut PgConnection, owner: NodeId, batch: &[Finish<'_>]) -> Result<Done, sqlx::Error> {
     let rows: Vec<Row<'_>> = batch.iter().flat_map(rows).collect();
