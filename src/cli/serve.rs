@@ -72,8 +72,16 @@ async fn serve(config: Config) -> Result<(), String> {
     let mut said =
         Announcement { mode: config.mode, public_url, operator: operator_address, database: None, key: None };
     said.database = postgres.as_ref().map(|(postgres, _)| postgres.description());
-    if config.mode == Mode::Development {
-        said.key = Some(development_key(&app, &config, &folder).await?);
+    match config.mode {
+        Mode::Development => said.key = Some(development_key(&app, &config, &folder).await?),
+        Mode::Production => {
+            let ended = app.hub().end_development().await.map_err(|error| error.chain())?;
+            if ended > 0 {
+                tracing::warn!(
+                    "this database was used in development: the key that opened everything there is revoked"
+                );
+            }
+        }
     }
     println!("{said}");
     let postgres =
@@ -149,7 +157,7 @@ async fn development_key(app: &App, config: &Config, folder: &Path) -> Result<(S
     let (text, origin) = match &config.dev_api_key {
         Some(text) => (text.clone(), "HERALD_DEV_API_KEY".to_owned()),
         None => {
-            let kept = keep(folder, "dev-api-key", || PartnerKey::generate().1)?;
+            let kept = keep(folder, "dev-api-key", PartnerKey::generate_for_development)?;
             (kept, format!("kept in {}", folder.join("dev-api-key").display()))
         }
     };

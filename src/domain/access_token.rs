@@ -61,6 +61,7 @@ mod tests {
         assert!(
             AccessToken::parse(AccessToken::generate().1.expose_str().unwrap()).is_some_and(|it| it != token)
         );
+        assert_ne!(token.hash(), AccessToken::generate().0.hash());
         assert_ne!(token.hash(), PartnerKey::parse(text).unwrap().hash.as_bytes());
     }
 }

@@ -3,8 +3,6 @@
 //! It is set explicitly, never taken from the environment, and holds no credentials. Names are resolved by it, so it has to keep the rule
 //! about addresses; literals are judged here before it is asked.
 
-use std::fmt;
-
 use url::{Host, Url};
 
 /// An `http` proxy: its host and port.
@@ -40,12 +38,6 @@ impl EgressProxy {
 
     pub fn port(&self) -> u16 {
         self.port
-    }
-}
-
-impl fmt::Display for EgressProxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} port {}", self.host, self.port)
     }
 }
 

@@ -114,7 +114,9 @@ mod tests {
         let good = modulus(2_048);
         assert!(RecipientKey::from_components(&good, &EXPONENT).is_ok());
         assert!(RecipientKey::from_components(&[&[0, 0], &good[..]].concat(), &[0, 1, 0, 1]).is_ok());
-        assert!(RecipientKey::from_components(&good, &[3]).is_ok());
+        for exponent in [&[3][..], &[1, 0, 0, 0, 1]] {
+            assert!(RecipientKey::from_components(&good, exponent).is_ok(), "{exponent:?}");
+        }
         assert!(RecipientKey::from_components(&modulus(8_192), &EXPONENT).is_ok());
         let mut even = good.clone();
         even[255] = 2;

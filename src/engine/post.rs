@@ -130,13 +130,94 @@ fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
             retry_after,
             ..nothing
         },
-        ReplyKind::TimedOut { phase } => {
-            Posted { outcome: Outcome::TimedOut, detail: Some(format!("timed out {phase}")), ..nothing }
-        }
+        // Who was not reached in time was not reached: a partner who could tell the two apart would have a port scanner (SECURITY rule 6).
+        ReplyKind::TimedOut { phase } => Posted {
+            outcome: if phase.is_before_the_request() { Outcome::Unreachable } else { Outcome::TimedOut },
+            detail: Some(format!("timed out {phase}")),
+            ..nothing
+        },
         ReplyKind::Unreachable { reason } => Posted { detail: Some(reason), ..nothing },
+        // Nobody was dialled, so this says nothing of our own network: else whoever names enough forbidden hosts could feign an outage.
         ReplyKind::Blocked { reason } => {
-            Posted { outcome: Outcome::Blocked, detail: Some(reason.to_string()), ..nothing }
+            Posted { outcome: Outcome::Blocked, detail: Some(reason.to_string()), reached: None, ..nothing }
         }
         ReplyKind::BadResponse { status, reason } => Posted { status, detail: Some(reason), ..nothing },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::dialect::Rendered;
+    use crate::domain::egress::Refusal;
+    use crate::engine::outbound::Phase;
+
+    struct Plain;
+
+    impl Dialect for Plain {
+        fn render(&self, _outgoing: &Outgoing<'_>) -> Rendered {
+            Rendered { headers: Vec::new(), body: Vec::new() }
+        }
+    }
+
+    fn posted(result: ReplyKind, reached: bool) -> Posted {
+        classify(Reply { result, latency: Duration::from_millis(7), reached }, &Plain)
+    }
+
+    #[test]
+    fn rule_06_whatever_keeps_a_connection_from_coming_about_is_one_and_the_same_to_a_partner() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let mut details = Vec::new();
+        for (result, reached) in [
+            (ReplyKind::Blocked { reason: Refusal::Address { address, why: "it is private" } }, false),
+            (ReplyKind::Blocked { reason: Refusal::LoopbackName }, false),
+            (ReplyKind::Unreachable { reason: "connecting to 10.0.0.1:443: refused".to_owned() }, false),
+            (ReplyKind::Unreachable { reason: "partner.example cannot be resolved".to_owned() }, false),
+            (ReplyKind::TimedOut { phase: Phase::Dns }, false),
+            (ReplyKind::TimedOut { phase: Phase::Connect }, false),
+            (ReplyKind::TimedOut { phase: Phase::Tls }, true),
+        ] {
+            let posted = posted(result, reached);
+            assert!(matches!(posted.outcome, Outcome::Unreachable | Outcome::Blocked), "{:?}", posted.detail);
+            assert_eq!((posted.status, &posted.response, posted.latency_ms), (None, &None, 7));
+            let tried = (posted.outcome != Outcome::Blocked).then_some(reached);
+            assert_eq!(posted.reached, tried, "what is blocked is no sign of an outage of our own");
+            details.push(posted.detail.unwrap());
+        }
+        let all = details.len();
+        details.dedup();
+        assert_eq!(details.len(), all, "the operator sees which");
+    }
+
+    #[test]
+    fn what_came_of_a_request_that_was_made_is_told_as_it_was() {
+        for phase in [Phase::FirstByte, Phase::Headers, Phase::Body { status: 200 }] {
+            let posted = posted(ReplyKind::TimedOut { phase }, true);
+            assert_eq!((posted.outcome, posted.status), (Outcome::TimedOut, None));
+        }
+        let broken = ReplyKind::BadResponse { status: Some(200), reason: "the body broke off".to_owned() };
+        let broken = posted(broken, true);
+        assert_eq!(
+            (broken.outcome, broken.status, broken.reached),
+            (Outcome::Unreachable, Some(200), Some(true))
+        );
+        for (status, outcome) in [(199, Outcome::Refused), (204, Outcome::Delivered), (300, Outcome::Refused)]
+        {
+            let answered = ReplyKind::Answered {
+                status,
+                retry_after: Some("7".to_owned()),
+                body: b"text".to_vec(),
+                body_complete: true,
+            };
+            let posted = posted(answered, true);
+            assert_eq!((posted.outcome, posted.status), (outcome, Some(status)));
+            assert_eq!(
+                (posted.response.as_deref(), posted.retry_after.as_deref()),
+                (Some(&b"text"[..]), Some("7"))
+            );
+        }
     }
 }

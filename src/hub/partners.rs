@@ -11,7 +11,7 @@ use super::Hub;
 use crate::domain::access_token::AccessToken;
 use crate::domain::caller::Caller;
 use crate::domain::id::{ApiKeyId, CustomerId, PartnerId};
-use crate::domain::partner_key::{KeyHash, PartnerKey, Scopes};
+use crate::domain::partner_key::{DEVELOPMENT_PREFIX, KeyHash, PartnerKey, Scopes};
 use crate::domain::secret::Secret;
 use crate::domain::{Error, Noun};
 use crate::store;
@@ -19,7 +19,6 @@ use crate::store::api_keys::{ApiKeyRow, NewApiKey};
 
 /// How long a key that was looked up is believed: a revocation is known everywhere after this.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
-/// Characters of a partner's name at most.
 /// Keys remembered at most; the whole memory is dropped when it is full, which costs one look-up each.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -125,8 +124,8 @@ impl Hub {
         if let Some(row) = rows.iter().find(|row| row.hash == key.hash.as_bytes()) {
             return Ok(PartnerId(row.partner_id));
         }
-        let partner = match rows.first() {
-            Some(row) => PartnerId(row.partner_id),
+        let partner = match store::api_keys::find_last_owner(&mut transaction, &key.prefix).await? {
+            Some(partner) => partner,
             None => {
                 let partner = PartnerId::new();
                 store::partners::insert(&mut transaction, partner, "development").await?;
@@ -137,6 +136,11 @@ impl Hub {
         store::api_keys::revoke_others(&mut transaction, &key.prefix, key.hash.as_bytes()).await?;
         transaction.commit().await?;
         Ok(partner)
+    }
+
+    /// Revokes what opened everything while this database was used in development. Returns how many keys that were.
+    pub async fn end_development(&self) -> Result<u64, Error> {
+        store::api_keys::revoke_others(&mut *self.connection().await?, DEVELOPMENT_PREFIX, &[]).await
     }
 }
 

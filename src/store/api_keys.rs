@@ -7,8 +7,8 @@ use uuid::Uuid;
 use crate::domain::Error;
 use crate::domain::id::{ApiKeyId, PartnerId};
 
-/// A key that is neither revoked nor expired.
-#[derive(Debug, Clone, sqlx::FromRow)]
+/// A key that is neither revoked nor expired. No `Debug`: the hash of a chosen key can be guessed at.
+#[derive(Clone, sqlx::FromRow)]
 pub struct ApiKeyRow {
     pub id: Uuid,
     pub partner_id: Uuid,
@@ -64,12 +64,23 @@ pub async fn revoke(db: &mut PgConnection, partner: PartnerId, id: ApiKeyId) -> 
     Ok(done.rows_affected() == 1)
 }
 
-/// Revokes every key with this prefix but one: the development key is replaced when its text changes.
-pub async fn revoke_others(db: &mut PgConnection, prefix: &str, keep: &[u8]) -> Result<(), Error> {
-    sqlx::query("update api_keys set revoked_at = herald_now() where prefix = $1 and hash <> $2 and revoked_at is null")
+/// Whose the newest key with this prefix is or was, revoked or not.
+pub async fn find_last_owner(db: &mut PgConnection, prefix: &str) -> Result<Option<PartnerId>, Error> {
+    let owner = sqlx::query_scalar(
+        "select partner_id from api_keys where prefix = $1 order by created_at desc, id desc limit 1",
+    )
+    .bind(prefix)
+    .fetch_optional(db)
+    .await?;
+    Ok(owner.map(PartnerId))
+}
+
+/// Revokes every key with this prefix but the one with this hash; returns how many. No key has an empty hash.
+pub async fn revoke_others(db: &mut PgConnection, prefix: &str, keep: &[u8]) -> Result<u64, Error> {
+    let done = sqlx::query("update api_keys set revoked_at = herald_now() where prefix = $1 and hash <> $2 and revoked_at is null")
         .bind(prefix)
         .bind(keep)
         .execute(db)
         .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }

@@ -14,6 +14,7 @@ mod chaos;
 mod cluster;
 mod curl;
 mod delivery;
+mod development_key;
 mod embedded_postgres;
 mod every_operation;
 mod first_partner;

@@ -106,6 +106,7 @@ fn wrong_texts_are_named_without_their_keys() {
         (format!("{key}:k1"), KeyRingError::BadId { entry: 1 }),
         (format!(":{key}"), KeyRingError::BadId { entry: 1 }),
         (format!("{good},k 2:{key}"), KeyRingError::BadId { entry: 2 }),
+        (format!("{}:{key}", "k".repeat(33)), KeyRingError::BadId { entry: 1 }),
         ("k1:not*base64".to_owned(), KeyRingError::NotBase64 { entry: 1 }),
         ("k1:".to_owned(), KeyRingError::WrongLength { entry: 1, bytes: 0 }),
         ("k1:c2hvcnQ=".to_owned(), KeyRingError::WrongLength { entry: 1, bytes: 5 }),
@@ -115,6 +116,13 @@ fn wrong_texts_are_named_without_their_keys() {
         let error = KeyRing::parse(&text).unwrap_err();
         assert_eq!(error, expected, "{text}");
         assert!(!error.to_string().contains(&key) && !format!("{error:?}").contains(&key));
+    }
+}
+
+#[test]
+fn ids_have_letters_digits_hyphens_and_underscores() {
+    for id in ["k", "2024-01_a", "-", "_", &"k".repeat(32)] {
+        assert!(KeyRing::parse(&entry(id, 1)).is_ok(), "{id}");
     }
 }
 

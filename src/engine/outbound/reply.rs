@@ -1,4 +1,4 @@
-//! How a call ended: for operators in full, for partners in a few words.
+//! How a call ended, in full. What of it a partner may know is settled where it becomes an outcome (`engine::post`).
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct Reply {
     pub reached: bool,
 }
 
-/// How a call ended. The texts are for operators; partners are shown `Blocked` and `Unreachable` alike.
+/// How a call ended. The texts are for operators and hold nothing of the receiver's own words.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReplyKind {
     Answered {
@@ -67,58 +67,9 @@ impl fmt::Display for Phase {
     }
 }
 
-impl ReplyKind {
-    /// What the partner may know. Blocked, refused, filtered and unresolvable look alike, and so does whatever else
-    /// happens before an answer is under way: told apart, they would make Herald a port scanner.
-    pub fn partner_text(&self) -> String {
-        match self {
-            ReplyKind::Answered { status, .. } => format!("answered with status {status}"),
-            ReplyKind::TimedOut { phase: Phase::FirstByte | Phase::Headers | Phase::Body { .. } } => {
-                "did not answer in time".to_owned()
-            }
-            ReplyKind::TimedOut { phase: Phase::Dns | Phase::Connect | Phase::Tls }
-            | ReplyKind::Unreachable { .. }
-            | ReplyKind::Blocked { .. } => "could not be reached".to_owned(),
-            ReplyKind::BadResponse { .. } => "did not answer with sound HTTP".to_owned(),
-        }
-    }
-
-    /// All that is known, and nothing of the receiver's own words.
-    pub fn operator_text(&self) -> String {
-        match self {
-            ReplyKind::Answered { .. } => self.partner_text(),
-            ReplyKind::TimedOut { phase } => format!("timed out {phase}"),
-            ReplyKind::Unreachable { reason } | ReplyKind::BadResponse { status: None, reason } => {
-                reason.clone()
-            }
-            ReplyKind::Blocked { reason } => format!("blocked: {reason}"),
-            ReplyKind::BadResponse { status: Some(status), reason } => {
-                format!("status {status}, but {reason}")
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rule_06_partners_cannot_tell_blocked_from_refused_or_unresolvable() {
-        let address = std::net::IpAddr::from([10, 0, 0, 1]);
-        let alike = [
-            ReplyKind::Blocked { reason: Refusal::Address { address, why: "it is private" } },
-            ReplyKind::Blocked { reason: Refusal::LoopbackName },
-            ReplyKind::Unreachable { reason: "connecting to 10.0.0.1:443: refused".to_owned() },
-            ReplyKind::Unreachable { reason: "partner.example cannot be resolved".to_owned() },
-            ReplyKind::TimedOut { phase: Phase::Dns },
-            ReplyKind::TimedOut { phase: Phase::Connect },
-            ReplyKind::TimedOut { phase: Phase::Tls },
-        ];
-        let (mut partner, mut operator): (Vec<_>, Vec<_>) =
-            alike.iter().map(|kind| (kind.partner_text(), kind.operator_text())).unzip();
-        partner.dedup();
-        operator.dedup();
-        assert_eq!((partner.len(), operator.len()), (1, alike.len()));
+impl Phase {
+    /// Whether nothing had been asked of the receiver yet.
+    pub fn is_before_the_request(self) -> bool {
+        matches!(self, Phase::Dns | Phase::Connect | Phase::Tls)
     }
 }

@@ -57,7 +57,7 @@ const RULES: [Rule; 25] = [
     rule(
         6,
         "To a partner, blocked, refused and unresolvable look alike; the operator sees which.",
-        &["src/engine/outbound/reply.rs", "src/surfaces/herald/wire/delivery.rs"],
+        &["src/engine/post.rs", "src/surfaces/herald/wire/delivery.rs"],
     ),
     rule(
         7,
