@@ -289,6 +289,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rule_02_what_may_be_called_is_what_the_mode_and_the_operator_say_and_no_more() {
+        use crate::config::RawConfig;
+        let (_, ring) = KeyRing::generate();
+        let say = |text: &str| Some(text.to_owned());
+        let policy =
+            |raw: RawConfig| egress_policy(&Config::check(&raw).unwrap_or_else(|wrong| panic!("{wrong}")));
+        let production = || RawConfig {
+            mode: say("production"),
+            secret_keys: ring.expose_str().map(str::to_owned),
+            ..RawConfig::default()
+        };
+        assert_eq!(policy(RawConfig::default()), EgressPolicy::development());
+        assert_eq!(policy(production()), EgressPolicy::production());
+        let said = policy(RawConfig {
+            egress_allow: say("10.1.0.0/16"),
+            egress_ports: say("443,9443"),
+            egress_http: say("true"),
+            nat64_prefix: say("64:ff9b::/96"),
+            ..production()
+        });
+        let expected = EgressPolicy {
+            allow: vec!["10.1.0.0/16".parse().unwrap()],
+            ports: PortRule::Only(vec![443, 9443]),
+            http_allowed: true,
+            nat64_prefix: crate::domain::egress::Nat64Prefix::parse("64:ff9b::/96").ok(),
+            ..EgressPolicy::production()
+        };
+        assert_eq!(said, expected);
+        let strict = policy(RawConfig { egress_http: say("false"), ..RawConfig::default() });
+        assert!(!strict.http_allowed && strict.loopback_allowed);
+    }
+
+    #[test]
     fn every_path_belongs_to_one_api_by_its_first_part() {
         for (paths, surface) in [
             (&["/herald", "/herald/", "/herald/v1/deliveries", "/herald/nothing"][..], "herald"),

@@ -1,6 +1,8 @@
 //! Secrets that are looked for afterwards, everywhere (SECURITY rule 10): a server that logs all it can, stories that go well and stories that
 //! do not, and then a search through its logs, its metrics, every answer it gave and every row of its database.
 
+mod notifications;
+
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -223,7 +225,8 @@ async fn rule_10_no_secret_is_found_in_logs_metrics_answers_or_the_database() {
 
     // A partner with a key.
     let partner = made(operator.request(Method::POST, "/partners").json(&json!({ "name": "Shop" }))).await;
-    let path = format!("/partners/{}/keys", text(&partner["id"]));
+    let partner_id = text(&partner["id"]);
+    let path = format!("/partners/{partner_id}/keys");
     let key = made(operator.request(Method::POST, &path).json(&json!({ "scopes": ["partner"] }))).await;
     let key = text(&key["key"]);
     secrets.push(key.clone());
@@ -344,6 +347,8 @@ async fn rule_10_no_secret_is_found_in_logs_metrics_answers_or_the_database() {
     for path in ["/metrics", "/readyz", "/livez"] {
         asked(&mut haystack, path, operator.request(Method::GET, path)).await;
     }
+
+    secrets.extend(notifications::story(&mut haystack, &partner, &operator, &partner_id).await);
 
     dump(&database, &mut haystack).await;
     server.stop().await;

@@ -41,6 +41,23 @@ fn says(mut peer: Peer, bytes: &'static [u8]) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+/// Reads one byte and goes: what is left unread makes the kernel reset the connection.
+fn resets(mut peer: Peer) -> BoxFuture<'static, ()> {
+    async move {
+        let _hung_up = tokio::io::AsyncReadExt::read_u8(&mut peer.io).await;
+    }
+    .boxed()
+}
+
+/// Holds the connection and looks at nothing that comes over it.
+fn ignores(peer: Peer) -> BoxFuture<'static, ()> {
+    async move {
+        std::future::pending::<()>().await;
+        drop(peer);
+    }
+    .boxed()
+}
+
 /// The same, over and over.
 fn repeats(mut peer: Peer, head: &'static [u8], bytes: Vec<u8>) -> BoxFuture<'static, ()> {
     async move {
@@ -60,7 +77,7 @@ fn drips(mut peer: Peer, head: &'static [u8]) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 45] = [
     case("headers byte by byte", |peer| drips(peer, b"HTTP/1.1 200 OK\r\nX: "), "timedOut", None),
     case("a status line byte by byte", |peer| drips(peer, b"HTTP/1.1 200 "), "timedOut", None),
     case(
@@ -232,6 +249,83 @@ const CASES: [Case; 26] = [
         "delivered",
         Some(200),
     ),
+    case("a reset in the middle of the request", resets, "unreachable", None),
+    case("a connection that is accepted and never read", ignores, "timedOut", None),
+    case(
+        "a connection that is closed at once",
+        |peer| async move { drop(peer) }.boxed(),
+        "unreachable",
+        None,
+    ),
+    // Called as https: what is not reached in time is not reached.
+    case("TLS: silence", ignores, "unreachable", None),
+    case("TLS: a plain answer", |peer| says(peer, b"HTTP/1.1 400 No\r\n\r\n"), "unreachable", None),
+    case("HTTP/2", |peer| says(peer, b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"), "unreachable", None),
+    case("no head at all", |peer| says(peer, b"hello\r\n\r\n"), "unreachable", None),
+    case(
+        "a NUL in a header",
+        |peer| says(peer, b"HTTP/1.1 204 No\r\nX: a\x00b\r\n\r\n"),
+        "unreachable",
+        None,
+    ),
+    case(
+        "a header that is folded",
+        |peer| says(peer, b"HTTP/1.1 204 No\r\nX: a\r\n b\r\n\r\n"),
+        "unreachable",
+        None,
+    ),
+    case("bare line feeds", |peer| says(peer, b"HTTP/1.1 204 No\n\n"), "delivered", Some(204)),
+    case(
+        "an interim answer, then the answer",
+        |peer| {
+            says(peer, b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 202 Yes\r\nContent-Length: 0\r\n\r\n")
+        },
+        "delivered",
+        Some(202),
+    ),
+    case(
+        "more than its length",
+        |peer| says(peer, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 No\r\n\r\n"),
+        "delivered",
+        Some(200),
+    ),
+    case(
+        "a 204 with a body",
+        |peer| says(peer, b"HTTP/1.1 204 No\r\nContent-Length: 4\r\n\r\nbody"),
+        "delivered",
+        Some(204),
+    ),
+    case(
+        "a chunk beyond all numbers",
+        |peer| says(peer, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n"),
+        "unreachable",
+        Some(200),
+    ),
+    case(
+        "a chunk of negative size",
+        |peer| says(peer, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"),
+        "unreachable",
+        Some(200),
+    ),
+    case(
+        "a negative status",
+        |peer| says(peer, b"HTTP/1.1 -20 No\r\nContent-Length: 0\r\n\r\n"),
+        "unreachable",
+        None,
+    ),
+    case("status 304", |peer| says(peer, b"HTTP/1.1 304 Not Modified\r\n\r\n"), "refused", Some(304)),
+    case(
+        "status 410",
+        |peer| says(peer, b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"),
+        "refused",
+        Some(410),
+    ),
+    case(
+        "a Retry-After that is no text",
+        |peer| says(peer, b"HTTP/1.1 503 No\r\nRetry-After: \xff\xfe\r\nContent-Length: 0\r\n\r\n"),
+        "refused",
+        Some(503),
+    ),
 ];
 
 #[tokio::test]
@@ -242,7 +336,9 @@ async fn rule_05_whatever_a_receiver_does_the_attempt_says_so_and_others_are_ser
     let mut receivers = Vec::new();
     for case in &CASES {
         let receiver = Receiver::start(case.script).await;
-        let subscription = app.subscribe(&receiver.url()).await;
+        let is_tls = case.name.starts_with("TLS");
+        let url = if is_tls { receiver.url().replace("http:", "https:") } else { receiver.url() };
+        let subscription = app.subscribe(&url).await;
         receivers.push((case, receiver, subscription));
     }
     app.subscribe(&well.url).await;

@@ -30,6 +30,7 @@ mod model;
 mod notifications;
 mod openapi;
 mod operator;
+mod operators_network;
 mod outbound;
 mod publish;
 mod publish_command;

@@ -57,6 +57,33 @@ async fn rule_11_a_key_ends_when_it_was_said_to() {
 }
 
 #[tokio::test]
+async fn rule_11_keys_change_without_a_gap_and_the_old_one_ends_within_seconds_although_it_is_in_use() {
+    let desk = Desk::open().await;
+    let (partner, _) = desk.partner("partner").await;
+    let (other, _) = desk.partner("partner").await;
+    let (_, operator) = desk.partner("operator").await;
+    let keys = format!("/partners/{partner}/keys");
+    let make = async || post(&desk, &operator, &keys, json!({ "scopes": ["partner"] })).await.body;
+    let (old, new) = (make().await, make().await);
+    let text = |key: &Value| key["key"].as_str().unwrap().to_owned();
+    let status = async |key: &Value| desk.get(&text(key), "/herald/v1/deliveries").await.status;
+    assert_eq!((status(&old).await, status(&new).await), (200, 200), "both at once");
+
+    let id = old["id"].as_str().unwrap();
+    let foreign = format!("/partners/{other}/keys/{id}");
+    assert_eq!(
+        desk.operator(Method::DELETE, &operator, &foreign, None).await.problem(),
+        (404, "KeyNotFound")
+    );
+    assert_eq!(desk.operator(Method::DELETE, &operator, &format!("{keys}/{id}"), None).await.status, 204);
+    let revoked = std::time::Instant::now();
+    while status(&old).await == 200 {
+        assert!(revoked.elapsed() < std::time::Duration::from_secs(5), "it is believed for ever");
+    }
+    assert_eq!((status(&old).await, status(&new).await), (401, 200));
+}
+
+#[tokio::test]
 async fn customers_come_and_go() {
     let desk = Desk::open().await;
     let (partner, key) = desk.partner("partner").await;

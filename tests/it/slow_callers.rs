@@ -1,10 +1,12 @@
-//! A thousand clients that never finish their headers (SECURITY rule 14), while others are served.
+//! Clients that hold on to connections (SECURITY rule 14): a thousand that never finish their headers, while others are served, and more than
+//! there are places.
 
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::herald::Herald;
 use crate::support::partner::PATIENCE;
@@ -82,4 +84,33 @@ async fn rule_14_a_thousand_slow_headers_keep_nobody_waiting_and_are_let_go() {
         assert!(lasted < LET_GO_WITHIN, "{lasted:?}");
     }
     assert!(herald.terminate().await.success());
+}
+
+#[tokio::test]
+async fn rule_14_connections_beyond_the_cap_wait_until_another_leaves() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
+    let serving = tokio::spawn(herald::listener::serve(socket, router, 2, Duration::ZERO, stopping));
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        stream.read(&mut [0; 1_024]).await.unwrap()
+    };
+    let mut placed = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut stream).await > 0);
+        placed.push(stream);
+    }
+    // The kernel takes it, and nobody answers.
+    let mut third = TcpStream::connect(address).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(300), ask(&mut third)).await;
+    assert!(early.is_err(), "it was served although both places are taken");
+    assert!(ask(&mut placed[0]).await > 0, "who has a place keeps it");
+    placed.pop();
+    let answer = tokio::time::timeout(PATIENCE, third.read(&mut [0; 1_024])).await.unwrap().unwrap();
+    assert!(answer > 0, "its turn has come");
+    stop.send(true).unwrap();
+    tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
 }

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion, also in its helpers")]
 
+mod attacker;
 mod house;
 mod names;
 mod server;

@@ -49,6 +49,12 @@ mod tests {
         }
         assert_eq!(presented("authorization", &basic("K-1:password")), None);
         assert_eq!(presented("authorization", "Basic %%%"), None);
+        let other = basic("K-1:").replace("Basic", "Digest");
+        assert_eq!(
+            presented("authorization", &other),
+            Some(other.clone()),
+            "another scheme presents no user name"
+        );
         assert_eq!(presented_key(&HeaderMap::new()), None);
     }
 }

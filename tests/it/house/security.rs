@@ -228,7 +228,8 @@ fn page(tests: &[Test]) -> String {
         "# What holds, and what shows it\n\n\
          Each rule with the code that keeps it and the tests that fail when it is broken. This page is written from the names of the\n\
          tests: `HERALD_WRITE_DOCS=1 cargo test --test it house::security` writes it anew, and without that variable the same test fails\n\
-         when the page is out of date or a rule has no test. What the rules are for: [threat-model.md](threat-model.md).\n",
+         when the page is out of date or a rule has no test. What the rules are for: [threat-model.md](threat-model.md). Which changes of\n\
+         this code no test notices, and why that is so: [mutants.md](mutants.md).\n",
     );
     for rule in &RULES {
         let code: Vec<String> = rule.code.iter().map(|place| format!("[{place}](../{place})")).collect();

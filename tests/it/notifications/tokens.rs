@@ -1,6 +1,6 @@
 //! Tokens: what a key is traded for, for how long, and what becomes of them with their key.
 
-use herald::domain::partner_key::Scope;
+use herald::domain::partner_key::{Scope, Scopes};
 use serde_json::json;
 
 use super::{CALLBACKS, TOKEN, world};
@@ -124,13 +124,21 @@ async fn rule_11_a_token_ends_with_its_key_and_only_a_hash_of_it_is_kept() {
     assert_eq!(use_token(ann, &of_doomed).await.told(), expired());
     assert_eq!(refresh(ann, &of_doomed).await.told(), expired());
     assert_eq!(use_token(ann, &of_other).await.status, 200);
+
+    // Neither does it outlive a key that ends by itself.
+    let end = herald::clock::now() + chrono::TimeDelta::hours(1);
+    let ending = world.server.hub.create_key(ann.id, Scopes::only(Scope::Partner), Some(end)).await.unwrap();
+    let of_ending = token(&login(ann, TOKEN, &ann.id.to_string(), ending.text.expose_str().unwrap()).await);
+    assert_eq!(use_token(ann, &of_ending).await.status, 200);
+    world.database.advance(chrono::TimeDelta::minutes(61)).await;
+    assert_eq!(use_token(ann, &of_ending).await.told(), expired());
+    assert_eq!(use_token(ann, &of_other).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_token_reaches_no_further_than_partners_do() {
     let world = world().await;
-    let key =
-        world.server.hub.create_key(world.ann.id, herald::domain::partner_key::Scopes::all(), None).await;
+    let key = world.server.hub.create_key(world.ann.id, Scopes::all(), None).await;
     let key = key.unwrap().text.expose_str().unwrap().to_owned();
     let issued = token(&login(&world.ann, TOKEN, &world.ann.id.to_string(), &key).await);
     let caller = world.server.hub.authenticate(&issued).await.unwrap();

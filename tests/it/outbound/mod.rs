@@ -3,10 +3,10 @@
 
 mod connections;
 mod guard;
-mod proxy;
+pub mod proxy;
 pub mod receiver;
 mod receivers;
-mod tls;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

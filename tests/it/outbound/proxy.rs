@@ -23,7 +23,7 @@ fn through(proxy: &Receiver, limits: Limits) -> Outbound {
 }
 
 /// Opens a tunnel to this port of this machine, whatever it is asked for.
-async fn tunnel(mut peer: Peer, port: u16) {
+pub async fn tunnel(mut peer: Peer, port: u16) {
     if peer.request().await && peer.say("HTTP/1.1 200 Connection established\r\n\r\n").await {
         let mut receiver = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let _either_hung_up = tokio::io::copy_bidirectional(&mut peer.io, &mut receiver).await;

@@ -12,18 +12,25 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::receiver::Receiver;
 use super::*;
 
-struct Authority {
-    root: CertificateDer<'static>,
+pub struct Authority {
+    pub root: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let root = params.self_signed(&key).unwrap().der().clone();
         Authority { root, issuer: Issuer::new(params, key) }
+    }
+
+    /// A server that shows a certificate for this machine's own address.
+    pub fn signs_for_loopback(&self) -> TlsAcceptor {
+        let mut params = names(&[]);
+        params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        self.signs(&params)
     }
 
     fn signs(&self, params: &CertificateParams) -> TlsAcceptor {
@@ -83,9 +90,7 @@ async fn rule_03_a_private_ca_is_trusted_when_it_is_configured() {
 #[tokio::test]
 async fn an_address_can_carry_a_certificate() {
     let authority = Authority::new();
-    let mut params = names(&[]);
-    params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    let receiver = receiver(authority.signs(&params)).await;
+    let receiver = receiver(authority.signs_for_loopback()).await;
     let reply = post(&trusting(&authority), &format!("https://127.0.0.1:{}/", receiver.port), AMPLE).await;
     assert_eq!(status(&reply), 200);
 }

@@ -55,6 +55,23 @@ async fn a_repeat_after_a_restart_gets_the_first_answer_until_a_day_has_passed()
 }
 
 #[tokio::test]
+async fn rule_12_an_answer_that_is_kept_for_a_repeat_is_told_to_nobody_else() {
+    let world = world().await;
+    let (id, request_id) = (Uuid::new_v4(), Uuid::new_v4().to_string());
+    let headers = [("x-request-id", request_id.as_str())];
+    let anns = world.ann.send("PUT", &session(id), &headers, Some(&new_customer())).await;
+    let token = anns.json()["token"].as_str().unwrap().to_owned();
+    // Everything is the same but who asks, even the id, which is not Ben's to use.
+    let bens = world.ben.send("PUT", &session(id), &headers, Some(&new_customer())).await;
+    assert_eq!((bens.status, bens.text.contains(&token)), (400, false), "{bens:?}");
+    let own = Uuid::new_v4();
+    let opened = world.ben.send("PUT", &session(own), &[], Some(&new_customer())).await;
+    assert_eq!(opened.status, 200, "and it is no reason to refuse him what is");
+    let repeat = world.ann.send("PUT", &session(id), &headers, Some(&new_customer())).await;
+    assert_eq!((repeat.status, &repeat.text), (200, &anns.text), "nor has it replaced hers");
+}
+
+#[tokio::test]
 async fn an_id_that_was_used_for_another_request_is_refused() {
     let world = world().await;
     let (id, request_id) = (world.ann.subscribed().await, Uuid::new_v4().to_string());

@@ -22,6 +22,11 @@ pub struct Herald {
 impl Herald {
     /// Starts a development server over this data folder and waits until it says where it listens.
     pub async fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Herald {
+        Herald::start_logging(data_dir, settings, Stdio::inherit()).await
+    }
+
+    /// As [`Herald::start`], with a place for its log.
+    pub async fn start_logging(data_dir: &Path, settings: &[(&str, &str)], log: Stdio) -> Herald {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command
             .env_clear()
@@ -33,6 +38,7 @@ impl Herald {
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log)
             .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
