@@ -64,6 +64,8 @@ async fn rule_12_an_answer_that_is_kept_for_a_repeat_is_told_to_nobody_else() {
     // Everything is the same but who asks, even the id, which is not Ben's to use.
     let bens = world.ben.send("PUT", &session(id), &headers, Some(&new_customer())).await;
     assert_eq!((bens.status, bens.text.contains(&token)), (400, false), "{bens:?}");
+    let again = world.ben.send("PUT", &session(id), &headers, Some(&new_customer())).await;
+    assert_eq!((again.status, &again.text), (400, &bens.text), "his own answer, when he repeats it");
     let own = Uuid::new_v4();
     let opened = world.ben.send("PUT", &session(own), &[], Some(&new_customer())).await;
     assert_eq!(opened.status, 200, "and it is no reason to refuse him what is");
