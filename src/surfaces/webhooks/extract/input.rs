@@ -3,6 +3,9 @@
 //! Complaints are collected, so that all of them can be told at once, each under its member's name. A member that is null or an empty text
 //! is as good as absent.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use axum::http::HeaderMap;
 
 use crate::domain::Violations;
@@ -49,16 +52,19 @@ impl Input {
 
     /// Takes the pairs of a query or form. A name that is there several times has a list.
     pub fn bind_pairs(&mut self, pairs: &[u8]) {
-        let mut given: Vec<(String, Node)> = Vec::new();
+        // In a map, because there may be as many names as bytes to write them with.
+        let mut given: HashMap<String, Node> = HashMap::new();
         for (name, value) in url::form_urlencoded::parse(pairs) {
-            let (name, value) = (name.to_lowercase(), Node::Word(value.into_owned()));
-            match given.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, Node::List(values))) => values.push(value),
-                Some((_, first)) => *first = Node::List(vec![std::mem::replace(first, Node::Null), value]),
-                None => given.push((name, value)),
+            let value = Node::Word(value.into_owned());
+            match given.entry(name.to_lowercase()) {
+                Entry::Vacant(vacant) => drop(vacant.insert(value)),
+                Entry::Occupied(occupied) => match occupied.into_mut() {
+                    Node::List(values) => values.push(value),
+                    first => *first = Node::List(vec![std::mem::replace(first, Node::Null), value]),
+                },
             }
         }
-        self.bind(given);
+        self.bind(given.into_iter().collect());
     }
 
     /// Takes members that win over those of the same names that there are.
@@ -196,6 +202,8 @@ impl Input {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use axum::http::header::CONTENT_TYPE;
 
     use super::*;
@@ -286,6 +294,26 @@ mod tests {
             assert_eq!(Input::default().bind_body(&headers, b"x"), Err(Trouble::UnsupportedMediaType));
             assert_eq!(Input::default().bind_body(&headers, b""), Ok(()));
         }
+    }
+
+    /// What is done with each of them must not grow with their number: that would take minutes.
+    #[test]
+    fn rule_14_a_body_full_of_names_is_refused_at_once() {
+        let names = || (0..60_000).map(|number| format!("a{number:x}"));
+        let form: String = names().map(|name| format!("{name}&")).collect();
+        let attributes: String = names().map(|name| format!(" {name}=''")).collect();
+        let namespaces: String = names().map(|name| format!(" xmlns:{name} = \"a\"")).collect();
+        let nested: String = names().map(|name| format!("<a xmlns:{name}='a'>")).collect();
+        let began = Instant::now();
+        for (content_type, body) in [
+            ("application/x-www-form-urlencoded", form),
+            ("application/xml", format!("<a{attributes}/>")),
+            ("application/xml", format!("<a{namespaces}/>")),
+            ("application/xml", nested),
+        ] {
+            assert_eq!(fields(&bound(content_type, &body)), ["body"], "{}", &body[..60]);
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use super::value::{Contract, Value, iso};
 const INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
 /// Elements within each other at most.
 const DEPTH_MAX: usize = 64;
+/// Attributes and namespaces of a document that is read, at most. The parser compares each with every other.
+const ATTRIBUTES_MAX: usize = 2_000;
+const NAMESPACES_MAX: usize = 200;
 
 pub fn write(value: &Value) -> String {
     let mut out = "<?xml version=\"1.0\" encoding=\"utf-8\"?>".to_owned();
@@ -113,10 +116,20 @@ pub fn read(text: &str) -> Result<Node, String> {
 
 /// A document without a DOCTYPE: nothing in it can be expanded or fetched.
 pub fn document(text: &str) -> Result<roxmltree::Document<'_>, String> {
+    if attributes(text) > ATTRIBUTES_MAX || text.matches("xmlns").count() > NAMESPACES_MAX {
+        return Err(format!(
+            "must have at most {ATTRIBUTES_MAX} attributes, {NAMESPACES_MAX} of them namespaces"
+        ));
+    }
     roxmltree::Document::parse(text).map_err(|error| match error {
         roxmltree::Error::DtdDetected => "must not have a DOCTYPE".to_owned(),
         other => format!("is not well-formed XML near line {}", other.pos().row),
     })
+}
+
+/// How many attributes a text can hold at most: what looks like one counts, wherever it stands.
+fn attributes(text: &str) -> usize {
+    text.split('=').skip(1).filter(|rest| rest.trim_start().starts_with(['"', '\''])).count()
 }
 
 fn node(element: roxmltree::Node<'_, '_>, depth: usize) -> Result<Node, String> {
