@@ -76,18 +76,17 @@ async fn path_parameters(parts: &mut Parts, api: &Api) -> Vec<(String, Node)> {
     }
 }
 
-/// Settles how the answer is written, as an extension of the request: by a prefix of the path that names a format, by a suffix of it (which
-/// is taken off), by `format`, by `Accept`, or else as JSON.
+/// Settles how the answer is written, as an extension of the request: by a suffix of the path (which is taken off), by `format`, by a prefix
+/// of the path that names a format, by `Accept`, or else as JSON.
 pub fn settle_format(request: &mut Request) -> Format {
     let suffix = take_suffix(request.uri_mut());
     let uri = request.uri();
     let prefix = uri.path().split('/').nth(1).filter(|_| uri.path().split('/').nth(2) == Some("reply"));
     let query = uri.query().unwrap_or_default().as_bytes();
     let wish = url::form_urlencoded::parse(query).find(|(name, _)| name.eq_ignore_ascii_case("format"));
-    let format = prefix
-        .and_then(Format::named)
-        .or(suffix)
+    let format = suffix
         .or_else(|| wish.and_then(|(_, name)| Format::named(&name)))
+        .or_else(|| prefix.and_then(Format::named))
         .or_else(|| Format::accepted(request.headers()))
         .unwrap_or(Format::Json);
     request.extensions_mut().insert(format);
@@ -116,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefix_suffix_format_and_accept_decide_in_this_order() {
+    fn suffix_format_prefix_and_accept_decide_in_this_order() {
         for (uri, accept, format, path) in [
             ("/sync/webhooks/subscriptions", "", Format::Json, "/sync/webhooks/subscriptions"),
             ("/sync/webhooks/subscriptions", "text/jsv", Format::Jsv, "/sync/webhooks/subscriptions"),
@@ -127,7 +126,9 @@ mod tests {
             ("/sync/1/delete.JSV", "", Format::Jsv, "/sync/1/delete"),
             ("/sync/.jsv", "", Format::Json, "/sync/.jsv"),
             ("/sync/a.txt", "", Format::Json, "/sync/a.txt"),
-            ("/xml/reply/Some.jsv?format=csv", "text/jsv", Format::Xml, "/xml/reply/Some"),
+            ("/xml/reply/Some.jsv?format=csv", "text/csv", Format::Jsv, "/xml/reply/Some"),
+            ("/xml/reply/Some?format=csv", "text/jsv", Format::Csv, "/xml/reply/Some"),
+            ("/xml/reply/Some?format=other", "text/jsv", Format::Xml, "/xml/reply/Some"),
             ("/json/reply/Some", "text/jsv", Format::Json, "/json/reply/Some"),
             ("/api/Some.jsv", "", Format::Jsv, "/api/Some"),
             ("/xml/other", "", Format::Json, "/xml/other"),

@@ -62,21 +62,25 @@ impl Format {
 
     /// What `Accept` asks for most, if it is one of ours.
     pub fn accepted(headers: &HeaderMap) -> Option<Self> {
-        let mut best: Option<(Self, f32)> = None;
         let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
-        for range in lines.flat_map(|line| line.split(',')) {
-            let mut parts = range.split(';').map(str::trim);
-            let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let ranges: Vec<(String, f32)> = lines.flat_map(|line| line.split(',')).map(weighed).collect();
+        let refused = |format: Self| {
+            let mut own =
+                ranges.iter().filter(|(essence, _)| Self::of_media_type(essence) == Some(format)).peekable();
+            own.peek().is_some() && own.all(|(_, weight)| *weight <= 0.0)
+        };
+        let mut best: Option<(Self, f32)> = None;
+        for (essence, weight) in &ranges {
             let format = match essence.as_str() {
-                "*/*" | "application/*" => Some(Self::Json),
-                _ => Self::of_media_type(&essence),
+                "*/*" => Self::ALL.into_iter().find(|format| !refused(*format)),
+                "application/*" => [Self::Json, Self::Xml].into_iter().find(|format| !refused(*format)),
+                "text/*" => [Self::Jsv, Self::Csv].into_iter().find(|format| !refused(*format)),
+                _ => Self::of_media_type(essence),
             };
-            let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-            let weight = weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0);
             if let Some(format) = format
-                && weight > best.map_or(0.0, |(_, weight)| weight)
+                && *weight > best.map_or(0.0, |(_, weight)| weight)
             {
-                best = Some((format, weight));
+                best = Some((format, *weight));
             }
         }
         best.map(|(format, _)| format)
@@ -90,6 +94,14 @@ impl Format {
             Self::Csv => csv::write(value),
         }
     }
+}
+
+/// A range of `Accept` in lower case, and how much it is wanted.
+fn weighed(range: &str) -> (String, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    (essence, weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0))
 }
 
 #[cfg(test)]
@@ -109,6 +121,14 @@ mod tests {
             ("text/jsv, application/json", Some(Format::Jsv)),
             ("text/jsv;q=0.5, application/json;q=0.8", Some(Format::Json)),
             ("text/jsv;q=0", None),
+            ("*/*, text/jsv", Some(Format::Json)),
+            ("text/jsv;q=0.1, */*;q=0.5", Some(Format::Json)),
+            ("application/json;q=0, */*", Some(Format::Jsv)),
+            ("application/*, application/json;q=0", Some(Format::Xml)),
+            ("text/json;q=0, application/json", Some(Format::Json)),
+            ("text/*", Some(Format::Jsv)),
+            ("*/*;q=0", None),
+            ("text/jsv;q=nan, text/csv;q=0.001", Some(Format::Csv)),
             ("text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8", Some(Format::Xml)),
         ] {
             let mut headers = HeaderMap::new();
