@@ -1,6 +1,7 @@
 //! A request taken apart: who asks, how the answer is to be written, and all that was sent, bound from body, path and query.
 
 pub mod input;
+mod multipart;
 
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
@@ -42,7 +43,7 @@ impl FromRequest<Api> for Asked {
             bound.map_err(|trouble| exchange.trouble(&trouble))?;
         }
         input.bind(path_parameters(&mut parts, api).await);
-        input.bind_pairs(parts.uri.query().unwrap_or_default().as_bytes());
+        input.bind_encoded(parts.uri.query().unwrap_or_default().as_bytes());
         Ok(Self { exchange, caller, input })
     }
 }

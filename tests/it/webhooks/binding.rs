@@ -50,6 +50,15 @@ async fn every_type_of_body_creates_the_same() {
         ),
         ("application/x-www-form-urlencoded", format!("events=NAME&url={ANY_URL}&secret={SECRET}")),
         ("application/x-www-form-urlencoded", format!("events=%5BNAME%5D&Url={ANY_URL}&Secret={SECRET}")),
+        (
+            "multipart/form-data; boundary=b",
+            [("Events", "[NAME]"), ("Url", ANY_URL), ("Secret", SECRET)]
+                .map(|(name, text)| {
+                    format!("--b\r\nContent-Disposition: form-data; name={name}\r\n\r\n{text}\r\n")
+                })
+                .concat()
+                + "--b--\r\n",
+        ),
         ("application/xml", xml.clone()),
         ("text/xml; charset=utf-8", format!("<?xml version=\"1.0\"?>{xml}")),
     ]
@@ -62,7 +71,7 @@ async fn every_type_of_body_creates_the_same() {
         assert_eq!(made.status, 200, "{body}: {made:?}");
         assert_eq!(made.json()[0]["subscription"]["config"]["url"], ANY_URL);
     }
-    assert_eq!(get(partner, &at("/sync", "")).await.json().as_array().unwrap().len(), 8);
+    assert_eq!(get(partner, &at("/sync", "")).await.json().as_array().unwrap().len(), 9);
 }
 
 #[tokio::test]

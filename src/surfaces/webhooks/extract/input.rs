@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
 
+use super::multipart;
 use crate::domain::Violations;
 use crate::surfaces::kit::body::essence;
 use crate::surfaces::kit::fields::Fields;
@@ -36,7 +38,8 @@ impl Input {
             return Ok(());
         }
         match essence(headers).as_str() {
-            "application/x-www-form-urlencoded" => self.bind_pairs(body),
+            "application/x-www-form-urlencoded" => self.bind_encoded(body),
+            "multipart/form-data" => self.bind_parts(headers, body),
             media_type => match Format::of_media_type(media_type) {
                 Some(Format::Json) => self.bind_json(body),
                 Some(Format::Jsv) => self.bind_read(body, |text| {
@@ -50,12 +53,25 @@ impl Input {
         Ok(())
     }
 
-    /// Takes the pairs of a query or form. A name that is there several times has a list.
-    pub fn bind_pairs(&mut self, pairs: &[u8]) {
+    /// Takes the pairs of a query, or of a form that is written like one.
+    pub fn bind_encoded(&mut self, pairs: &[u8]) {
+        self.bind_pairs(url::form_urlencoded::parse(pairs).into_owned());
+    }
+
+    fn bind_parts(&mut self, headers: &HeaderMap, body: &[u8]) {
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        match multipart::pairs(content_type.unwrap_or_default(), body) {
+            Ok(pairs) => self.bind_pairs(pairs),
+            Err(complaint) => self.violations.add(BODY, complaint),
+        }
+    }
+
+    /// Takes pairs. A name that is there several times has a list.
+    fn bind_pairs(&mut self, pairs: impl IntoIterator<Item = (String, String)>) {
         // In a map, because there may be as many names as bytes to write them with.
         let mut given: HashMap<String, Node> = HashMap::new();
-        for (name, value) in url::form_urlencoded::parse(pairs) {
-            let value = Node::Word(value.into_owned());
+        for (name, value) in pairs {
+            let value = Node::Word(value);
             match given.entry(name.to_lowercase()) {
                 Entry::Vacant(vacant) => drop(vacant.insert(value)),
                 Entry::Occupied(occupied) => match occupied.into_mut() {
@@ -204,8 +220,6 @@ impl Input {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use axum::http::header::CONTENT_TYPE;
-
     use super::*;
 
     fn bound(content_type: &str, body: &str) -> Input {
@@ -229,6 +243,12 @@ mod tests {
             ("application/jsv", "{\n id: 1,\n isactive: on,\n ids: [ a, b ]\n}"),
             ("application/x-www-form-urlencoded", "Id=1&isActive=1&ids=a%2Cb"),
             ("application/x-www-form-urlencoded", "Id=1&isActive=t&ids=a&IDS=b"),
+            (
+                "multipart/form-data; boundary=b",
+                "--b\r\nContent-Disposition: form-data; name=\"ID\"\r\n\r\n1\r\n\
+                 --b\r\nContent-Disposition: form-data; name=IsActive\r\n\r\non\r\n\
+                 --b\r\nContent-Disposition: form-data; name=ids\r\n\r\n[a,b]\r\n--b--\r\n",
+            ),
             ("application/xml", "<D><Id>1</Id><IsActive>true</IsActive><Ids><s>a</s><s>b</s></Ids></D>"),
             ("text/xml", "\u{feff}<D><id>1</id><isActive>1</isActive><ids>[a,b]</ids></D>"),
         ] {
@@ -245,7 +265,7 @@ mod tests {
     fn the_later_binding_wins() {
         let mut input = bound("text/jsv", "{id:body,secret:body}");
         input.bind(vec![("Id".to_owned(), Node::Word("path".to_owned()))]);
-        input.bind_pairs(b"ID=query");
+        input.bind_encoded(b"ID=query");
         assert_eq!(input.text("id").as_deref(), Some("query"));
         assert_eq!(input.text("secret").as_deref(), Some("body"));
         assert_eq!(input.text("id"), None, "each is taken once");
@@ -275,6 +295,7 @@ mod tests {
             ("application/xml", "<!DOCTYPE D><D><id>1</id></D>", "body"),
             ("application/x-www-form-urlencoded", "id=1&id=2", "id"),
             ("application/x-www-form-urlencoded", "id=%00", "id"),
+            ("multipart/form-data; boundary=b", "--b", "body"),
         ] {
             let mut input = bound(content_type, body);
             input.text("id");
@@ -288,7 +309,7 @@ mod tests {
         assert_eq!((input.text("a"), input.text("b")), (None, None));
         assert_eq!(input.required("a", |_| Some(()), "The A is invalid"), None);
         assert_eq!(fields(&input), ["a"]);
-        for content_type in ["text/csv", "text/plain", "multipart/form-data", ""] {
+        for content_type in ["text/csv", "text/plain", "multipart/mixed", ""] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, content_type.parse().unwrap());
             assert_eq!(Input::default().bind_body(&headers, b"x"), Err(Trouble::UnsupportedMediaType));
