@@ -10,11 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use herald::embedded_postgres::{EmbeddedPostgres, Settings};
+use reqwest::Method;
+use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::support::herald::{Herald, postmaster_pid};
+use crate::support::partner::Partner;
 use crate::support::process;
 use crate::support::receiver::{Call, Receiver};
 use crate::support::scratch::Scratch;
@@ -24,6 +27,9 @@ const QUICK: [(&str, &str); 2] = [("HERALD_LEASE_MS", "4000"), ("HERALD_DELIVERY
 const ROUNDS: usize = 3;
 const SESSIONS_PER_ROUND: usize = 300;
 const UNDER_WAY: usize = 32;
+/// Published beside the cancels, with chosen ids, the events of every other batch under an ordering key of their own.
+const BATCHES_PER_ROUND: usize = 8;
+const EVENTS_PER_BATCH: usize = 10;
 
 #[derive(Debug, Clone, Copy)]
 enum Blow {
@@ -62,7 +68,7 @@ async fn rule_18_nothing_is_lost_however_often_and_whatever_is_killed() {
     let mut herald = Arc::new(Herald::start(folder.path(), &QUICK).await);
     herald.subscribe(&receiver.url).await;
 
-    let (mut sessions, mut unanswered) = (Vec::new(), 0);
+    let (mut sessions, mut batches, mut unanswered) = (Vec::new(), Vec::new(), 0);
     let first_blow = chance.below(BLOWS.len());
     for round in 0..rounds {
         // Each kind once, then as it comes.
@@ -71,6 +77,15 @@ async fn rule_18_nothing_is_lost_however_often_and_whatever_is_killed() {
         let opened = open_sessions(&herald).await;
         let after = 1 + chance.below(SESSIONS_PER_ROUND * 3 / 4);
         let pick = chance.below(usize::MAX);
+        let published: Vec<Batch> =
+            (0..BATCHES_PER_ROUND).map(|number| Batch::new(number % 2 == 0)).collect();
+        let publishing: Vec<_> = published
+            .iter()
+            .map(|batch| {
+                let (operator, batch) = (herald.operator(), batch.clone());
+                tokio::spawn(async move { batch.publish(&operator).await })
+            })
+            .collect();
         let cancels = Cancels::begin(&herald, &opened);
         cancels.wait_for(after).await;
         match blow {
@@ -89,10 +104,17 @@ async fn rule_18_nothing_is_lost_however_often_and_whatever_is_killed() {
         for session in open {
             settle(&herald, session).await;
         }
+        for (batch, first) in published.iter().zip(publishing) {
+            let first = first.await.unwrap();
+            unanswered += usize::from(first.is_none());
+            batch.settle(&herald.operator(), first).await;
+        }
         sessions.extend(opened);
+        batches.extend(published);
     }
 
-    let all: HashSet<String> = sessions.iter().map(Uuid::to_string).collect();
+    let events = batches.iter().flat_map(|batch| &batch.events);
+    let all: HashSet<String> = sessions.iter().chain(events).map(Uuid::to_string).collect();
     let calls = receiver.wait_until("every cancel", |calls| all.is_subset(&sessions_of(calls))).await;
     assert_eq!(sessions_of(&calls), all, "none is invented");
     let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
@@ -104,6 +126,7 @@ async fn rule_18_nothing_is_lost_however_often_and_whatever_is_killed() {
     assert!(herald.terminate().await.success());
 
     let calls = receiver.calls();
+    batches.iter().filter(|batch| batch.is_ordered).for_each(|batch| batch.assert_arrived_in_order(&calls));
     let ids = webhook_ids(&calls);
     assert_history_is_true(folder.path(), &ids).await;
     println!(
@@ -189,6 +212,67 @@ impl Cancels {
     }
 }
 
+/// Events that are stored together or not at all. To their receiver they look like cancelled sessions.
+#[derive(Clone)]
+struct Batch {
+    is_ordered: bool,
+    events: Vec<Uuid>,
+}
+
+impl Batch {
+    fn new(is_ordered: bool) -> Self {
+        Self { is_ordered, events: (0..EVENTS_PER_BATCH).map(|_| Uuid::new_v4()).collect() }
+    }
+
+    fn lines(&self) -> String {
+        let line = |event: &Uuid| {
+            let mut line =
+                json!({ "type": "RedirectSessionCancelled", "data": { "id": event }, "id": event });
+            if self.is_ordered {
+                line["orderingKey"] = json!(self.events[0]);
+            }
+            format!("{line}\n")
+        };
+        self.events.iter().map(line).collect()
+    }
+
+    /// The results, if they were answered at all.
+    async fn publish(&self, operator: &Partner) -> Option<Vec<Value>> {
+        let request =
+            operator.request(Method::POST, "/events").header("content-type", "application/x-ndjson");
+        let answer = request.body(self.lines()).send().await.ok()?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.ok()?;
+        assert!(matches!(status, 202 | 503), "{status}: {text}");
+        (status == 202).then(|| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    /// Whoever got no answer publishes again, under the same ids; whoever got one is told the same once more.
+    async fn settle(&self, operator: &Partner, first: Option<Vec<Value>>) {
+        let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
+        loop {
+            if let Some(results) = self.publish(operator).await {
+                assert!(results.iter().all(|result| result["matched"] == 1), "{results:?}");
+                assert!(first.is_none_or(|first| first == results), "an id stands for one event");
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "the server does not come back");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A duplicate after a crash may come late; what came first came in order.
+    fn assert_arrived_in_order(&self, calls: &[Call]) {
+        let mut arrived: Vec<String> = Vec::new();
+        for session in calls.iter().map(Call::session) {
+            if !arrived.contains(&session) && self.events.iter().any(|event| event.to_string() == session) {
+                arrived.push(session);
+            }
+        }
+        assert_eq!(arrived, self.events.iter().map(Uuid::to_string).collect::<Vec<_>>());
+    }
+}
+
 /// What was not answered may have happened or not: asking until there is an answer settles it.
 async fn settle(herald: &Herald, session: Uuid) {
     let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
@@ -257,7 +341,7 @@ async fn assert_history_is_true(data_dir: &Path, arrived: &HashMap<Uuid, usize>)
     }
     assert_eq!(ends.len(), arrived.len());
     let events: i64 = sqlx::query_scalar("select count(*) from events").fetch_one(&mut db).await.unwrap();
-    assert_eq!(events, i64::try_from(arrived.len()).unwrap(), "a cancel that was asked twice happened once");
+    assert_eq!(events, i64::try_from(arrived.len()).unwrap(), "what was asked twice happened once");
     db.close().await.unwrap();
     postgres.stop().await;
 }

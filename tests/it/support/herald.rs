@@ -61,6 +61,11 @@ impl Herald {
         self.child.id().expect("the server runs")
     }
 
+    /// The operator, who has the development key too.
+    pub fn operator(&self) -> Partner {
+        Partner::new(&self.operator, DEV_KEY)
+    }
+
     /// Ends the server and its PostgreSQL as a power cut would: no handler runs in either.
     pub fn cut_power(&self, data_dir: &Path) {
         let postmaster = postmaster_pid(data_dir);
