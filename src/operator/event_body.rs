@@ -22,7 +22,7 @@ pub fn batch(text: &[u8]) -> Result<Vec<Publication>, Violations> {
         if events.len() == BATCH_LINES_MAX {
             return Err(Violations::one("body", format!("must have at most {BATCH_LINES_MAX} events")));
         }
-        match read(line, Some(place + 1)) {
+        match read(line.trim_ascii_end(), Some(place + 1)) {
             Ok(event) => events.push(event),
             Err(wrong) => violations.extend(wrong),
         }

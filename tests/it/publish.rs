@@ -143,10 +143,18 @@ async fn bodies_have_their_own_bounds_and_types() {
     assert_eq!(answer.problem(), (413, "PayloadTooLarge"));
     let answer = publish_lines(&desk, &key, format!("{}\n{}", event(1), event(256 * 1024))).await;
     assert_eq!(answer.fields(), ["line 2"]);
+    let (largest, larger) = (event(256 * 1024 - 22), event(256 * 1024 - 21));
+    assert_eq!(largest.len(), 256 * 1024);
+    assert_eq!(json(larger.clone()).await.problem(), (413, "PayloadTooLarge"));
+    assert_eq!(publish_lines(&desk, &key, larger).await.fields(), ["line 1"]);
+    assert_eq!(event_count(&desk).await, 1);
+    assert_eq!(json(largest.clone()).await.status, 202);
+    // The end of a line is not a part of the event.
+    assert_eq!(results(&publish_lines(&desk, &key, format!("{largest}\r\n{largest}")).await).len(), 2);
     for nothing in ["", "\n \n"] {
         assert_eq!(publish_lines(&desk, &key, nothing).await.fields(), ["body"]);
     }
-    assert_eq!(event_count(&desk).await, 1);
+    assert_eq!(event_count(&desk).await, 4);
 }
 
 #[tokio::test]
