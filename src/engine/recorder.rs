@@ -14,7 +14,8 @@ use super::Held;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
-use crate::store::{self, ordering_lines, partitions, subscriptions};
+use crate::store::subscriptions::{self, AsRead};
+use crate::store::{self, ordering_lines, partitions};
 use crate::telemetry::Metrics;
 
 const BATCH_MAX: usize = 1_000;
@@ -31,10 +32,16 @@ pub struct Finished {
     pub ending: Ending,
     /// The record's `started_ago_ms` is filled in when it is written.
     pub record: Option<(Record, Instant)>,
-    /// Why the subscription is to be disabled, when the callback said that it is gone.
-    pub disable: Option<String>,
+    /// Whether the subscription is to be disabled, if it still is what was judged.
+    pub disable: Option<Disable>,
     /// Whether this turned its subscription from well to failing, or back.
     pub turn: Option<Turn>,
+}
+
+/// Nothing more is to be sent to a subscription until its owner has seen to it.
+pub struct Disable {
+    pub reason: String,
+    pub judged: AsRead,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,17 +200,17 @@ async fn gather(results: &mut mpsc::UnboundedReceiver<Finished>, batch: &mut Vec
 /// stays held.
 async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<bool, sqlx::Error> {
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
-    let gone: Vec<(&Finished, &str)> =
-        batch.iter().filter_map(|one| one.disable.as_deref().map(|reason| (one, reason))).collect();
+    let gone: Vec<(&Finished, &Disable)> =
+        batch.iter().filter_map(|one| one.disable.as_ref().map(|disable| (one, disable))).collect();
     note_turns(db, batch).await?;
     if gone.is_empty() {
         return finish_all(db, node, &rows).await;
     }
     // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
     let mut transaction = db.begin().await?;
-    for (finished, reason) in gone {
+    for (finished, Disable { reason, judged }) in gone {
         let lease = &finished.held.lease;
-        subscriptions::disable(&mut transaction, lease.partner, lease.subscription, reason).await?;
+        subscriptions::disable(&mut transaction, lease.partner, lease.subscription, *judged, reason).await?;
     }
     let let_out = finish_all(&mut transaction, node, &rows).await?;
     transaction.commit().await?;

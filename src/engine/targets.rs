@@ -20,6 +20,7 @@ use crate::domain::signature::SigningKey;
 use crate::domain::subscription::SubscriptionState;
 use crate::domain::surface::Surface;
 use crate::hub::subscriptions::{credentials_identity, signing_key_identity};
+use crate::store::subscriptions::AsRead;
 use crate::store::targets::{self, TargetRow};
 
 /// How long what was read is believed.
@@ -35,6 +36,7 @@ pub struct Target {
     pub callback: CallbackId,
     pub surface: Surface,
     pub state: SubscriptionState,
+    pub as_read: AsRead,
     pub retry: RetryPolicy,
     pub timeout: Duration,
     pub rate_per_s: Option<u32>,
@@ -184,6 +186,7 @@ impl Targets {
             callback: CallbackId(row.callback_id),
             surface: Surface::parse(&row.surface).ok_or_else(|| unknown("surface", &row.surface))?,
             state: SubscriptionState::parse(&row.state).ok_or_else(|| unknown("state", &row.state))?,
+            as_read: row.as_read(),
             retry: delays.map_or_else(
                 || self.settings.retry.clone(),
                 |list| RetryPolicy { delays: list.iter().copied().map(ms).collect() },

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Held;
 use super::post::Posted;
-use super::recorder::{Finished, Turn};
+use super::recorder::{Disable, Finished, Turn};
 use super::targets::Target;
 use super::traffic::Shown;
 use crate::clock;
@@ -77,6 +77,7 @@ pub(super) fn judge(
         }
         _ => (ending, disable),
     };
+    let disable = disable.map(|reason| Disable { reason, judged: target.as_read });
     let record = Record {
         attempt: AttemptId::new(),
         outcome: posted.outcome,

@@ -197,19 +197,30 @@ pub async fn touch(
     if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Subscription)) }
 }
 
-/// Disables a subscription because its callback said it is gone. Only an active one: its owner's pause or deletion stands. Where event types
-/// are taken only while active, others may have them from now on.
+/// What a subscription and its callback were when something was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsRead {
+    pub version: Version,
+    pub callback_updated_at: DateTime<Utc>,
+}
+
+/// Disables a subscription because of what its callback said. Only an active one that is still what it was when the callback was called: its
+/// owner's pause or deletion stands, and what an old callback said is not held against a new one. Where event types are taken only while
+/// active, others may have them from now on.
 pub async fn disable(
     db: &mut PgConnection,
     partner: PartnerId,
     id: SubscriptionId,
+    judged: AsRead,
     reason: &str,
 ) -> Result<bool, sqlx::Error> {
     let disabled: Option<Uuid> = sqlx::query_scalar(
         "with disabled as (
-             update subscriptions set version = version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
-             where partner_id = $1 and id = $2 and state = 'active'
-             returning id),
+             update subscriptions s set version = s.version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
+             from callbacks c
+             where s.partner_id = $1 and s.id = $2 and s.state = 'active' and s.version = $4
+               and c.id = s.callback_id and c.updated_at = $5
+             returning s.id),
          freed as (
              update subscription_event_types set exclusive_in = null
              where subscription_id in (select id from disabled) and surface = 'notifications')
@@ -218,6 +229,8 @@ pub async fn disable(
     .bind(partner.0)
     .bind(id.0)
     .bind(reason)
+    .bind(judged.version.0)
+    .bind(judged.callback_updated_at)
     .fetch_optional(db)
     .await?;
     Ok(disabled.is_some())

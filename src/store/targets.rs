@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 use crate::domain::Error;
 use crate::domain::id::{CallbackId, SubscriptionId};
+use crate::domain::version::Version;
+use crate::store::subscriptions::AsRead;
 
 #[derive(sqlx::FromRow)]
 pub struct TargetRow {
@@ -14,7 +16,10 @@ pub struct TargetRow {
     pub callback_id: Uuid,
     pub surface: String,
     pub state: String,
+    /// Rises with every change of the subscription.
+    pub version: i64,
     pub url: String,
+    pub callback_updated_at: DateTime<Utc>,
     pub backup_url: Option<String>,
     pub credentials: Option<Vec<u8>>,
     pub signing_key: Option<Vec<u8>>,
@@ -27,15 +32,21 @@ pub struct TargetRow {
     pub failing_for_s: Option<f64>,
 }
 
+impl TargetRow {
+    pub fn as_read(&self) -> AsRead {
+        AsRead { version: Version(self.version), callback_updated_at: self.callback_updated_at }
+    }
+}
+
 /// What is read of a callback. A previous signing key that is no longer valid is not shown.
-const OF_CALLBACK: &str = "c.url, c.backup_url, c.credentials, c.signing_key,
+const OF_CALLBACK: &str = "c.url, c.updated_at as callback_updated_at, c.backup_url, c.credentials, c.signing_key,
     case when c.previous_signing_key_until > herald_now() then c.previous_signing_key end as previous_signing_key,
     c.previous_signing_key_until";
 
 /// The present state of these subscriptions, deleted ones included.
 pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<TargetRow>, Error> {
     let rows = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, {OF_CALLBACK},
+        "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, s.version, {OF_CALLBACK},
                 s.retry_delays_ms, s.timeout_ms, s.rate_per_s,
                 extract(epoch from herald_now() - s.failing_since)::float8 as failing_for_s
          from subscriptions s join callbacks c on c.id = s.callback_id
@@ -50,7 +61,7 @@ pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<T
 /// A callback as a target of its own, whichever subscriptions have it: active, with the default policy, under the callback's id.
 pub async fn find_callback(db: &mut PgConnection, id: CallbackId) -> Result<Option<TargetRow>, Error> {
     let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select c.id as subscription_id, c.partner_id, c.id as callback_id, c.surface, 'active' as state, {OF_CALLBACK},
+        "select c.id as subscription_id, c.partner_id, c.id as callback_id, c.surface, 'active' as state, 1::bigint as version, {OF_CALLBACK},
                 null::bigint[] as retry_delays_ms, null::integer as timeout_ms, null::integer as rate_per_s,
                 null::float8 as failing_for_s
          from callbacks c where c.id = $1"

@@ -16,8 +16,8 @@ use herald::domain::publication::OrderingKey;
 use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
-use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share};
-use herald::store::{deliveries, events, partitions, subscriptions};
+use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share, Walked};
+use herald::store::{deliveries, events, partitions, subscriptions, targets};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgConnection;
@@ -75,6 +75,8 @@ enum Step {
         state: SubscriptionState,
     },
     Sweep,
+    /// The events of all that is unfinished leave the retention window.
+    Expire,
     Redeliver {
         delivery: prop::sample::Index,
     },
@@ -121,6 +123,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => node.prop_map(|node| Step::Stop { node }),
         2 => (subscription, state).prop_map(|(subscription, state)| Step::Turn { subscription, state }),
         1 => Just(Step::Sweep),
+        1 => Just(Step::Expire),
         2 => any::<prop::sample::Index>().prop_map(|delivery| Step::Redeliver { delivery }),
     ]
 }
@@ -168,6 +171,7 @@ impl World<'_> {
                 queue::cancel_deleted(self.db, None, 1_000).await.unwrap();
                 self.model.sweep();
             }
+            Step::Expire => self.expire().await,
             Step::Redeliver { delivery } => {
                 if !self.deliveries.is_empty() {
                     self.redeliver(delivery.index(self.deliveries.len())).await;
@@ -324,7 +328,8 @@ impl World<'_> {
     async fn turn(&mut self, subscription: usize, state: SubscriptionState) {
         let id = self.subscriptions[subscription];
         if state == SubscriptionState::Disabled {
-            let disabled = subscriptions::disable(self.db, self.partner, id, "gone").await.unwrap();
+            let judged = targets::find(self.db, &[id]).await.unwrap()[0].as_read();
+            let disabled = subscriptions::disable(self.db, self.partner, id, judged, "gone").await.unwrap();
             let was_active = self.model.subscriptions[subscription] == SubscriptionState::Active;
             assert_eq!(disabled, was_active, "its owner's pause or deletion stands");
             if was_active {
@@ -346,6 +351,15 @@ impl World<'_> {
         if touched && state == SubscriptionState::Deleted {
             queue::cancel_deleted(self.db, Some(id), 1_000).await.unwrap();
         }
+    }
+
+    /// With a retention that ends with the day to come, and two rows at a time.
+    async fn expire(&mut self) {
+        let (mut walked, mut expired) = (Walked::default(), 0);
+        while let Some((count, last)) = queue::expire(self.db, -1, walked, 2).await.unwrap() {
+            (walked, expired) = (last, expired + count);
+        }
+        assert_eq!(expired, self.model.expire(), "all but what somebody is sending");
     }
 
     /// As a partner asks for it, who takes longer than a lease can change hands in.

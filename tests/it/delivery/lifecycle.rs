@@ -60,6 +60,23 @@ async fn rule_21_a_410_disables_visibly_and_what_was_held_drains_oldest_first() 
 }
 
 #[tokio::test]
+async fn rule_21_what_an_old_callback_said_is_not_held_against_the_new_one() {
+    let (database, old, new) = (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&old.url).await;
+    let gate = gate();
+    old.reply([Reply::Gate(gate.clone(), 410)]);
+    app.cancel_one().await;
+    let id = old.wait_for(1).await[0].header("webhook-id").to_owned();
+    app.change(subscription, json!({ "callbackUrl": new.url })).await;
+    gate.add_permits(1);
+    let delivery = app.wait_for_state(&id, "delivered").await;
+    assert_eq!(of_attempts(&delivery, "status"), [410, 204]);
+    assert_eq!(new.calls().len(), 1);
+    assert_eq!(app.standing(subscription).await["state"], "active");
+}
+
+#[tokio::test]
 async fn rule_09_deleting_a_subscription_cancels_what_waits_and_wipes_its_secrets() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, one_at_a_time()).await;

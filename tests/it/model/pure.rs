@@ -346,6 +346,19 @@ impl Model {
         }
     }
 
+    /// Everything ends that nobody is sending; how many that were.
+    pub fn expire(&mut self) -> i64 {
+        let is_sent = |queued: &Queued| queued.owner.is_some() && !queued.is_due(self.now);
+        let over: Vec<usize> = (0..self.deliveries.len())
+            .filter(|place| self.deliveries[*place].queued.as_ref().is_some_and(|queued| !is_sent(queued)))
+            .collect();
+        for place in &over {
+            self.deliveries[*place].end(Outcome::Expired, DeliveryState::Expired);
+        }
+        self.leave_line(&over);
+        over.len() as i64
+    }
+
     /// What the janitor does about rows that a race left behind.
     pub fn sweep(&mut self) {
         for subscription in 0..self.subscriptions.len() {

@@ -1,5 +1,6 @@
 //! Subscriptions: made, listed, read, deleted.
 
+use herald::store::{subscriptions, targets};
 use serde_json::json;
 
 use super::{
@@ -101,8 +102,11 @@ async fn a_disabled_subscription_is_shown_as_paused_with_the_reason_and_its_type
         sqlx::query_as("select id from subscriptions").fetch_one(&world.database.pool).await.unwrap();
     let mut connection = world.database.pool.acquire().await.unwrap();
     let id = herald::domain::id::SubscriptionId(id);
-    assert!(herald::store::subscriptions::disable(&mut connection, ann.id, id, "it is gone").await.unwrap());
-    assert!(!herald::store::subscriptions::disable(&mut connection, ann.id, id, "again").await.unwrap());
+    for (reason, expected) in [("it is gone", true), ("again", false)] {
+        let judged = targets::find(&mut connection, &[id]).await.unwrap()[0].as_read();
+        let disabled = subscriptions::disable(&mut connection, ann.id, id, judged, reason).await.unwrap();
+        assert_eq!(disabled, expected, "{reason}");
+    }
     drop(connection);
     let shown = ann.get(&subscription_path("s")).await.ok();
     assert_eq!((&shown["status"], &shown["statusReason"]), (&json!("PAUSED"), &json!("it is gone")));
