@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tower::ServiceExt as _;
 use url::Url;
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, RATE_PER_S_MAX};
 use crate::domain::dialect::Dialect;
 use crate::domain::egress::{EgressPolicy, PortRule};
 use crate::domain::id::NodeId;
@@ -88,9 +88,10 @@ impl App {
             timeout_max: timeout,
             retries_max: 30,
             retry_delay_max: Duration::from_secs(7 * 86_400),
-            rate_per_s_max: 10_000,
+            rate_per_s_max: config.callback_rate_per_s.unwrap_or(RATE_PER_S_MAX),
         };
-        let default_policy = DefaultPolicy { retry: retry.clone(), timeout };
+        let default_policy =
+            DefaultPolicy { retry: retry.clone(), timeout, rate_per_s: config.callback_rate_per_s };
         let (handoff, intake) = handoff(LEASES_IN_MEMORY_MAX);
         let settings = hub::Settings {
             session_ttl: Duration::from_secs(config.session_ttl_s),
@@ -122,6 +123,7 @@ impl App {
                 disable_after: Duration::from_secs(config.disable_after_days * 86_400),
                 in_flight_max: config.in_flight_max,
                 callback_in_flight_max: config.callback_in_flight_max,
+                callback_rate_per_s: config.callback_rate_per_s,
                 batch_linger: Duration::from_millis(config.batch_linger_ms),
                 retention_days: config.retention_days,
                 backlog_max: config.backlog_max,

@@ -32,6 +32,8 @@ const OPERATOR_PORT: u16 = 8081;
 const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
 const RETRY_DELAY_S_MAX: u64 = 7 * 86_400;
 const RETRIES_MAX: usize = 50;
+/// What a partner may ask for at most where the operator sets no bound, and the highest bound that an operator can set.
+pub const RATE_PER_S_MAX: u32 = 10_000;
 /// SIGTERM ends the server within this, whatever is set.
 const STOP_TIMEOUT_MS_MAX: u64 = 20_000;
 
@@ -93,6 +95,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// At most `in_flight_max`.
     pub callback_in_flight_max: usize,
+    /// Posts to one callback; `None` for as many as it takes. Also the most that a subscription may ask for.
+    pub callback_rate_per_s: Option<u32>,
     /// Of a batch that is not full.
     pub batch_linger_ms: u64,
     pub stop_timeout_ms: u64,
@@ -196,6 +200,11 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
             "HERALD_CALLBACK_IN_FLIGHT_MAX",
             raw.callback_in_flight_max.as_deref(),
             (1, 4, 65_536),
+        ),
+        callback_rate_per_s: r.optional_number(
+            "HERALD_CALLBACK_RATE_PER_S",
+            raw.callback_rate_per_s.as_deref(),
+            (1, RATE_PER_S_MAX),
         ),
         batch_linger_ms: r.number("HERALD_BATCH_LINGER_MS", raw.batch_linger_ms.as_deref(), (0, 50, 60_000)),
         stop_timeout_ms: r.number(

@@ -118,6 +118,10 @@ pub struct RawConfig {
     #[arg(long, value_name = "COUNT", env = "HERALD_CALLBACK_IN_FLIGHT_MAX", hide_env_values = true)]
     pub callback_in_flight_max: Option<String>,
 
+    /// Posts that one process sends to one callback in a second at most [default: any number]
+    #[arg(long, value_name = "COUNT", env = "HERALD_CALLBACK_RATE_PER_S", hide_env_values = true)]
+    pub callback_rate_per_s: Option<String>,
+
     /// How long a batch that is not full waits for more events [default: 50]
     #[arg(long, value_name = "MS", env = "HERALD_BATCH_LINGER_MS", hide_env_values = true)]
     pub batch_linger_ms: Option<String>,

@@ -118,6 +118,8 @@ fn each_wrong_setting_is_named() {
         ("--retry-delays-s=604801", "HERALD_RETRY_DELAYS_S"),
         ("--in-flight-max=3", "HERALD_CALLBACK_IN_FLIGHT_MAX"),
         ("--callback-in-flight-max=513", "HERALD_CALLBACK_IN_FLIGHT_MAX"),
+        ("--callback-rate-per-s=0", "HERALD_CALLBACK_RATE_PER_S"),
+        ("--callback-rate-per-s=10001", "HERALD_CALLBACK_RATE_PER_S"),
         ("--stop-timeout-ms=20001", "HERALD_STOP_TIMEOUT_MS"),
         ("--log=herald=loud", "HERALD_LOG"),
         ("--log-format=xml", "HERALD_LOG_FORMAT"),
@@ -138,6 +140,7 @@ fn right_settings_are_taken_as_written() {
         "--nat64-prefix=64:ff9b::/96",
         "--egress-proxy=http://proxy.internal:3128",
         "--partner-rate-per-s=50",
+        "--callback-rate-per-s=20",
         "--trusted-proxies=10.9.0.0/16",
         "--retry-delays-s=0,1, 2",
         "--lease-ms=40000",
@@ -154,6 +157,7 @@ fn right_settings_are_taken_as_written() {
     assert_eq!(config.egress_ports, Some(vec![443, 9090]));
     assert!(!config.egress_http && config.nat64_prefix.is_some());
     assert!(config.egress_proxy.is_some() && config.partner_rate_per_s == Some(50));
+    assert_eq!(config.callback_rate_per_s, Some(20));
     assert_eq!(config.trusted_proxies, ["10.9.0.0/16".parse().unwrap()]);
     assert_eq!(config.retry_delays_s, [0, 1, 2]);
     assert_eq!(config.log_format, LogFormat::Json);

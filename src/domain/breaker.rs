@@ -1,6 +1,6 @@
-//! A circuit breaker: when a callback fails again and again, it is left alone for a while, and then asked once.
+//! A circuit breaker: when a callback fails again and again, or asks for time, it is left alone for a while, and then asked once.
 //!
-//! Pure: time and outcomes come in.
+//! Pure: time, outcomes and chance come in.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ use super::attempt::Outcome;
 const FAILURES_MIN: u32 = 10;
 const OPEN_FOR_MIN: Duration = Duration::from_secs(5);
 const OPEN_FOR_MAX: Duration = Duration::from_secs(60);
+/// Spells are longer by up to this part of them, so that callbacks that failed together are not asked together.
+const SPREAD: f64 = 0.2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -70,20 +72,29 @@ impl Breaker {
         }
     }
 
-    /// Takes note of an outcome. One of a post that was under way when it opened changes nothing, unless it is a success.
-    pub fn note(&mut self, failed: bool, now: Instant) {
+    /// Takes note of an outcome. One of a post that was under way when it opened changes nothing, unless it is a success. `chance` is a fresh
+    /// number in `0.0..1.0`.
+    pub fn note(&mut self, failed: bool, now: Instant, chance: f64) {
+        let open = |open_for: Duration| State::Open { until: now + spread(open_for, chance), open_for };
         self.0 = match (&self.0, failed) {
             (_, false) => State::Closed { failures: 0 },
             (State::Closed { failures }, true) if failures + 1 < FAILURES_MIN => {
                 State::Closed { failures: failures + 1 }
             }
-            (State::Closed { .. }, true) => State::Open { until: now + OPEN_FOR_MIN, open_for: OPEN_FOR_MIN },
-            (State::HalfOpen { open_for }, true) => {
-                let open_for = (*open_for * 2).min(OPEN_FOR_MAX);
-                State::Open { until: now + open_for, open_for }
-            }
+            (State::Closed { .. }, true) => open(OPEN_FOR_MIN),
+            (State::HalfOpen { open_for }, true) => open((*open_for * 2).min(OPEN_FOR_MAX)),
             (open @ State::Open { .. }, true) => open.clone(),
         }
+    }
+
+    /// Opens it for as long as the receiver asked to be left alone, but for no longer than any spell may be. It never shortens one.
+    pub fn leave_alone(&mut self, asked: Duration, now: Instant, chance: f64) {
+        let asked_until = now + spread(asked.min(OPEN_FOR_MAX), chance);
+        self.0 = match self.0 {
+            State::Closed { .. } => State::Open { until: asked_until, open_for: OPEN_FOR_MIN },
+            State::Open { until, open_for } => State::Open { until: until.max(asked_until), open_for },
+            State::HalfOpen { open_for } => State::Open { until: asked_until, open_for },
+        };
     }
 
     /// A granted post was not started after all: if it was the probe, another may go.
@@ -97,6 +108,10 @@ impl Breaker {
     pub fn is_at_rest(&self) -> bool {
         self.0 == State::Closed { failures: 0 }
     }
+}
+
+fn spread(open_for: Duration, chance: f64) -> Duration {
+    open_for.mul_f64(1.0 + SPREAD * chance.clamp(0.0, 1.0))
 }
 
 /// Whether an outcome speaks against the receiver as such. A 4xx is about what was sent, not about who received it.
@@ -118,7 +133,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for _ in 0..FAILURES_MIN {
             assert_eq!(breaker.ask(now), Permission::Granted);
-            breaker.note(true, now);
+            breaker.note(true, now, 0.0);
         }
         breaker
     }
@@ -128,9 +143,9 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 1..FAILURES_MIN {
-            breaker.note(true, now);
+            breaker.note(true, now, 0.0);
         }
-        breaker.note(false, now);
+        breaker.note(false, now, 0.0);
         assert!(breaker.is_at_rest(), "a success starts the count anew");
         assert_eq!(opened(now).ask(now), Permission::Denied(OPEN_FOR_MIN));
     }
@@ -147,11 +162,11 @@ mod tests {
             assert_eq!(breaker.ask(now), Permission::Granted, "the probe");
             assert_eq!(breaker.standing(now), Standing::Shut);
             assert!(matches!(breaker.ask(now), Permission::Denied(_)), "and only one");
-            breaker.note(true, now);
+            breaker.note(true, now, 0.0);
         }
         now += OPEN_FOR_MAX;
         assert_eq!(breaker.ask(now), Permission::Granted);
-        breaker.note(false, now);
+        breaker.note(false, now, 0.0);
         assert!(breaker.is_at_rest());
         assert_eq!(breaker.standing(now), Standing::Closed);
     }
@@ -170,7 +185,37 @@ mod tests {
     fn late_failures_do_not_lengthen_the_spell() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        breaker.note(true, now + Duration::from_secs(1));
+        breaker.note(true, now + Duration::from_secs(1), 0.0);
         assert_eq!(breaker.ask(now + OPEN_FOR_MIN), Permission::Granted);
+    }
+
+    #[test]
+    fn rule_20_spells_are_spread_and_never_shorter() {
+        let now = Instant::now();
+        for (chance, ms) in [(0.0, 5_000), (0.5, 5_500), (1.0, 6_000), (7.0, 6_000)] {
+            let mut breaker = Breaker::default();
+            (0..FAILURES_MIN).for_each(|_| breaker.note(true, now, chance));
+            assert_eq!(breaker.ask(now), Permission::Denied(Duration::from_millis(ms)));
+        }
+    }
+
+    #[test]
+    fn rule_21_who_asks_for_time_gets_it_up_to_a_minute_and_is_then_asked_once() {
+        let (now, s) = (Instant::now(), Duration::from_secs);
+        for (asked, given) in [(s(1), s(1)), (s(30), s(30)), (s(86_400), OPEN_FOR_MAX)] {
+            let mut breaker = Breaker::default();
+            breaker.note(true, now, 0.0);
+            breaker.leave_alone(asked, now, 0.0);
+            assert_eq!(breaker.ask(now), Permission::Denied(given));
+            assert_eq!(breaker.ask(now + given), Permission::Granted, "the probe");
+            assert!(matches!(breaker.ask(now + given), Permission::Denied(_)), "and only one");
+            breaker.note(false, now + given, 0.0);
+            assert!(breaker.is_at_rest());
+        }
+        let mut breaker = opened(now);
+        breaker.leave_alone(s(1), now, 0.0);
+        assert_eq!(breaker.ask(now), Permission::Denied(OPEN_FOR_MIN), "it shortens nothing");
+        breaker.leave_alone(s(10), now, 1.0);
+        assert_eq!(breaker.ask(now), Permission::Denied(s(12)), "and is spread as well");
     }
 }

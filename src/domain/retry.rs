@@ -57,10 +57,12 @@ pub fn decide(
 
 /// Retry-After counts only with the statuses that ask us to slow down, and it never shortens the schedule.
 fn honoured(status: Option<u16>, retry_after: Option<Duration>) -> Duration {
-    match status {
-        Some(429 | 502 | 503 | 504) => retry_after.unwrap_or_default(),
-        _ => Duration::ZERO,
-    }
+    retry_after.filter(|_| status.is_some_and(asks_to_slow_down)).unwrap_or_default()
+}
+
+/// Whether a status says that the receiver has too much to do at present.
+pub fn asks_to_slow_down(status: u16) -> bool {
+    matches!(status, 429 | 502 | 503 | 504)
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Dispatcher {
         let (landed, landings) = mpsc::unbounded_channel();
         let posts = JoinSet::new();
         let timeout_max = settings.timeout;
-        let traffic = Traffic::default();
+        let traffic = Traffic::new(settings.callback_rate_per_s);
         Self {
             targets,
             outbound,
@@ -105,6 +105,8 @@ impl Dispatcher {
                 _ = self.landings.recv_many(&mut landings, BATCH_MAX) => {}
                 _ = refresh.tick() => {
                     self.shed();
+                    self.traffic.look(Instant::now());
+                    self.traffic.forget(Instant::now());
                     self.refresh().await;
                     self.draw(self.backlogs.callbacks());
                 }
@@ -155,7 +157,8 @@ impl Dispatcher {
     /// Waiting for room must not look like a crash: a lease that has become too short for a post is given back before it passes.
     fn shed(&mut self) {
         let mut slow = BTreeSet::new();
-        for held in self.lanes.shed(Instant::now() + self.timeout_max) {
+        // What is long enough now must still be so when this is looked at next.
+        for held in self.lanes.shed(Instant::now() + self.timeout_max + REFRESH_EVERY) {
             match self.targets.callback(held.lease.subscription) {
                 Some(callback) => {
                     self.put_back(callback, held);
@@ -346,7 +349,14 @@ impl Dispatcher {
     fn land(&mut self, landed: Landed) {
         let (callback, kind) = landed.place;
         match &landed.shown {
-            Some(shown) => self.traffic.note(callback, shown, Instant::now()),
+            Some(shown) => {
+                self.traffic.note(callback, shown, Instant::now(), chance());
+                match shown.slow_down {
+                    true => self.lanes.paces.slow_down(callback),
+                    false if !shown.failed => self.lanes.paces.took(callback),
+                    false => {}
+                }
+            }
             None => self.traffic.withdraw(callback, Instant::now()),
         }
         self.lanes.landed(callback, kind);

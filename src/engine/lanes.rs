@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::Held;
+use super::pace::Paces;
 use crate::domain::id::CallbackId;
 
 /// How many leases may wait in one lane at most. What is beyond that waits in the queue, see `backlogs`.
@@ -52,7 +53,7 @@ impl Room {
 
 pub struct Lanes {
     in_flight_max: usize,
-    callback_in_flight_max: usize,
+    pub paces: Paces,
     first: Room,
     retry: Room,
     drain: Room,
@@ -66,7 +67,7 @@ impl Lanes {
         let room = |max: usize| Room { in_flight: 0, max: max.max(1) };
         Self {
             in_flight_max,
-            callback_in_flight_max,
+            paces: Paces::new(callback_in_flight_max),
             first: room(in_flight_max - in_flight_max / 4),
             retry: room(in_flight_max / 2),
             drain: room(in_flight_max / 4),
@@ -104,7 +105,7 @@ impl Lanes {
 
     /// How many leases may wait in a lane while so much of the room is free.
     pub fn capacity(&self, free: usize) -> usize {
-        free.max(self.callback_in_flight_max).min(PARKED_MAX)
+        free.max(self.paces.widest()).min(PARKED_MAX)
     }
 
     /// How many leases wait in a lane.
@@ -122,10 +123,11 @@ impl Lanes {
             }
             let callback = self.line.pop_front()?;
             let is_full = [&self.first, &self.retry, &self.drain].map(Room::is_full);
+            let width = self.paces.width(callback);
             let Some(lane) = self.lanes.get_mut(&callback) else { continue };
             let fits = |held: &Held| !is_full[Kind::of(held) as usize];
-            // A lane in line may have been shed of everything since.
-            if lane.parked.is_empty() {
+            // A lane in line may have been shed of everything since, or made narrower.
+            if lane.parked.is_empty() || lane.in_flight >= width {
                 lane.in_line = false;
                 self.forget_if_idle(callback);
                 continue;
@@ -193,7 +195,7 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(&callback)
             && !lane.in_line
             && !lane.parked.is_empty()
-            && lane.in_flight < self.callback_in_flight_max
+            && lane.in_flight < self.paces.width(callback)
         {
             lane.in_line = true;
             self.line.push_back(callback);

@@ -31,6 +31,7 @@ pub mod janitor;
 mod landing;
 mod lanes;
 pub mod outbound;
+mod pace;
 mod post;
 pub mod recorder;
 pub mod roll_call;
@@ -77,6 +78,8 @@ pub struct Settings {
     pub disable_after: Duration,
     pub in_flight_max: usize,
     pub callback_in_flight_max: usize,
+    /// Posts that a callback gets within a second at most, whatever its subscriptions allow; `None` for as many as it takes.
+    pub callback_rate_per_s: Option<u32>,
     /// How long a batch that is not full waits for more.
     pub batch_linger: Duration,
     /// How long events and attempts are kept after their day.

@@ -1,6 +1,7 @@
 //! Whether a callback may be called now: its breaker, its rate limit, and whether we are cut off ourselves.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,6 +33,10 @@ pub struct Shown {
     pub reached: bool,
     /// Whether the outcome speaks against the receiver.
     pub failed: bool,
+    /// Whether the receiver asked us to slow down.
+    pub slow_down: bool,
+    /// For how long it asked to be left alone.
+    pub leave_alone: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -39,11 +44,19 @@ pub struct Traffic {
     callbacks: HashMap<CallbackId, Callback>,
     /// Of the subscriptions that have a rate limit: those that share a callback share its breaker, and each keeps its own rate.
     throttles: HashMap<SubscriptionId, Throttle>,
+    /// What the operator lets any callback have, and who has had some of it lately.
+    callback_rate_per_s: Option<u32>,
+    callback_throttles: HashMap<CallbackId, Throttle>,
     outage: OutageWatch,
     cut_off: Arc<AtomicBool>,
 }
 
 impl Traffic {
+    /// With so many posts a second for any callback, if there is a bound.
+    pub fn new(callback_rate_per_s: Option<u32>) -> Self {
+        Self { callback_rate_per_s, ..Self::default() }
+    }
+
     /// Whether the present outage is taken for our own; shared with the posts under way.
     pub fn cut_off(&self) -> Arc<AtomicBool> {
         self.cut_off.clone()
@@ -67,32 +80,35 @@ impl Traffic {
         {
             return Err(Refusal::Open);
         }
-        self.take(subscription, rate_per_s, now).inspect_err(|_| self.withdraw(callback, now))
+        let taken = take(&mut self.throttles, subscription, rate_per_s, now).and_then(|()| {
+            take(&mut self.callback_throttles, callback, self.callback_rate_per_s, now).inspect_err(|_| {
+                if let Some(throttle) = self.throttles.get_mut(&subscription) {
+                    throttle.give_back();
+                }
+            })
+        });
+        taken.inspect_err(|_| self.withdraw(callback, now))
     }
 
-    /// Errors: after how long the rate limit has room again.
-    fn take(
-        &mut self,
-        subscription: SubscriptionId,
-        rate_per_s: Option<u32>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let Some(per_s) = rate_per_s else {
-            if !self.throttles.is_empty() {
-                self.throttles.remove(&subscription);
-            }
-            return Ok(());
-        };
-        let throttle = self.throttles.entry(subscription).or_insert_with(|| Throttle::new(per_s, now));
-        if throttle.per_s() != per_s {
-            *throttle = Throttle::new(per_s, now);
-        }
-        throttle.take(now).map_err(Refusal::Turn)
-    }
-
-    /// Takes note of what a post showed.
-    pub fn note(&mut self, callback: CallbackId, shown: &Shown, now: Instant) {
+    /// Takes note of what a post showed. `chance` is a fresh number in `0.0..1.0`.
+    pub fn note(&mut self, callback: CallbackId, shown: &Shown, now: Instant, chance: f64) {
         self.outage.note(&shown.host, shown.reached, now);
+        self.look(now);
+        if shown.failed {
+            self.callbacks.entry(callback).or_default().breaker.note(true, now, chance);
+        } else if let Some(state) = self.callbacks.get_mut(&callback) {
+            state.breaker.note(false, now, chance);
+            if state.breaker.is_at_rest() {
+                self.callbacks.remove(&callback);
+            }
+        }
+        if let Some(asked) = shown.leave_alone {
+            self.callbacks.entry(callback).or_default().breaker.leave_alone(asked, now, chance);
+        }
+    }
+
+    /// Judges what was seen of late: an outage that nothing more is seen of is over.
+    pub fn look(&mut self, now: Instant) {
         let cut_off = self.outage.is_ours(now);
         if self.cut_off.swap(cut_off, Ordering::Relaxed) != cut_off {
             tracing::warn!(
@@ -100,14 +116,11 @@ impl Traffic {
                 "hardly any host can be reached, or they can be again; meanwhile no retry budget is spent"
             );
         }
-        if shown.failed {
-            self.callbacks.entry(callback).or_default().breaker.note(true, now);
-        } else if let Some(state) = self.callbacks.get_mut(&callback) {
-            state.breaker.note(false, now);
-            if state.breaker.is_at_rest() {
-                self.callbacks.remove(&callback);
-            }
-        }
+    }
+
+    /// Forgets the limits that nobody is near.
+    pub fn forget(&mut self, now: Instant) {
+        self.callback_throttles.retain(|_, throttle| !throttle.is_full(now));
     }
 
     /// A post that was granted was not made.
@@ -118,12 +131,32 @@ impl Traffic {
     }
 }
 
+/// Takes a place of whoever has a rate limit. Errors: after how long the limit has room again.
+fn take<Id: Eq + Hash>(
+    throttles: &mut HashMap<Id, Throttle>,
+    whose: Id,
+    rate_per_s: Option<u32>,
+    now: Instant,
+) -> Result<(), Refusal> {
+    let Some(per_s) = rate_per_s else {
+        if !throttles.is_empty() {
+            throttles.remove(&whose);
+        }
+        return Ok(());
+    };
+    let throttle = throttles.entry(whose).or_insert_with(|| Throttle::new(per_s, now));
+    if throttle.per_s() != per_s {
+        *throttle = Throttle::new(per_s, now);
+    }
+    throttle.take(now).map_err(Refusal::Turn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn shown(failed: bool) -> Shown {
-        Shown { host: "host".into(), reached: true, failed }
+        Shown { host: "host".into(), reached: true, failed, slow_down: false, leave_alone: None }
     }
 
     #[test]
@@ -133,7 +166,7 @@ mod tests {
         let mut traffic = Traffic::default();
         for _ in 0..10 {
             assert!(traffic.ask(dead, one, None, now).is_ok());
-            traffic.note(dead, &shown(true), now);
+            traffic.note(dead, &shown(true), now, 0.0);
         }
         // Whichever of those who share the callback asks.
         for who in [one, other] {
@@ -145,7 +178,7 @@ mod tests {
         let later = now + Duration::from_secs(5);
         assert_eq!(traffic.standing(dead, later), Standing::ProbeDue);
         assert!(traffic.ask(dead, one, None, later).is_ok(), "the probe");
-        traffic.note(dead, &shown(false), later);
+        traffic.note(dead, &shown(false), later, 0.0);
         assert!(
             traffic.ask(dead, one, None, later).is_ok() && traffic.callbacks.is_empty(),
             "all is forgiven"
@@ -165,5 +198,69 @@ mod tests {
         assert_eq!(passed(limited, Some(2), 10), 0);
         assert_eq!(passed(limited, Some(3), 10), 3, "a new setting starts anew");
         assert_eq!(passed(limited, None, 10), 10);
+    }
+
+    #[test]
+    fn the_operators_limit_is_for_the_callback_as_a_whole() {
+        let (now, callback, alone) = (Instant::now(), CallbackId::new(), CallbackId::new());
+        let (limited, free) = (SubscriptionId::new(), SubscriptionId::new());
+        let mut traffic = Traffic::new(Some(4));
+        let passed = |traffic: &mut Traffic, callback, who, rate| {
+            (0..10).filter(|_| traffic.ask(callback, who, rate, now).is_ok()).count()
+        };
+        assert_eq!(passed(&mut traffic, callback, limited, Some(3)), 3);
+        assert_eq!(passed(&mut traffic, callback, free, None), 1, "the rest of what the callback may have");
+        assert_eq!(passed(&mut traffic, alone, free, None), 4, "each callback has its own");
+        let later = now + Duration::from_secs(1);
+        assert!(traffic.ask(callback, free, None, later).is_ok());
+        traffic.forget(later);
+        assert_eq!(traffic.callback_throttles.len(), 1, "who is near the limit is remembered");
+        traffic.forget(later + Duration::from_secs(1));
+        assert!(traffic.callback_throttles.is_empty());
+    }
+
+    #[test]
+    fn what_the_callback_has_no_room_for_takes_nothing_from_the_subscriptions_own_limit() {
+        let (now, callback, who) = (Instant::now(), CallbackId::new(), SubscriptionId::new());
+        let mut traffic = Traffic::new(Some(1));
+        let wide = Some(100);
+        assert!(traffic.ask(callback, who, wide, now).is_ok());
+        for _ in 0..1_000 {
+            assert!(traffic.ask(callback, who, wide, now).is_err());
+        }
+        assert!(traffic.ask(CallbackId::new(), who, wide, now).is_ok(), "99 are left");
+    }
+
+    #[test]
+    fn rule_20_an_outage_that_nothing_is_seen_of_is_over() {
+        let now = Instant::now();
+        let mut traffic = Traffic::default();
+        let cut_off = traffic.cut_off();
+        for host in 0..20 {
+            let shown = Shown { host: format!("host-{host}").into(), reached: false, ..shown(true) };
+            traffic.note(CallbackId::new(), &shown, now, 0.0);
+        }
+        assert!(cut_off.load(Ordering::Relaxed));
+        traffic.look(now + Duration::from_secs(9));
+        assert!(cut_off.load(Ordering::Relaxed));
+        traffic.look(now + Duration::from_secs(10));
+        assert!(!cut_off.load(Ordering::Relaxed), "what fails now is not excused by what was");
+    }
+
+    #[test]
+    fn rule_21_a_callback_that_asks_for_time_is_left_alone_and_others_are_not() {
+        let (now, busy, other) = (Instant::now(), CallbackId::new(), CallbackId::new());
+        let who = SubscriptionId::new();
+        let mut traffic = Traffic::default();
+        let asked = Shown { slow_down: true, leave_alone: Some(Duration::from_secs(30)), ..shown(true) };
+        traffic.note(busy, &asked, now, 0.0);
+        assert_eq!(traffic.ask(busy, who, None, now), Err(Refusal::Open));
+        assert!(traffic.ask(other, who, None, now).is_ok());
+        let later = now + Duration::from_secs(30);
+        assert_eq!(traffic.standing(busy, later), Standing::ProbeDue);
+        assert!(traffic.ask(busy, who, None, later).is_ok());
+        assert_eq!(traffic.ask(busy, who, None, later), Err(Refusal::Open), "the probe alone");
+        traffic.note(busy, &shown(false), later, 0.0);
+        assert!(traffic.ask(busy, who, None, later).is_ok());
     }
 }

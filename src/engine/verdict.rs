@@ -18,6 +18,8 @@ use crate::store::queue::{Ending, Record};
 
 /// The most that a receiver can ask us to wait.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a receiver that has too much to do and does not say until when is left alone.
+const TOO_MANY_FOR: Duration = Duration::from_secs(1);
 /// A delivery whose last try fell into an outage of ours has another one after this.
 const EXCUSED_FOR: Duration = Duration::from_secs(60);
 const DETAIL_CHARS_MAX: usize = 1_000;
@@ -41,8 +43,22 @@ pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
 pub(super) fn shown(target: &Target, failures: i32, posted: &Posted) -> Option<Shown> {
     let (sending, reached) = (target.sending.as_ref().ok()?, posted.reached?);
     let failed = breaker::speaks_against(posted.outcome, posted.status) && !sending.has_backup();
+    let slow_down = failed && posted.status.is_some_and(retry::asks_to_slow_down);
+    let leave_alone =
+        asked(posted).or((posted.status == Some(429)).then_some(TOO_MANY_FOR)).filter(|_| slow_down);
     let (url, _) = sending.url(failures);
-    (posted.outcome != Outcome::Blocked).then(|| Shown { host: url.origin().into(), reached, failed })
+    (posted.outcome != Outcome::Blocked).then(|| Shown {
+        host: url.origin().into(),
+        reached,
+        failed,
+        slow_down,
+        leave_alone,
+    })
+}
+
+/// How long the receiver asked us to wait.
+fn asked(posted: &Posted) -> Option<Duration> {
+    posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX))
 }
 
 /// What a post means for its delivery. One that is excused is tried again as its failure asks, and costs nothing of its budget.
@@ -55,9 +71,8 @@ pub(super) fn judge(
 ) -> Finished {
     let lease = &held.lease;
     let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
-    let asked =
-        posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX));
-    let verdict = retry::decide(&target.retry, failures, posted.outcome, posted.status, asked, chance());
+    let verdict =
+        retry::decide(&target.retry, failures, posted.outcome, posted.status, asked(&posted), chance());
     let (ending, disable) = match verdict {
         Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
         _ if lease.probe => (Ending::Final(DeliveryState::Dead), None),

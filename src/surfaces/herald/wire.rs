@@ -103,7 +103,7 @@ struct Policy {
     retry_delays_s: Vec<u64>,
     timeout_ms: u128,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rate_per_s: Option<i32>,
+    rate_per_s: Option<u32>,
 }
 
 impl SubscriptionState {
@@ -126,17 +126,19 @@ impl SubscriptionState {
 }
 
 impl Policy {
-    /// The partner's own where there is one, else the operator's default.
+    /// The partner's own where there is one, as far as the operator's limits let it be, else the operator's default.
     fn in_force(own: PolicyRow, defaults: &DefaultPolicy) -> Self {
         let own_delays_s = own.retry_delays_ms.map(|delays| {
             delays.into_iter().map(|ms| u64::try_from(ms / 1_000).unwrap_or_default()).collect()
         });
         let default_delays_s = || defaults.retry.delays.iter().map(Duration::as_secs).collect();
         let own_timeout_ms = own.timeout_ms.and_then(|ms| u128::try_from(ms).ok());
+        let own_rate_per_s = own.rate_per_s.and_then(|rate| u32::try_from(rate).ok());
+        let timeout_max_ms = defaults.timeout.as_millis();
         Self {
             retry_delays_s: own_delays_s.unwrap_or_else(default_delays_s),
-            timeout_ms: own_timeout_ms.unwrap_or(defaults.timeout.as_millis()),
-            rate_per_s: own.rate_per_s,
+            timeout_ms: own_timeout_ms.unwrap_or(timeout_max_ms).min(timeout_max_ms),
+            rate_per_s: own_rate_per_s.into_iter().chain(defaults.rate_per_s).min(),
         }
     }
 }
@@ -258,11 +260,19 @@ mod tests {
         let defaults = DefaultPolicy {
             retry: crate::domain::retry::RetryPolicy { delays: vec![Duration::from_secs(9)] },
             timeout: Duration::from_secs(15),
+            rate_per_s: None,
         };
         let own = PolicyRow { retry_delays_ms: Some(vec![]), timeout_ms: None, rate_per_s: Some(3) };
         let told = serde_json::to_value(Policy::in_force(own, &defaults)).unwrap();
         assert_eq!(told, json!({ "retryDelaysS": [], "timeoutMs": 15000, "ratePerS": 3 }));
         let told = serde_json::to_value(Policy::in_force(PolicyRow::default(), &defaults)).unwrap();
         assert_eq!(told, json!({ "retryDelaysS": [9], "timeoutMs": 15000 }));
+        // The operator has become stricter since.
+        let stricter = DefaultPolicy { timeout: Duration::from_secs(5), rate_per_s: Some(10), ..defaults };
+        for (own, in_force) in [(None, 10), (Some(3), 3), (Some(50), 10)] {
+            let own = PolicyRow { retry_delays_ms: None, timeout_ms: Some(9_000), rate_per_s: own };
+            let told = serde_json::to_value(Policy::in_force(own, &stricter)).unwrap();
+            assert_eq!(told, json!({ "retryDelaysS": [9], "timeoutMs": 5000, "ratePerS": in_force }));
+        }
     }
 }

@@ -49,16 +49,18 @@ pub struct ApiSettings {
     pub trusted_proxies: Arc<[IpNet]>,
 }
 
-/// The delivery policy that the operator sets for everybody. There is no default rate limit.
+/// The delivery policy that the operator sets for everybody.
 #[derive(Debug, Clone)]
 pub struct DefaultPolicy {
     pub retry: RetryPolicy,
     /// Of one whole attempt.
     pub timeout: Duration,
+    /// Posts a second that any callback may have, if there is a bound.
+    pub rate_per_s: Option<u32>,
 }
 
 impl Default for DefaultPolicy {
     fn default() -> Self {
-        Self { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) }
+        Self { retry: RetryPolicy::default(), timeout: Duration::from_secs(15), rate_per_s: None }
     }
 }

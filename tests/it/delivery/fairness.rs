@@ -1,6 +1,7 @@
 //! One callback that hangs delays nobody else (SECURITY rule 20), and waiting costs a delivery nothing (rule 23).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use herald::config::RawConfig;
@@ -80,6 +81,8 @@ async fn rule_23_waiting_behind_a_slow_callback_counts_no_crash_and_sends_nothin
         callback_in_flight_max: Some("1".to_owned()),
         delivery_timeout_ms: Some("400".to_owned()),
         lease_ms: Some("1000".to_owned()),
+        // None is due again before all were sent, however long that takes.
+        retry_delays_s: Some("1000".to_owned()),
         ..settings()
     };
     let app = App::start(&database, short).await;
@@ -135,6 +138,75 @@ async fn rule_20_a_callback_that_fails_again_and_again_is_left_alone_then_asked_
     let (ten, probe) =
         (calls[9].at, calls.iter().find(|call| call.at.duration_since(calls[9].at).as_secs() >= 4));
     assert!(probe.is_some(), "it was left alone for a while after {ten:?}");
+}
+
+#[tokio::test]
+async fn rule_21_a_callback_that_asks_for_time_gets_it_for_everything_that_is_due_to_it() {
+    const ASKED: Duration = Duration::from_secs(2);
+    let (database, busy, other) =
+        (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&busy.url).await;
+    app.subscribe(&other.url).await;
+    busy.reply([Reply::Later(503, ASKED.as_secs().to_string())]);
+    app.cancel_one().await;
+    let asked_at = busy.wait_for(1).await[0].at;
+    let first = busy.calls()[0].header("webhook-id").to_owned();
+    app.wait_for_attempts(&first, 1).await;
+    for _ in 0..20 {
+        app.cancel_one().await;
+    }
+    other.wait_for(21).await;
+    let calls = busy.wait_until("the others", |calls| distinct(calls) == 21 || calls.len() > 21).await;
+    for call in &calls[1..] {
+        assert!(call.at.duration_since(asked_at) >= ASKED, "it was not left alone");
+    }
+    let untouched = calls[1..].iter().filter(|call| call.header("webhook-id") != first).count();
+    assert_eq!(untouched, 20, "each was sent once: waiting is no attempt");
+}
+
+#[tokio::test]
+async fn rule_21_a_callback_that_has_too_much_to_do_gets_less_at_a_time_until_it_takes_it() {
+    let (database, busy, other) =
+        (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    let app =
+        App::start(&database, RawConfig { retry_delays_s: Some("1000".to_owned()), ..settings() }).await;
+    app.subscribe(&busy.url).await;
+    busy.reply([503]);
+    app.cancel_one().await;
+    app.wait_for_attempts(&app.the_delivery().await, 1).await;
+    app.subscribe(&other.url).await;
+    let gate = gate();
+    busy.always(Reply::Gate(gate.clone(), 204));
+    app.operator().publish(&vec![json!({ "type": "RedirectSessionCancelled", "data": {} }); 20]).await;
+    other.wait_for(20).await;
+    assert_eq!(busy.wait_for(3).await.len(), 3, "two at a time instead of four");
+    // Two and then three that it takes make it four again.
+    gate.add_permits(5);
+    busy.wait_for(1 + 5 + 4).await;
+    gate.add_permits(1_000);
+    busy.wait_until("the rest", |calls| distinct(calls) == 21).await;
+}
+
+#[tokio::test]
+async fn the_operators_rate_limit_holds_for_every_callback_and_bounds_what_partners_ask_for() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let bounded = RawConfig { callback_rate_per_s: Some("2".to_owned()), ..settings() };
+    let app = App::start(&database, bounded).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    assert_eq!(app.standing(subscription).await["policy"]["ratePerS"], 2);
+    let (status, problem) = app.set_policy(subscription, json!({ "ratePerS": 3 })).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (400, &json!("ratePerS")));
+    let (status, standing) = app.set_policy(subscription, json!({ "ratePerS": 1 })).await;
+    assert_eq!((status, &standing["policy"]["ratePerS"]), (200, &json!(1)));
+    let (_, standing) = app.set_policy(subscription, json!({ "ratePerS": null })).await;
+    assert_eq!(standing["policy"]["ratePerS"], 2);
+    for _ in 0..8 {
+        app.cancel_one().await;
+    }
+    let calls = receiver.wait_for(8).await;
+    assert!(calls[7].at.duration_since(calls[0].at).as_millis() > 2_000);
+    assert_eq!(distinct(&calls), 8);
 }
 
 #[tokio::test]

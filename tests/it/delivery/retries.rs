@@ -99,7 +99,6 @@ async fn redelivering_what_waits_makes_it_due_now() {
 async fn rule_07_retry_after_lengthens_the_wait_and_never_shortens_it() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
-    app.subscribe(&receiver.url).await;
     for (calls, status, asked, expected_s) in [
         (1, 503, "1000", 999.0..1001.5),
         (2, 429, "1", 7.9..13.0),
@@ -108,11 +107,14 @@ async fn rule_07_retry_after_lengthens_the_wait_and_never_shortens_it() {
         (5, 503, "1e300", 7.9..13.0),
         (6, 504, "99999999999", 86_399.0..86_401.5),
     ] {
+        // Each time another callback: one that asked for time is left alone.
+        let subscription = app.subscribe(&receiver.url).await;
         receiver.reply([Reply::Later(status, asked.to_owned())]);
         app.cancel_one().await;
         let call = receiver.wait_for(calls).await.remove(calls - 1);
         let delivery = app.wait_for_attempts(call.header("webhook-id"), 1).await;
         assert!(expected_s.contains(&waits_s(&delivery)), "{status} with {asked}: {delivery}");
+        app.unsubscribe(subscription).await;
     }
 }
 

@@ -106,7 +106,11 @@ impl Desk {
             body_bytes_max: BODY_BYTES_MAX,
             request_timeout,
             keys,
-            default_policy: DefaultPolicy { retry: RetryPolicy::default(), timeout: Duration::from_secs(15) },
+            default_policy: DefaultPolicy {
+                retry: RetryPolicy::default(),
+                timeout: Duration::from_secs(15),
+                rate_per_s: None,
+            },
             trusted_proxies: Arc::from([]),
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
