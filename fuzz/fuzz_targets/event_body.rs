@@ -99,7 +99,8 @@ fn lines(text: &[u8]) {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match one(line) {
+        // The end of a line is no part of what stands on it.
+        match one(line.trim_ascii_end()) {
             Ok(event) => events.push((Some(place + 1), event.content_hash())),
             Err(wrong) => wrong.iter().for_each(|wrong| {
                 let number = place + 1;
