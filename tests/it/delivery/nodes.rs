@@ -1,6 +1,6 @@
 //! Several processes on one database: one stops, one dies, one comes late.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use herald::clock;
@@ -17,7 +17,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::herald::Herald;
-use crate::support::partner::of_attempts;
+use crate::support::partner::{PATIENCE, of_attempts};
 use crate::support::receiver::{Receiver, Reply, gate};
 use crate::support::scratch::Scratch;
 
@@ -25,11 +25,13 @@ const LEASE: TimeDelta = TimeDelta::seconds(30);
 const LEASE_MS: i64 = 30_000;
 
 pub async fn wait_until_none_is(database: &TestDatabase, what: &'static str) {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let left: i64 = sqlx::query_scalar(what).fetch_one(&database.pool).await.unwrap();
         if left == 0 {
             return;
         }
+        assert!(Instant::now() < deadline, "{left} are left of: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
