@@ -32,6 +32,16 @@ pub struct OutgoingHeader {
     pub sensitive: bool,
 }
 
+impl OutgoingHeader {
+    pub fn plain(name: &'static str, value: impl Into<Vec<u8>>) -> Self {
+        Self { name, value: value.into(), sensitive: false }
+    }
+
+    pub fn sensitive(name: &'static str, value: impl Into<Vec<u8>>) -> Self {
+        Self { name, value: value.into(), sensitive: true }
+    }
+}
+
 /// A request's own headers and its body. The engine adds the content length, the signature headers and `User-Agent`.
 pub struct Rendered {
     pub headers: Vec<OutgoingHeader>,

@@ -49,8 +49,7 @@ async fn bound(
     next: axum::middleware::Next,
 ) -> axum::response::Response {
     let waits = request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() == TEST_PATH);
-    let timeout = api.settings.request_timeout;
-    let timeout = if waits { timeout + api.hub.test_patience() } else { timeout };
+    let timeout = api.request_timeout(waits);
     guard::guard(request, next, timeout, write_trouble).await
 }
 

@@ -34,6 +34,14 @@ pub struct Api {
     pub settings: Arc<ApiSettings>,
 }
 
+impl Api {
+    /// How long a request may take. One that waits for somebody else's server may for as long as an attempt may take besides.
+    pub fn request_timeout(&self, waits: bool) -> Duration {
+        let own = self.settings.request_timeout;
+        if waits { own + self.hub.test_patience() } else { own }
+    }
+}
+
 pub struct ApiSettings {
     pub egress: Arc<EgressPolicy>,
     /// Where partners reach this server, for links that it hands out.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue};
+
 use crate::domain::error::Limit;
 
 /// The `WWW-Authenticate` of every 401.
@@ -12,6 +15,18 @@ pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
 /// What `Retry-After` says of a time: whole seconds, at least one, never less than it.
 pub fn retry_after_s(after: Duration) -> u32 {
     u32::try_from(after.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
+}
+
+/// The headers of a refusal with this status, which may ask to come again after some time.
+pub fn headers(status: u16, after: Option<Duration>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if status == 401 {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    }
+    if let Some(after) = after {
+        headers.insert(RETRY_AFTER, retry_after_s(after).into());
+    }
+    headers
 }
 
 /// What a limit was exceeded by, as the beginning of a sentence or all of it.

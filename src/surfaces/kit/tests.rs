@@ -3,8 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::{HeaderMap, Request};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Router, middleware};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use sqlx::postgres::PgPoolOptions;
+use tower::ServiceExt as _;
 
+use super::conversation::converse;
+use super::routes::Route;
 use super::{Api, ApiSettings, DefaultPolicy};
 use crate::domain::egress::EgressPolicy;
 use crate::domain::id::NodeId;
@@ -40,4 +50,29 @@ pub fn api() -> Api {
         trusted_proxies: Arc::from([]),
     };
     Api { hub, settings: Arc::new(settings) }
+}
+
+/// Two routes that misbehave: one panics, the other never answers.
+pub fn misbehaving(panic: &'static str, stall: &'static str) -> [Route<Api>; 2] {
+    [
+        Route::new("GET", panic, get(async || -> Response { panic!("canary") })),
+        Route::new("GET", stall, get(async || std::future::pending::<Response>().await)),
+    ]
+}
+
+/// Status, headers and body of what a surface answers behind a listener.
+pub async fn ask(
+    surface: Router,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> (u16, HeaderMap, Bytes) {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let listener = surface.layer(middleware::from_fn(converse));
+    let response = listener.oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
 }

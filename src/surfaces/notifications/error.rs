@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -13,7 +12,7 @@ use crate::domain::notification::Refused;
 use crate::domain::{Error, Violations};
 use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
-use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, exceeded, retry_after_s};
+use crate::surfaces::kit::refusal::{self, UNAVAILABLE_FOR, exceeded};
 
 /// Why a request of this dialect failed, on its way to the wire.
 #[derive(Debug)]
@@ -218,12 +217,7 @@ impl IntoResponse for Failure {
         };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
-        }
-        if let Some(after) = self.again_after {
-            headers.insert(RETRY_AFTER, retry_after_s(after).into());
-        }
+        headers.extend(refusal::headers(self.status.as_u16(), self.again_after));
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(Cause(cause));
         }

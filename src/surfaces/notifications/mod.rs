@@ -78,8 +78,7 @@ async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Respon
         Some(CALLBACK) => extract::action(request.uri().query()).is_some(),
         _ => false,
     };
-    let timeout = api.settings.request_timeout;
-    let timeout = if waits { timeout + api.hub.test_patience() } else { timeout };
+    let timeout = api.request_timeout(waits);
     let conversation = guard::conversation(&request);
     let write = |trouble: &Trouble, _: &_| Failure::from(trouble.clone()).into_response();
     let mut response = guard::guard(request, next, timeout, write).await;

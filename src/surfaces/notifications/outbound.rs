@@ -18,14 +18,10 @@ pub struct Notifications;
 
 impl Dialect for Notifications {
     fn render(&self, outgoing: &Outgoing<'_>) -> Rendered {
-        let mut headers = vec![OutgoingHeader {
-            name: "content-type",
-            value: b"application/json".to_vec(),
-            sensitive: false,
-        }];
+        let mut headers = vec![OutgoingHeader::plain("content-type", "application/json")];
         if let Some(credentials) = outgoing.credentials {
             let value = BasicCredentials::header(credentials);
-            headers.push(OutgoingHeader { name: "authorization", value, sensitive: true });
+            headers.push(OutgoingHeader::sensitive("authorization", value));
         }
         let mut body = vec![b'['];
         for (place, event) in outgoing.events.iter().enumerate() {

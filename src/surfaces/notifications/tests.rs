@@ -2,32 +2,21 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::HeaderMap;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tower::ServiceExt as _;
 
 use super::*;
 use crate::domain::Error;
 use crate::domain::error::Limit;
 use crate::domain::notification::Refused;
-use crate::surfaces::kit::conversation::converse;
-use crate::surfaces::kit::tests::api;
+use crate::surfaces::kit::tests::{self, api, misbehaving};
 
 async fn ask(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, HeaderMap, Value) {
-    let mut table = routes();
-    table.push(Route::new("GET", "/rest/panic", get(async || -> Response { panic!("canary") })));
-    table.push(Route::new("GET", "/rest/stall", get(async || std::future::pending::<Response>().await)));
-    let router = guarded(table, api()).layer(middleware::from_fn(converse));
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let response = router.oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    (parts.status.as_u16(), parts.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    let table = routes().into_iter().chain(misbehaving("/rest/panic", "/rest/stall")).collect();
+    let (status, headers, body) =
+        tests::ask(guarded(table, api()), (method, path), headers, body.to_owned()).await;
+    (status, headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 
 #[tokio::test]

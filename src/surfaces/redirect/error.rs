@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::Response;
 use serde::Serialize;
 
@@ -13,7 +12,7 @@ use crate::hub::Answer;
 use crate::surfaces::kit::ApiSettings;
 use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
-use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, exceeded, retry_after_s};
+use crate::surfaces::kit::refusal::{self, UNAVAILABLE_FOR, exceeded};
 
 /// The exchange that an answer belongs to, as far as errors have to know it.
 #[derive(Clone)]
@@ -59,11 +58,8 @@ impl Exchange {
             details: problem.details,
         };
         let mut answer = wire::json(problem.status, &body);
-        if problem.status == 401 {
-            answer.headers.push((WWW_AUTHENTICATE.as_str().to_owned(), CHALLENGE.to_owned()));
-        }
-        if let Some(after) = problem.after {
-            answer.headers.push((RETRY_AFTER.as_str().to_owned(), retry_after_s(after).to_string()));
+        for (name, value) in &refusal::headers(problem.status, problem.after) {
+            answer.headers.push((name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         }
         answer
     }

@@ -20,15 +20,11 @@ pub struct Redirect;
 impl Dialect for Redirect {
     fn render(&self, outgoing: &Outgoing<'_>) -> Rendered {
         let mut headers = vec![
-            OutgoingHeader { name: "content-type", value: b"application/json".to_vec(), sensitive: false },
-            OutgoingHeader {
-                name: "x-request-id",
-                value: outgoing.id.to_string().into_bytes(),
-                sensitive: false,
-            },
+            OutgoingHeader::plain("content-type", "application/json"),
+            OutgoingHeader::plain("x-request-id", outgoing.id.to_string()),
         ];
         if let Some(key) = outgoing.credentials {
-            headers.push(OutgoingHeader { name: "x-api-key", value: key.expose().to_vec(), sensitive: true });
+            headers.push(OutgoingHeader::sensitive("x-api-key", key.expose()));
         }
         Rendered { headers, body: cloud_event(outgoing) }
     }

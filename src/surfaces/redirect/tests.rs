@@ -1,31 +1,18 @@
 //! What happens around the handlers, and how bodies are read: no database needed.
 
-use axum::body::Body;
-use axum::http::{Request, StatusCode};
-use http_body_util::BodyExt as _;
+use axum::http::HeaderMap;
 use serde_json::{Value, json};
-use tower::ServiceExt as _;
 
 use super::*;
-use crate::surfaces::kit::conversation::converse;
-use crate::surfaces::kit::tests::api;
+use crate::surfaces::kit::tests::{self, api, misbehaving};
 
-/// The surface with two routes that misbehave, at the root and under its mount.
-fn listener() -> Router {
-    let mut table = routes();
-    table.push(Route::new("GET", "/panic", get(async || -> Response { panic!("canary") })));
-    table.push(Route::new("GET", "/stall", get(async || std::future::pending::<Response>().await)));
-    let surface = guarded(table, api());
-    Router::new().nest(MOUNT, surface.clone()).fallback_service(surface).layer(middleware::from_fn(converse))
-}
-
-async fn ask(mount: &str, method: &str, path: &str) -> (StatusCode, axum::http::HeaderMap, Value) {
-    let request =
-        Request::builder().method(method).uri(format!("{mount}{path}")).header("x-correlation-id", "c-1");
-    let response = listener().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    (parts.status, parts.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+/// Asks the surface with two routes that misbehave, at the root or under its mount.
+async fn ask(mount: &str, method: &str, path: &str) -> (u16, HeaderMap, Value) {
+    let surface = guarded(routes().into_iter().chain(misbehaving("/panic", "/stall")).collect(), api());
+    let both = Router::new().nest(MOUNT, surface.clone()).fallback_service(surface);
+    let path = format!("{mount}{path}");
+    let (status, headers, body) = tests::ask(both, (method, &path), &[("x-correlation-id", "c-1")], "").await;
+    (status, headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 
 #[tokio::test]
@@ -44,7 +31,7 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_answers_in_the_published_e
     ] {
         for mount in ["", MOUNT] {
             let (found, headers, body) = ask(mount, method, path).await;
-            assert_eq!(found.as_u16(), status, "{method} {mount}{path}");
+            assert_eq!(found, status, "{method} {mount}{path}");
             let message = body["message"].as_str().unwrap_or_default();
             assert!(!message.is_empty() && !message.contains("canary"), "{method} {mount}{path}: {body}");
             let expected = json!({

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
@@ -14,7 +14,7 @@ use super::wire::status::{description, name};
 use crate::domain::{Error, Violations};
 use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
-use crate::surfaces::kit::refusal::{CHALLENGE, UNAVAILABLE_FOR, retry_after_s};
+use crate::surfaces::kit::refusal::{self, UNAVAILABLE_FOR};
 
 /// The code of an entry of `errors`.
 const INVALID: &str = "Invalid";
@@ -70,12 +70,7 @@ impl Exchange {
         let body = Value::object(&ERROR_RESPONSE, [("responseStatus", status)]);
         let code = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = self.write(code, &body);
-        if code == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
-        }
-        if let Some(after) = problem.after {
-            response.headers_mut().insert(RETRY_AFTER, retry_after_s(after).into());
-        }
+        response.headers_mut().extend(refusal::headers(problem.status, problem.after));
         response
     }
 

@@ -14,15 +14,14 @@ pub struct Webhooks;
 impl Dialect for Webhooks {
     fn render(&self, outgoing: &Outgoing<'_>) -> Rendered {
         let event = outgoing.only();
-        let header =
-            |name, value: String| OutgoingHeader { name, value: value.into_bytes(), sensitive: false };
         let mut headers = vec![
-            header("content-type", CONTENT_TYPE.to_owned()),
-            header("x-webhook-delivery", outgoing.id.simple().to_string()),
-            header("x-webhook-event", event.kind.clone()),
+            OutgoingHeader::plain("content-type", CONTENT_TYPE),
+            OutgoingHeader::plain("x-webhook-delivery", outgoing.id.simple().to_string()),
+            OutgoingHeader::plain("x-webhook-event", event.kind.as_str()),
         ];
         if let Some(secret) = outgoing.credentials {
-            headers.push(header("x-hub-signature", signature(secret.expose(), &event.payload)));
+            let signature = signature(secret.expose(), &event.payload);
+            headers.push(OutgoingHeader::plain("x-hub-signature", signature));
         }
         Rendered { headers, body: event.payload.clone() }
     }

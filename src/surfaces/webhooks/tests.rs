@@ -1,34 +1,14 @@
 //! What happens around the handlers, in each format: no database needed.
 
-use axum::body::Body;
-use axum::http::HeaderMap;
-use http_body_util::BodyExt as _;
-
 use super::*;
-use crate::surfaces::kit::conversation::converse;
-use crate::surfaces::kit::tests::api;
+use crate::surfaces::kit::tests::{api, ask, misbehaving};
 
 /// The surface with two routes that misbehave.
-fn listener() -> Router {
-    let misbehaving = vec![
-        Route::new("GET", "/api/panic", get(async || -> Response { panic!("canary") })),
-        Route::new("GET", "/sync/stall", get(async || std::future::pending::<Response>().await)),
-    ];
-    let mounted = MOUNTS
-        .into_iter()
-        .fold(routes::router(misbehaving), |router, mount| router.nest(mount, routes::router(routes())));
-    guarded(mounted, api()).layer(middleware::from_fn(converse))
-}
-
-async fn ask(method: &str, path: &str, headers: &[(&str, &str)], body: String) -> (u16, HeaderMap, String) {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let response = listener().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    (parts.status.as_u16(), parts.headers, String::from_utf8(body.to_vec()).unwrap())
+fn surface() -> Router {
+    let misbehaving = routes::router(misbehaving("/api/panic", "/sync/stall").into());
+    let mounted =
+        MOUNTS.into_iter().fold(misbehaving, |router, mount| router.nest(mount, routes::router(routes())));
+    guarded(mounted, api())
 }
 
 #[tokio::test]
@@ -65,7 +45,8 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_is_told_in_the_format_of_t
             ),
             ("text/csv", "text/csv", format!("responseStatus\r\n\"{{errorCode:{code},")),
         ] {
-            let (found, headers, body) = ask(method, path, &[("accept", accept)], String::new()).await;
+            let (found, headers, body) = ask(surface(), (method, path), &[("accept", accept)], "").await;
+            let body = String::from_utf8(body.to_vec()).unwrap();
             assert_eq!(found, status, "{method} {path}: {body}");
             assert_eq!(headers["content-type"], content_type, "{method} {path}");
             assert!(body.starts_with(&start), "{method} {path}: {body}");

@@ -1,43 +1,22 @@
 //! JSON as this dialect writes it: no white space, null members left out, dates as `"\/Date(1548935999000)\/"`.
 
-use super::value::Value;
+use super::value::{Value, append};
 
 pub fn write(value: &Value) -> String {
     let mut out = String::new();
-    append(&mut out, value);
+    append(&mut out, value, append_leaf, append_text);
     out
 }
 
-fn append(out: &mut String, value: &Value) {
+fn append_leaf(out: &mut String, value: &Value) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
         Value::Number(number) => out.push_str(&number.to_string()),
         Value::Text(text) => append_text(out, text),
         Value::Date(moment) => out.push_str(&format!("\"\\/Date({})\\/\"", moment.timestamp_millis())),
-        Value::List(_, items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(',');
-                }
-                append(out, item);
-            }
-            out.push(']');
-        }
-        Value::Object(_, members) => {
-            out.push('{');
-            let mut first = true;
-            for (name, member) in members.iter().filter(|(_, member)| *member != Value::Null) {
-                if !std::mem::take(&mut first) {
-                    out.push(',');
-                }
-                append_text(out, name);
-                out.push(':');
-                append(out, member);
-            }
-            out.push('}');
-        }
+        // No leaf: `append` writes it.
+        Value::List(..) | Value::Object(..) => {}
     }
 }
 

@@ -8,47 +8,26 @@
 use chrono::{DateTime, Utc};
 
 use super::node::Node;
-use super::value::{Value, is_midnight, iso};
+use super::value::{Value, append, is_midnight, iso};
 
 /// Objects and lists within each other at most.
 const DEPTH_MAX: usize = 64;
 
 pub fn write(value: &Value) -> String {
     let mut out = String::new();
-    append(&mut out, value);
+    append(&mut out, value, append_leaf, append_text);
     out
 }
 
-fn append(out: &mut String, value: &Value) {
+fn append_leaf(out: &mut String, value: &Value) {
     match value {
         Value::Null => {}
         Value::Bool(flag) => out.push_str(if *flag { "True" } else { "False" }),
         Value::Number(number) => out.push_str(&number.to_string()),
         Value::Text(text) => append_text(out, text),
         Value::Date(moment) => out.push_str(&date(*moment)),
-        Value::List(_, items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(',');
-                }
-                append(out, item);
-            }
-            out.push(']');
-        }
-        Value::Object(_, members) => {
-            out.push('{');
-            let mut first = true;
-            for (name, member) in members.iter().filter(|(_, member)| *member != Value::Null) {
-                if !std::mem::take(&mut first) {
-                    out.push(',');
-                }
-                append_text(out, name);
-                out.push(':');
-                append(out, member);
-            }
-            out.push('}');
-        }
+        // No leaf: `append` writes it.
+        Value::List(..) | Value::Object(..) => {}
     }
 }
 

@@ -39,6 +39,41 @@ impl Value {
     }
 }
 
+/// Writes lists and objects as JSON and JSV both do; how what is in them is written, and the names of members, is each format's own.
+pub(super) fn append(
+    out: &mut String,
+    value: &Value,
+    leaf: fn(&mut String, &Value),
+    name: fn(&mut String, &str),
+) {
+    match value {
+        Value::List(_, items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                append(out, item, leaf, name);
+            }
+            out.push(']');
+        }
+        Value::Object(_, members) => {
+            out.push('{');
+            let mut first = true;
+            for (member, value) in members.iter().filter(|(_, value)| *value != Value::Null) {
+                if !std::mem::take(&mut first) {
+                    out.push(',');
+                }
+                name(out, member);
+                out.push(':');
+                append(out, value, leaf, name);
+            }
+            out.push('}');
+        }
+        _ => leaf(out, value),
+    }
+}
+
 /// A moment as JSV and XML write it, to 100 ns and no more digits than it needs: a fraction has seven in JSV, and in XML those up to the last
 /// that is not 0.
 pub(super) fn iso(moment: DateTime<Utc>) -> String {
