@@ -121,17 +121,22 @@ impl<'a> Fields<'a> {
     pub fn object<R>(&mut self, name: &str, read: impl FnOnce(&mut Fields<'a>) -> Option<R>) -> Option<R> {
         let raw = self.raw(name)?;
         let path = format!("{}{name}", self.prefix);
-        match Self::of(raw, format!("{path}."), &path) {
-            Ok(mut inner) => {
-                let value = read(&mut inner);
-                self.violations.extend(inner.violations);
-                value
-            }
-            Err(violations) => {
-                self.violations.extend(violations);
-                None
-            }
-        }
+        self.within(raw, &path, read)
+    }
+
+    /// What `read` takes of an object, whose complaints carry its path.
+    fn within<R>(
+        &mut self,
+        raw: &'a RawValue,
+        path: &str,
+        read: impl FnOnce(&mut Fields<'a>) -> Option<R>,
+    ) -> Option<R> {
+        let mut inner = Self::of(raw, format!("{path}."), path)
+            .map_err(|violations| self.violations.extend(violations))
+            .ok()?;
+        let value = read(&mut inner);
+        self.violations.extend(inner.violations);
+        value
     }
 
     /// A member that is an array of objects; `read` takes the fields of each, whose complaints carry its place: `filters[0].values`.
@@ -145,17 +150,7 @@ impl<'a> Fields<'a> {
         let mut values = Some(Vec::new());
         for (place, raw) in items.into_iter().enumerate() {
             let path = format!("{}{name}[{place}]", self.prefix);
-            let value = match Self::of(raw, format!("{path}."), &path) {
-                Ok(mut inner) => {
-                    let value = read(&mut inner);
-                    self.violations.extend(inner.violations);
-                    value
-                }
-                Err(violations) => {
-                    self.violations.extend(violations);
-                    None
-                }
-            };
+            let value = self.within(raw, &path, &mut read);
             values = values.zip(value).map(|(mut values, value)| {
                 values.push(value);
                 values
