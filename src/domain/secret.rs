@@ -81,6 +81,21 @@ mod tests {
     }
 
     #[test]
+    fn rule_10_a_panic_with_a_secret_in_hand_says_nothing_of_it() {
+        let told = |panics: fn(Secret)| {
+            let panicked = std::panic::catch_unwind(|| panics(Secret::new("canary"))).unwrap_err();
+            *panicked.downcast::<String>().unwrap()
+        };
+        for told in [
+            told(|secret| assert_eq!(secret, Secret::new("another"))),
+            told(|secret| std::convert::identity(Err::<(), _>(secret)).unwrap()),
+            told(|secret| panic!("{secret} of no use")),
+        ] {
+            assert!(told.contains("[secret]") && !told.contains("canary"), "{told}");
+        }
+    }
+
+    #[test]
     fn rule_11_equality_is_of_the_whole_value() {
         for (left, right, equal) in [
             ("", "", true),
