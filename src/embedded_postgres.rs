@@ -144,7 +144,7 @@ impl EmbeddedPostgres {
     /// Takes about 0.1 s, with a new folder a second. The server is bound to the calling runtime: when that ends, so does
     /// the server.
     pub async fn start(settings: Settings) -> Result<EmbeddedPostgres, StartError> {
-        let folder = Folder::claim(&settings.data_dir)?;
+        let folder = Folder::claim(&settings.data_dir).await?;
         let binaries = Binaries::find(settings.bin_dir.as_deref(), &folder)?;
         folder.check_reachable(&binaries.dir)?;
         if folder.major()?.is_none() {

@@ -14,6 +14,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use tokio::process::Command;
 
@@ -65,11 +66,11 @@ pub(super) struct PidFile {
 
 impl Folder {
     /// Makes the folder when it is missing and locks it.
-    pub(super) fn claim(data_dir: &Path) -> Result<Folder, StartError> {
+    pub(super) async fn claim(data_dir: &Path) -> Result<Folder, StartError> {
         let mode = if spawner::we_are_root() { 0o711 } else { 0o700 };
         make_folders(data_dir, mode).map_err(io_error("make", data_dir))?;
         let data_dir = data_dir.canonicalize().map_err(io_error("enter", data_dir))?;
-        let lock = lock(&data_dir)?;
+        let lock = lock(&data_dir).await?;
         let runs_as = if spawner::we_are_root() { Some(unprivileged_user(&data_dir)?) } else { None };
         let socket_dir = socket_dir_for(&data_dir).map_err(io_error("look at", &data_dir))?;
         Ok(Folder { data_dir, socket_dir, runs_as, _lock: lock })
@@ -237,7 +238,12 @@ fn make_folders(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-fn lock(data_dir: &Path) -> Result<File, StartError> {
+/// For so long a folder's lock may be held by what is just ending: the Herald before this one, or a child between its fork and its exec, which
+/// closes it.
+const LOCK_WITHIN: Duration = Duration::from_secs(1);
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+async fn lock(data_dir: &Path) -> Result<File, StartError> {
     let path = data_dir.join("postgres.lock");
     // Children do not inherit it (files are closed on exec), so it ends with this process and nothing else.
     let file = OpenOptions::new()
@@ -247,10 +253,16 @@ fn lock(data_dir: &Path) -> Result<File, StartError> {
         .mode(0o600)
         .open(&path)
         .map_err(io_error("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
+    let give_up = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
+                tokio::time::sleep(LOCK_AGAIN_AFTER).await;
+            }
+            Err(TryLockError::WouldBlock) => return Err(StartError::InUse(data_dir.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
+        }
     }
 }
 
@@ -328,5 +340,17 @@ mod tests {
         assert_eq!(parse("postgres2:x:101:104::/:/bin/sh"), None);
         assert_eq!(parse("postgres:x:0:0::/:/bin/sh"), None);
         assert_eq!(parse("postgres:x"), None);
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_let_go_meanwhile_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).await.unwrap();
+        assert!(matches!(lock(folder.path()).await, Err(StartError::InUse(_))));
+        let let_go = async {
+            tokio::time::sleep(LOCK_AGAIN_AFTER).await;
+            drop(held);
+        };
+        assert!(tokio::join!(lock(folder.path()), let_go).0.is_ok());
     }
 }
