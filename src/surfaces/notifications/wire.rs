@@ -3,6 +3,7 @@
 pub mod callback;
 pub mod subscription;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use url::Url;
 
@@ -62,14 +63,12 @@ impl Link {
     }
 }
 
+/// What is written otherwise in a segment of a path: all but the unreserved characters of RFC 3986.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// The path of one thing of a collection.
 fn path_of(collection: &str, name: &str) -> String {
-    let mut url = Url::parse("http://host").expect("this is a URL");
-    let segments = url.path_segments_mut().map(|mut segments| {
-        segments.push(name);
-    });
-    debug_assert!(segments.is_ok(), "an http URL has segments");
-    format!("{collection}{}", url.path())
+    format!("{collection}/{}", utf8_percent_encode(name, SEGMENT))
 }
 
 /// The name that a body gives what is to be made.
@@ -87,6 +86,8 @@ mod tests {
             ("Email_Callback", "/c/Email_Callback"),
             ("a b/c?d#e%2F", "/c/a%20b%2Fc%3Fd%23e%252F"),
             ("é", "/c/%C3%A9"),
+            ("a-b.c_d~", "/c/a-b.c_d~"),
+            ("[|]^\\", "/c/%5B%7C%5D%5E%5C"),
         ] {
             assert_eq!(path_of("/c", name), path);
         }
