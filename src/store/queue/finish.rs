@@ -1,4 +1,7 @@
-//! What came of leases: the one statement that ends deliveries, puts them off, holds them, and tells their history.
+//! What came of leases: the statement that ends deliveries, puts them off, holds them, and tells their history; and the shorter one for those
+//! that simply arrived.
+
+use std::collections::HashSet;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -12,6 +15,9 @@ use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};
 /// Bytes of an answer that the deliveries of a batch keep together at most, and each of them in any case.
 const RESPONSE_BYTES_OF_ALL: usize = 64 * 1024;
 const RESPONSE_BYTES_OF_EACH: usize = 512;
+
+/// Of a version 7 uuid in hexadecimal, those that are its millisecond.
+const MILLISECOND_DIGITS: usize = 12;
 
 /// What becomes of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +70,67 @@ struct DoneRow {
     stalled_lines: Vec<i64>,
 }
 
-/// Finishes leases. A batch is as many rows as it has deliveries, all with the same outcome.
+/// Finishes leases. A batch is as many rows as it has deliveries, all with the same outcome. What simply arrived is recorded by a statement of
+/// its own, so each lease is finished whole, but not all of them at once.
 pub async fn finish(db: &mut PgConnection, owner: NodeId, batch: &[Finish<'_>]) -> Result<Done, sqlx::Error> {
-    let rows: Vec<Row<'_>> = batch.iter().flat_map(rows).collect();
+    let (arrived, mut rest): (Vec<_>, Vec<_>) = batch.iter().partition(|finish| simply_arrived(finish));
+    let mut changed = 0;
+    if !arrived.is_empty() {
+        let left_alone = deliver(db, owner, &arrived).await?;
+        changed = i64::try_from(arrived.len() - left_alone.len()).unwrap_or(i64::MAX);
+        rest.extend(arrived.into_iter().filter(|finish| left_alone.contains(&finish.lease.delivery)));
+    }
+    if rest.is_empty() {
+        return Ok(Done { changed, ..Done::default() });
+    }
+    let done = finish_any(db, owner, &rest).await?;
+    Ok(Done { changed: changed + done.changed, ..done })
+}
+
+fn simply_arrived(finish: &Finish<'_>) -> bool {
+    let arrived = finish.record.as_ref().is_some_and(|record| record.outcome == Outcome::Delivered);
+    arrived && finish.ending == Ending::Final(DeliveryState::Delivered) && finish.lease.batch.is_none()
+}
+
+/// Finishes leases whose deliveries simply arrived. Returns those that it left alone: their leases are not this node's any more, or the next of
+/// their ordering key has to be let out.
+async fn deliver(
+    db: &mut PgConnection,
+    owner: NodeId,
+    arrived: &[&Finish<'_>],
+) -> Result<HashSet<DeliveryId>, sqlx::Error> {
+    fn each<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Finish<'a>) -> T) -> Vec<T> {
+        arrived.iter().map(|finish| take(finish)).collect()
+    }
+    fn told<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Record) -> T) -> Vec<Option<T>> {
+        arrived.iter().map(|finish| finish.record.as_ref().map(&take)).collect()
+    }
+    let left_alone: Vec<Uuid> = sqlx::query_scalar(include_str!("../queries/queue/deliver.sql"))
+        .bind(owner.0)
+        .bind(each(arrived, |finish| finish.lease.partner.0))
+        .bind(each(arrived, |finish| finish.lease.delivery.0))
+        .bind(each(arrived, |finish| finish.lease.epoch))
+        .bind(told(arrived, |record| record.attempt.0.simple().to_string().split_off(MILLISECOND_DIGITS)))
+        .bind(each(arrived, |finish| finish.lease.event.id.0))
+        .bind(each(arrived, |finish| finish.lease.subscription.0))
+        .bind(each(arrived, |finish| finish.lease.event.kind.as_str()))
+        .bind(each(arrived, |finish| finish.record.as_ref()?.status.map(i32::from)))
+        .bind(told(arrived, |record| record.started_ago_ms))
+        .bind(told(arrived, |record| record.latency_ms))
+        .bind(each(arrived, |finish| finish.record.as_ref()?.response.as_deref()))
+        .bind(each(arrived, |finish| finish.record.as_ref()?.detail.as_deref()))
+        .fetch_one(db)
+        .await?;
+    Ok(left_alone.into_iter().map(DeliveryId).collect())
+}
+
+/// Finishes leases, whatever came of them.
+async fn finish_any(
+    db: &mut PgConnection,
+    owner: NodeId,
+    batch: &[&Finish<'_>],
+) -> Result<Done, sqlx::Error> {
+    let rows: Vec<Row<'_>> = batch.iter().flat_map(|finish| rows(finish)).collect();
     fn each<'a, T>(rows: &[Row<'a>], take: impl Fn(&Row<'a>) -> T) -> Vec<T> {
         rows.iter().map(take).collect()
     }
