@@ -59,16 +59,15 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub fn new(
+    pub(super) fn new(
         settings: &Settings,
         targets: Targets,
-        (backlogs, claims_room): (Backlogs, Arc<Semaphore>),
+        (lanes, backlogs, claims_room): (Lanes, Backlogs, Arc<Semaphore>),
         outbound: Outbound,
         dialects: Arc<Dialects>,
         results: mpsc::UnboundedSender<Finished>,
         metrics: Metrics,
     ) -> Self {
-        let lanes = Lanes::new(settings.in_flight_max, settings.callback_in_flight_max);
         let (landed, landings) = mpsc::unbounded_channel();
         let posts = JoinSet::new();
         let timeout_max = settings.timeout;

@@ -3,14 +3,17 @@
 //! bookkeeping: it starts nothing and knows no time.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
+
+use tokio::sync::Semaphore;
 
 use super::Held;
 use super::pace::Paces;
 use crate::domain::id::CallbackId;
 
 /// How many leases may wait in one lane at most. What is beyond that waits in the queue, see `backlogs`.
-pub const PARKED_MAX: usize = 256;
+pub const PARKED_MAX: usize = 512;
 
 /// Which room a post takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ impl Kind {
 #[derive(Default)]
 struct Lane {
     in_flight: usize,
+    /// How many posts of all lanes had landed when the last of this one did, or when it was made.
+    landed_at: u64,
     parked: VecDeque<Held>,
     /// Whether the lane stands in the line of those that could start one.
     in_line: bool,
@@ -53,13 +58,21 @@ impl Room {
 
 pub struct Lanes {
     in_flight_max: usize,
+    /// The room that fresh leases share, and how large it is.
+    fresh: Option<(Arc<Semaphore>, usize)>,
     pub paces: Paces,
     first: Room,
     retry: Room,
     drain: Room,
     lanes: HashMap<CallbackId, Lane>,
     line: VecDeque<CallbackId>,
+    /// Posts of all lanes that have landed.
+    landings: u64,
 }
+
+/// So many times in turn all lanes may land one while a lane that lands none still counts as moving; and a few times more, where lanes are few.
+const MOVES_WITHIN_TURNS: usize = 4;
+const MOVES_WITHIN_LANDINGS: usize = 256;
 
 impl Lanes {
     /// First attempts may take three quarters of the whole, retries half, and what was held a quarter.
@@ -67,13 +80,20 @@ impl Lanes {
         let room = |max: usize| Room { in_flight: 0, max: max.max(1) };
         Self {
             in_flight_max,
+            fresh: None,
             paces: Paces::new(callback_in_flight_max),
             first: room(in_flight_max - in_flight_max / 4),
             retry: room(in_flight_max / 2),
             drain: room(in_flight_max / 4),
             lanes: HashMap::new(),
             line: VecDeque::new(),
+            landings: 0,
         }
+    }
+
+    /// Has each lane keep its share of a room of this size, see [`Lanes::park`].
+    pub fn sharing(self, room: Arc<Semaphore>, room_max: usize) -> Self {
+        Self { fresh: Some((room, room_max)), ..self }
     }
 
     fn in_flight(&self) -> usize {
@@ -89,11 +109,14 @@ impl Lanes {
     }
 
     /// Puts a lease in its callback's lane; gives it back when the lane is full. A lane may take as much as is still free of the room that the
-    /// lease came with: lanes that do not move share the room with each other and always leave some for the next one. A test ping, which
+    /// lease came with: lanes that do not move share the room with each other and always leave some for the next one. One that does move may have
+    /// its share of the room for fresh leases in any case: else all lanes would seem full when there simply is much to do. A test ping, which
     /// somebody waits for, is next in any lane; so is a lease that others wait behind because it is sent alone.
     pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
-        let capacity = self.capacity(held.room.semaphore().available_permits());
-        let lane = self.lanes.entry(callback).or_default();
+        let share = if self.moves(callback) { self.share(&held) } else { 0 };
+        let capacity = self.capacity(held.room.semaphore().available_permits().max(share));
+        let landed_at = self.landings;
+        let lane = self.lanes.entry(callback).or_insert_with(|| Lane { landed_at, ..Lane::default() });
         match held.lease.probe || held.alone.is_some() {
             true => lane.parked.push_front(held),
             false if lane.parked.len() >= capacity => return Some(held),
@@ -101,6 +124,26 @@ impl Lanes {
         }
         self.line_up(callback);
         None
+    }
+
+    /// Whether a lane lands posts as others do.
+    fn moves(&self, callback: CallbackId) -> bool {
+        let landed_at = self.lanes.get(&callback).map_or(self.landings, |lane| lane.landed_at);
+        self.landings - landed_at <= self.moves_within()
+    }
+
+    fn moves_within(&self) -> u64 {
+        (MOVES_WITHIN_TURNS * self.lanes.len() + MOVES_WITHIN_LANDINGS) as u64
+    }
+
+    /// How many leases of this size are a lane's share of the room for fresh ones, if this is one.
+    fn share(&self, held: &Held) -> usize {
+        match &self.fresh {
+            Some((room, room_max)) if Arc::ptr_eq(room, held.room.semaphore()) => {
+                room_max / self.lanes.len().max(1) / held.room.num_permits().max(1)
+            }
+            _ => 0,
+        }
     }
 
     /// How many leases may wait in a lane while so much of the room is free.
@@ -151,8 +194,10 @@ impl Lanes {
     pub fn landed(&mut self, callback: CallbackId, kind: Kind) {
         let room = self.room(kind);
         room.in_flight = room.in_flight.saturating_sub(1);
+        self.landings += 1;
         if let Some(lane) = self.lanes.get_mut(&callback) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
+            lane.landed_at = self.landings;
         }
         self.line_up(callback);
         self.forget_if_idle(callback);
@@ -204,188 +249,4 @@ impl Lanes {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use chrono::DateTime;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::domain::delivery::Lease;
-    use crate::domain::event::Event;
-    use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
-
-    fn held_in(room: &Arc<Semaphore>) -> Held {
-        let event = Event {
-            id: EventId::new(),
-            kind: "Type".into(),
-            source: "/".into(),
-            payload: vec![],
-            occurred_at: DateTime::UNIX_EPOCH,
-        };
-        let lease = Lease {
-            partner: PartnerId::new(),
-            delivery: DeliveryId::new(),
-            subscription: SubscriptionId::new(),
-            event: Arc::new(event),
-            attempts: 0,
-            epoch: 1,
-            probe: false,
-            draining: false,
-            crashes: 0,
-            until: Instant::now(),
-            batch: None,
-        };
-        Held { lease, room: room.clone().try_acquire_owned().unwrap(), place: None, alone: None }
-    }
-
-    /// A lease with more room around it than any lane takes.
-    fn held() -> Held {
-        held_in(&Arc::new(Semaphore::new(10_000)))
-    }
-
-    #[test]
-    fn rule_20_one_callback_takes_its_own_room_and_no_more() {
-        let (dead, healthy) = (CallbackId::new(), CallbackId::new());
-        let mut lanes = Lanes::new(10, 2);
-        for _ in 0..5 {
-            assert!(lanes.park(dead, held()).is_none());
-        }
-        assert!(lanes.park(healthy, held()).is_none());
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
-        assert_eq!(taken.iter().filter(|callback| **callback == dead).count(), 2);
-        assert_eq!(taken.iter().filter(|callback| **callback == healthy).count(), 1);
-        lanes.landed(dead, Kind::First);
-        assert_eq!(lanes.take().map(|(callback, ..)| callback), Some(dead), "one landed, one starts");
-        assert!(lanes.take().is_none());
-        assert_eq!(lanes.in_flight(), 3);
-    }
-
-    #[test]
-    fn lanes_take_turns_and_the_whole_is_bounded() {
-        let (one, other) = (CallbackId::new(), CallbackId::new());
-        let mut lanes = Lanes::new(5, 4);
-        for _ in 0..4 {
-            lanes.park(one, held());
-        }
-        for _ in 0..4 {
-            lanes.park(other, held());
-        }
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
-        assert_eq!(taken, [one, other, one, other]);
-        assert_eq!(lanes.empty().len(), 4, "the rest waits");
-        lanes.landed(one, Kind::First);
-        assert!(lanes.take().is_none(), "nothing waits any more");
-    }
-
-    #[test]
-    fn a_lane_that_is_full_gives_the_lease_back() {
-        let callback = CallbackId::new();
-        let mut lanes = Lanes::new(1, 1);
-        for _ in 0..PARKED_MAX {
-            assert!(lanes.park(callback, held()).is_none());
-        }
-        assert!(lanes.park(callback, held()).is_some());
-    }
-
-    #[test]
-    fn rule_20_lanes_that_do_not_move_leave_room_for_others() {
-        let room = Arc::new(Semaphore::new(16));
-        let (mut lanes, dead) = (Lanes::new(1, 1), CallbackId::new());
-        let refused =
-            std::iter::from_fn(|| Some(lanes.park(dead, held_in(&room)))).position(|it| it.is_some());
-        assert_eq!(refused, Some(8), "half of it");
-        let healthy = CallbackId::new();
-        assert!(lanes.park(healthy, held_in(&room)).is_none());
-        let rest: Vec<_> =
-            std::iter::from_fn(|| (room.available_permits() > 1).then(|| held_in(&room))).collect();
-        assert!(lanes.park(CallbackId::new(), held_in(&room)).is_none(), "the last one still gets a place");
-        drop(rest);
-    }
-
-    #[test]
-    fn rule_23_what_has_waited_too_long_to_be_sent_is_given_back() {
-        let (now, callback) = (Instant::now(), CallbackId::new());
-        let in_s = |seconds| now + Duration::from_secs(seconds);
-        let mut lanes = Lanes::new(10, 1);
-        for until in [5, 30, 9, 20] {
-            let mut held = held();
-            held.lease.until = in_s(until);
-            assert!(lanes.park(callback, held).is_none());
-        }
-        let ends = |held: &[Held]| held.iter().map(|held| held.lease.until).collect::<Vec<_>>();
-        assert_eq!(ends(&lanes.shed(in_s(10))), [in_s(5), in_s(9)]);
-        assert_eq!(lanes.take().map(|(.., held)| held.lease.until), Some(in_s(30)), "the rest in its order");
-        assert_eq!(ends(&lanes.shed(in_s(60))), [in_s(20)]);
-        lanes.landed(callback, Kind::First);
-        assert!(lanes.take().is_none() && lanes.lanes.is_empty());
-    }
-
-    #[test]
-    fn a_lane_that_was_shed_while_in_line_keeps_its_one_place() {
-        let callback = CallbackId::new();
-        let mut lanes = Lanes::new(10, 1);
-        lanes.park(callback, held());
-        assert_eq!(lanes.shed(Instant::now() + Duration::from_secs(1)).len(), 1);
-        for _ in 0..3 {
-            lanes.park(callback, held());
-        }
-        let taken = std::iter::from_fn(|| lanes.take()).count();
-        assert_eq!(taken, 1, "no more than its own room");
-    }
-
-    #[test]
-    fn rule_20_first_attempts_and_retries_cannot_fill_each_others_room() {
-        let mut lanes = Lanes::new(8, 1);
-        let retry = || {
-            let mut held = held();
-            held.lease.attempts = 1;
-            held
-        };
-        for _ in 0..8 {
-            lanes.park(CallbackId::new(), retry());
-        }
-        assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 4, "retries take half");
-        for _ in 0..8 {
-            lanes.park(CallbackId::new(), held());
-        }
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
-        assert_eq!(taken, [Kind::First; 4], "and leave the rest");
-
-        let mut lanes = Lanes::new(8, 1);
-        for _ in 0..8 {
-            lanes.park(CallbackId::new(), held());
-        }
-        assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 6, "first attempts take three quarters");
-        lanes.park(CallbackId::new(), retry());
-        assert_eq!(lanes.take().map(|(_, kind, _)| kind), Some(Kind::Retry));
-    }
-
-    #[test]
-    fn rule_21_what_was_held_takes_a_quarter() {
-        let mut lanes = Lanes::new(8, 1);
-        for place in 0..8 {
-            let mut held = held();
-            (held.lease.draining, held.lease.attempts) = (true, place % 2);
-            lanes.park(CallbackId::new(), held);
-        }
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
-        assert_eq!(taken, [Kind::Drain; 2]);
-    }
-
-    #[test]
-    fn both_kinds_of_a_lane_share_its_cap() {
-        let callback = CallbackId::new();
-        let mut lanes = Lanes::new(100, 2);
-        for attempts in [0, 1, 0, 1] {
-            let mut held = held();
-            held.lease.attempts = attempts;
-            lanes.park(callback, held);
-        }
-        let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
-        assert_eq!(taken, [Kind::First, Kind::Retry]);
-        lanes.landed(callback, Kind::First);
-        assert!(lanes.take().is_some() && lanes.take().is_none());
-    }
-}
+mod tests;

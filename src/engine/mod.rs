@@ -143,10 +143,12 @@ impl Engine {
             claims,
             results.clone(),
         );
+        let lanes = lanes::Lanes::new(settings.in_flight_max, settings.callback_in_flight_max)
+            .sharing(intake.room, intake.room_max);
         let dispatcher = dispatcher::Dispatcher::new(
             &settings,
             targets(),
-            (backlogs, claimer.room()),
+            (lanes, backlogs, claimer.room()),
             outbound,
             dialects,
             results,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -24,6 +25,15 @@ const BYTES_PER_ROOM: usize = 4 * 1024;
 /// The room that a lease of an event with a payload of this many bytes takes.
 pub fn room_for(payload_bytes: usize) -> usize {
     1 + payload_bytes / BYTES_PER_ROOM
+}
+
+/// What came of waiting for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    Not,
+    ForRoom,
+    /// None got free at all.
+    InVain,
 }
 
 /// The hub's end. Memory is bounded by `room`: rows that find none are left to the database, and nobody waits.
@@ -51,6 +61,7 @@ pub struct Intake {
     pub leases: mpsc::UnboundedReceiver<Handed>,
     pub verifications: mpsc::Receiver<Verification>,
     pub room: Arc<Semaphore>,
+    pub room_max: usize,
     /// Rings when rows were made due that nobody has leased.
     pub due: Arc<Notify>,
     /// Rings with it, for the other nodes to be told.
@@ -70,10 +81,10 @@ pub struct Intake {
 }
 
 /// Both ends of a handoff with room for this many leases of small events; see [`room_for`].
-pub fn handoff(room: usize) -> (Handoff, Intake) {
+pub fn handoff(room_max: usize) -> (Handoff, Intake) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let (verifications, wanted) = mpsc::channel(VERIFICATIONS_MAX);
-    let room = Arc::new(Semaphore::new(room));
+    let room = Arc::new(Semaphore::new(room_max));
     let bell = || Arc::new(Notify::new());
     let (due, tell, gather, fan_out, resumed) = (bell(), bell(), bell(), bell(), bell());
     let changes = Arc::new(AtomicU64::new(0));
@@ -83,6 +94,7 @@ pub fn handoff(room: usize) -> (Handoff, Intake) {
         leases: receiver,
         verifications: wanted,
         room: room.clone(),
+        room_max,
         due: due.clone(),
         tell: tell.clone(),
         gather: gather.clone(),
@@ -115,6 +127,29 @@ impl Handoff {
         let granted = wanted.min(self.room.available_permits());
         let granted = u32::try_from(granted).ok().filter(|granted| *granted > 0)?;
         self.room.clone().try_acquire_many_owned(granted).ok()
+    }
+
+    /// As [`Handoff::reserve`], but waits while there is less than `needed`, as long as room keeps getting free and at most for `patience`.
+    pub async fn reserve_soon(
+        &self,
+        needed: usize,
+        wanted: usize,
+        patience: Duration,
+    ) -> (Option<OwnedSemaphorePermit>, Waited) {
+        let free = self.room.available_permits();
+        if free >= needed {
+            return (self.reserve(wanted), Waited::Not);
+        }
+        let Ok(needed) = u32::try_from(needed) else { return (self.reserve(wanted), Waited::Not) };
+        let enough = tokio::time::timeout(patience, self.room.clone().acquire_many_owned(needed)).await;
+        if let Ok(Ok(mut room)) = enough {
+            if let Some(more) = self.reserve(wanted.saturating_sub(room.num_permits())) {
+                room.merge(more);
+            }
+            return (Some(room), Waited::ForRoom);
+        }
+        let moved = self.room.available_permits() > free;
+        (self.reserve(wanted), if moved { Waited::ForRoom } else { Waited::InVain })
     }
 
     /// Hands a lease to the engine. An engine that has stopped drops it, and its lease passes in time.
@@ -164,5 +199,34 @@ impl Handoff {
         self.changes.fetch_add(1, Ordering::Release);
         self.resumed.notify_one();
         self.gather.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn room_is_waited_for_while_it_gets_free() {
+        let (handoff, _intake) = handoff(10);
+        let (all, waited) = handoff.reserve_soon(10, 20, LONG).await;
+        assert_eq!((all.as_ref().unwrap().num_permits(), waited), (10, Waited::Not));
+        let (none, waited) = handoff.reserve_soon(1, 20, SHORT).await;
+        assert_eq!((none.is_none(), waited), (true, Waited::InVain));
+
+        let mut all = all.unwrap();
+        drop(all.split(3));
+        let (some, waited) = handoff.reserve_soon(3, 20, LONG).await;
+        assert_eq!((some.as_ref().unwrap().num_permits(), waited), (3, Waited::Not));
+        // Begun once the other waits.
+        let frees = async { drop(all.split(2)) };
+        let ((room, waited), ()) = tokio::join!(handoff.reserve_soon(5, 20, SHORT), frees);
+        assert_eq!((room.unwrap().num_permits(), waited), (2, Waited::ForRoom), "better than nothing");
+        let frees = async { drop(all) };
+        let ((room, waited), ()) = tokio::join!(handoff.reserve_soon(4, 20, LONG), frees);
+        assert_eq!((room.unwrap().num_permits(), waited), (7, Waited::ForRoom), "as soon as there is enough");
     }
 }

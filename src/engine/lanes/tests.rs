@@ -1,0 +1,217 @@
+//! What lanes promise: fairness, shares, order.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+
+use super::*;
+use crate::domain::delivery::Lease;
+use crate::domain::event::Event;
+use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+
+fn held_in(room: &Arc<Semaphore>) -> Held {
+    let event = Event {
+        id: EventId::new(),
+        kind: "Type".into(),
+        source: "/".into(),
+        payload: vec![],
+        occurred_at: DateTime::UNIX_EPOCH,
+    };
+    let lease = Lease {
+        partner: PartnerId::new(),
+        delivery: DeliveryId::new(),
+        subscription: SubscriptionId::new(),
+        event: Arc::new(event),
+        attempts: 0,
+        epoch: 1,
+        probe: false,
+        draining: false,
+        crashes: 0,
+        until: Instant::now(),
+        batch: None,
+    };
+    Held { lease, room: room.clone().try_acquire_owned().unwrap(), place: None, alone: None }
+}
+
+/// A lease with more room around it than any lane takes.
+fn held() -> Held {
+    held_in(&Arc::new(Semaphore::new(10_000)))
+}
+
+#[test]
+fn rule_20_one_callback_takes_its_own_room_and_no_more() {
+    let (dead, healthy) = (CallbackId::new(), CallbackId::new());
+    let mut lanes = Lanes::new(10, 2);
+    for _ in 0..5 {
+        assert!(lanes.park(dead, held()).is_none());
+    }
+    assert!(lanes.park(healthy, held()).is_none());
+    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
+    assert_eq!(taken.iter().filter(|callback| **callback == dead).count(), 2);
+    assert_eq!(taken.iter().filter(|callback| **callback == healthy).count(), 1);
+    lanes.landed(dead, Kind::First);
+    assert_eq!(lanes.take().map(|(callback, ..)| callback), Some(dead), "one landed, one starts");
+    assert!(lanes.take().is_none());
+    assert_eq!(lanes.in_flight(), 3);
+}
+
+#[test]
+fn lanes_take_turns_and_the_whole_is_bounded() {
+    let (one, other) = (CallbackId::new(), CallbackId::new());
+    let mut lanes = Lanes::new(5, 4);
+    for _ in 0..4 {
+        lanes.park(one, held());
+    }
+    for _ in 0..4 {
+        lanes.park(other, held());
+    }
+    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
+    assert_eq!(taken, [one, other, one, other]);
+    assert_eq!(lanes.empty().len(), 4, "the rest waits");
+    lanes.landed(one, Kind::First);
+    assert!(lanes.take().is_none(), "nothing waits any more");
+}
+
+#[test]
+fn a_lane_that_is_full_gives_the_lease_back() {
+    let callback = CallbackId::new();
+    let mut lanes = Lanes::new(1, 1);
+    for _ in 0..PARKED_MAX {
+        assert!(lanes.park(callback, held()).is_none());
+    }
+    assert!(lanes.park(callback, held()).is_some());
+}
+
+#[test]
+fn rule_20_lanes_that_do_not_move_leave_room_for_others() {
+    let room = Arc::new(Semaphore::new(16));
+    let (mut lanes, dead) = (Lanes::new(1, 1), CallbackId::new());
+    let refused = std::iter::from_fn(|| Some(lanes.park(dead, held_in(&room)))).position(|it| it.is_some());
+    assert_eq!(refused, Some(8), "half of it");
+    let healthy = CallbackId::new();
+    assert!(lanes.park(healthy, held_in(&room)).is_none());
+    let rest: Vec<_> =
+        std::iter::from_fn(|| (room.available_permits() > 1).then(|| held_in(&room))).collect();
+    assert!(lanes.park(CallbackId::new(), held_in(&room)).is_none(), "the last one still gets a place");
+    drop(rest);
+}
+
+#[test]
+fn lanes_that_share_a_room_are_not_full_because_all_of_it_is_in_use() {
+    let room = Arc::new(Semaphore::new(16));
+    let (mut lanes, callbacks) =
+        (Lanes::new(1, 1).sharing(room.clone(), 16), [(); 4].map(|()| CallbackId::new()));
+    let fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
+    assert_eq!(room.available_permits(), 0);
+    let refused = fresh
+        .into_iter()
+        .zip(callbacks.iter().cycle())
+        .filter_map(|(held, callback)| lanes.park(*callback, held));
+    assert_eq!(refused.count(), 0, "a quarter of it each");
+    let claimed = Arc::new(Semaphore::new(1));
+    assert!(lanes.park(callbacks[0], held_in(&claimed)).is_some(), "a room of its own, all of it in use");
+}
+
+#[test]
+fn rule_20_a_lane_that_does_not_move_with_the_others_has_no_share() {
+    let room = Arc::new(Semaphore::new(16));
+    let mut lanes = Lanes::new(2, 1).sharing(room.clone(), 16);
+    let (slow, quick) = (CallbackId::new(), CallbackId::new());
+    let mut fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
+    let mut park = |lanes: &mut Lanes, callback| lanes.park(callback, fresh.pop().unwrap()).is_none();
+    assert!(park(&mut lanes, slow) && park(&mut lanes, quick));
+    let (_, kind, _under_way) = lanes.take().unwrap();
+    assert!(park(&mut lanes, slow), "it may be about to move");
+    for _ in 0..=lanes.moves_within() {
+        lanes.landed(quick, kind);
+    }
+    assert!(park(&mut lanes, quick));
+    assert!(!park(&mut lanes, slow));
+    lanes.landed(slow, kind);
+    assert!(park(&mut lanes, slow));
+}
+
+#[test]
+fn rule_23_what_has_waited_too_long_to_be_sent_is_given_back() {
+    let (now, callback) = (Instant::now(), CallbackId::new());
+    let in_s = |seconds| now + Duration::from_secs(seconds);
+    let mut lanes = Lanes::new(10, 1);
+    for until in [5, 30, 9, 20] {
+        let mut held = held();
+        held.lease.until = in_s(until);
+        assert!(lanes.park(callback, held).is_none());
+    }
+    let ends = |held: &[Held]| held.iter().map(|held| held.lease.until).collect::<Vec<_>>();
+    assert_eq!(ends(&lanes.shed(in_s(10))), [in_s(5), in_s(9)]);
+    assert_eq!(lanes.take().map(|(.., held)| held.lease.until), Some(in_s(30)), "the rest in its order");
+    assert_eq!(ends(&lanes.shed(in_s(60))), [in_s(20)]);
+    lanes.landed(callback, Kind::First);
+    assert!(lanes.take().is_none() && lanes.lanes.is_empty());
+}
+
+#[test]
+fn a_lane_that_was_shed_while_in_line_keeps_its_one_place() {
+    let callback = CallbackId::new();
+    let mut lanes = Lanes::new(10, 1);
+    lanes.park(callback, held());
+    assert_eq!(lanes.shed(Instant::now() + Duration::from_secs(1)).len(), 1);
+    for _ in 0..3 {
+        lanes.park(callback, held());
+    }
+    let taken = std::iter::from_fn(|| lanes.take()).count();
+    assert_eq!(taken, 1, "no more than its own room");
+}
+
+#[test]
+fn rule_20_first_attempts_and_retries_cannot_fill_each_others_room() {
+    let mut lanes = Lanes::new(8, 1);
+    let retry = || {
+        let mut held = held();
+        held.lease.attempts = 1;
+        held
+    };
+    for _ in 0..8 {
+        lanes.park(CallbackId::new(), retry());
+    }
+    assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 4, "retries take half");
+    for _ in 0..8 {
+        lanes.park(CallbackId::new(), held());
+    }
+    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
+    assert_eq!(taken, [Kind::First; 4], "and leave the rest");
+
+    let mut lanes = Lanes::new(8, 1);
+    for _ in 0..8 {
+        lanes.park(CallbackId::new(), held());
+    }
+    assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 6, "first attempts take three quarters");
+    lanes.park(CallbackId::new(), retry());
+    assert_eq!(lanes.take().map(|(_, kind, _)| kind), Some(Kind::Retry));
+}
+
+#[test]
+fn rule_21_what_was_held_takes_a_quarter() {
+    let mut lanes = Lanes::new(8, 1);
+    for place in 0..8 {
+        let mut held = held();
+        (held.lease.draining, held.lease.attempts) = (true, place % 2);
+        lanes.park(CallbackId::new(), held);
+    }
+    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
+    assert_eq!(taken, [Kind::Drain; 2]);
+}
+
+#[test]
+fn both_kinds_of_a_lane_share_its_cap() {
+    let callback = CallbackId::new();
+    let mut lanes = Lanes::new(100, 2);
+    for attempts in [0, 1, 0, 1] {
+        let mut held = held();
+        held.lease.attempts = attempts;
+        lanes.park(callback, held);
+    }
+    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
+    assert_eq!(taken, [Kind::First, Kind::Retry]);
+    lanes.landed(callback, Kind::First);
+    assert!(lanes.take().is_some() && lanes.take().is_none());
+}
