@@ -56,7 +56,7 @@ impl SessionKind {
     }
 }
 
-/// A session. `content` is what the partner asked for, as its surface normalised it; `token` is sealed.
+/// A session as it stands. What was asked of it is kept beside it: most that is done to a session needs nothing of that.
 #[derive(Debug, Clone)]
 pub struct RedirectSession {
     pub id: Uuid,
@@ -64,8 +64,6 @@ pub struct RedirectSession {
     pub state: SessionState,
     pub kind: SessionKind,
     pub customer: Option<CustomerId>,
-    pub content: Vec<u8>,
-    pub token: Vec<u8>,
     pub version: Version,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -115,8 +113,6 @@ mod tests {
             state,
             kind: SessionKind::NewCustomer,
             customer: None,
-            content: vec![],
-            token: vec![],
             version: Version(1),
             created_at,
             updated_at: created_at,

@@ -15,6 +15,7 @@ use crate::domain::Error;
 use crate::domain::id::PartnerId;
 use crate::domain::key_ring::KeyRing;
 use crate::store;
+use crate::store::idempotency::FirstAnswer;
 
 /// What makes a request the same as another: its id, and everything else about it that counts.
 #[derive(Clone)]
@@ -66,7 +67,11 @@ impl Hub {
         let mut transaction = self.pool.begin().await?;
         let hash = fingerprint_hash(&self.keys, &once);
         if !store::idempotency::claim(&mut transaction, partner, once.request_id, &hash).await? {
-            return first_answer(&mut transaction, &self.keys, partner, &once).await.map(Opening::Answered);
+            let first = store::idempotency::find(&mut transaction, partner, once.request_id).await?;
+            // The claim was refused, so there was an answer; if the janitor took it in between, the caller simply asks again.
+            let expired = || Error::unavailable("the first answer to this request has just expired");
+            return first_answer(&self.keys, partner, &once, &first.ok_or_else(expired)?)
+                .map(Opening::Answered);
         }
         // What the work below writes can be undone without losing the claim, so that a 404 can be stored as an answer.
         sqlx::query("savepoint work").execute(&mut *transaction).await?;
@@ -119,16 +124,12 @@ pub(super) fn is_kept(status: u16) -> bool {
 
 /// The answer that was given to this request before.
 /// Errors: `Invalid` on `x-request-id` when it was another request.
-pub(super) async fn first_answer(
-    db: &mut PgConnection,
+pub(super) fn first_answer(
     keys: &KeyRing,
     partner: PartnerId,
     once: &Once,
+    first: &FirstAnswer,
 ) -> Result<Answer, Error> {
-    let first = store::idempotency::find(db, partner, once.request_id).await?;
-    // The claim was refused, so there was an answer; if the janitor took it in between, the caller simply asks again.
-    let first =
-        first.ok_or_else(|| Error::unavailable("the first answer to this request has just expired"))?;
     if !keys.verify_keyed_hash(HASH_DOMAIN, &once.fingerprint, &first.fingerprint) {
         return Err(Error::invalid(
             "x-request-id",

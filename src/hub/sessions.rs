@@ -18,7 +18,7 @@ use crate::domain::version::{IfMatch, Version};
 use crate::domain::{Error, Noun};
 use crate::store;
 use crate::store::redirect_ids::{self, ClaimKind};
-use crate::store::redirect_sessions::{self, Found};
+use crate::store::redirect_sessions::{self, Content, Found};
 
 /// A session as a partner asks for it. `content` is normalised, so that the same request always gives the same bytes.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Open {
 #[derive(Debug)]
 pub struct Opened {
     pub session: RedirectSession,
+    /// What was asked of it, as [`Open`] had it.
+    pub content: Vec<u8>,
     pub token: Secret,
 }
 
@@ -63,26 +65,27 @@ impl Hub {
     pub async fn find_session(&self, caller: &Caller, id: Uuid) -> Result<Opened, Error> {
         let mut connection = self.connection().await?;
         let found = redirect_sessions::find(&mut connection, caller.partner, id).await?;
-        let found = found.ok_or(Error::NotFound(Noun::Session))?;
+        let (found, asked) = found.ok_or(Error::NotFound(Noun::Session))?;
         if found.customer_erased {
             return Err(Error::NotFound(Noun::Customer));
         }
-        let now = store::now(&mut connection).await?;
-        opened(&self.keys, found.session.at(now))
+        opened(&self.keys, found.session.at(found.read_at), asked)
     }
 
     /// Completes anyone's session, for the operator. Errors: `NotFound`, `Transition`.
     pub async fn complete_session(&self, id: Uuid) -> Result<RedirectSession, Error> {
-        let mut transaction = self.pool.begin().await?;
-        let owner = redirect_ids::owner(&mut transaction, ClaimKind::Session, id).await?;
+        let mut connection = self.connection().await?;
+        let owner = redirect_ids::owner(&mut connection, ClaimKind::Session, id).await?;
         let owner = owner.ok_or(Error::NotFound(Noun::Session))?;
-        let found = redirect_sessions::lock(&mut transaction, &[(owner, id)]).await?.0.pop();
-        let Found { session, .. } = found.ok_or(Error::NotFound(Noun::Session))?;
-        let now = store::now(&mut transaction).await?;
-        let completed = session.end(SessionState::Completed, &IfMatch::Absent, now)?;
-        expect_written(redirect_sessions::end(&mut transaction, std::slice::from_ref(&completed)).await?, 1)?;
-        transaction.commit().await?;
-        Ok(completed)
+        loop {
+            let found = redirect_sessions::read(&mut connection, &[(owner, id)]).await?.pop();
+            let Found { session, read_at, .. } = found.ok_or(Error::NotFound(Noun::Session))?;
+            let completed = session.end(SessionState::Completed, &IfMatch::Absent, read_at)?;
+            // Otherwise somebody else has ended it meanwhile, which the next look finds.
+            if redirect_sessions::end(&mut connection, &completed).await? {
+                return Ok(completed);
+            }
+        }
     }
 }
 
@@ -103,13 +106,13 @@ async fn open(
     }
     let current = redirect_sessions::find(db, partner, command.id).await?;
     let now = store::now(db).await?;
-    let standing = current.as_ref().map(|found| found.session.clone().at(now));
+    let standing = current.as_ref().map(|(found, _)| found.session.clone().at(now));
     if !command.condition.allows(standing.as_ref().map(|session| session.version)) {
         return Err(Error::VersionMismatch(Noun::Session));
     }
     let digest = content_digest(&command.content);
     match (current, standing) {
-        (Some(found), Some(session)) if found.content_digest == digest => opened(keys, session),
+        (Some((_, asked)), Some(session)) if asked.content_digest == digest => opened(keys, session, asked),
         (Some(_), _) => Err(Error::Duplicate(Noun::Session)),
         (None, _) => {
             let session = RedirectSession {
@@ -118,23 +121,26 @@ async fn open(
                 state: SessionState::Active,
                 kind: command.kind,
                 customer: command.customer,
-                content: command.content,
-                token: keys.seal(&token_identity(partner, command.id), new_token().as_bytes()),
                 version: Version(1),
                 created_at: now,
                 updated_at: now,
                 expires_at: now + ttl,
             };
-            redirect_sessions::insert(db, &session, &digest).await?;
-            opened(keys, session)
+            let asked = Content {
+                content: command.content,
+                content_digest: digest,
+                token: keys.seal(&token_identity(partner, command.id), new_token().as_bytes()),
+            };
+            redirect_sessions::insert(db, &session, &asked).await?;
+            opened(keys, session, asked)
         }
     }
 }
 
-fn opened(keys: &KeyRing, session: RedirectSession) -> Result<Opened, Error> {
+fn opened(keys: &KeyRing, session: RedirectSession, asked: Content) -> Result<Opened, Error> {
     let token =
-        keys.open(&token_identity(session.partner, session.id), &session.token).map_err(Error::internal)?;
-    Ok(Opened { session, token })
+        keys.open(&token_identity(session.partner, session.id), &asked.token).map_err(Error::internal)?;
+    Ok(Opened { session, content: asked.content, token })
 }
 
 fn content_digest(content: &[u8]) -> Vec<u8> {
@@ -150,13 +156,4 @@ fn new_token() -> String {
 
 fn token_identity(partner: PartnerId, session: Uuid) -> String {
     format!("redirect_sessions/{partner}/{session}/token")
-}
-
-/// A guarded update of a row that is locked must find it as it was read; anything else is a fault of ours.
-pub(super) fn expect_written(written: u64, expected: usize) -> Result<(), Error> {
-    if usize::try_from(written).is_ok_and(|written| written == expected) {
-        Ok(())
-    } else {
-        Err(Error::internal(format!("a guarded update wrote {written} of {expected} locked rows")))
-    }
 }

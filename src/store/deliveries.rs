@@ -88,7 +88,7 @@ pub async fn find(
 }
 
 /// The smallest and largest uuid that share the millisecond of a version 7 uuid.
-fn millisecond_of(id: Uuid) -> (Uuid, Uuid) {
+pub(super) fn millisecond_of(id: Uuid) -> (Uuid, Uuid) {
     let millisecond = id.as_u128() >> 80;
     (Uuid::from_u128(millisecond << 80), Uuid::from_u128((millisecond << 80) | ((1 << 80) - 1)))
 }

@@ -1,16 +1,22 @@
 //! Events, and the one insert that stores them with their deliveries.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
+use super::deliveries::millisecond_of;
+use super::idempotency::Entry;
+use super::sections;
 use crate::domain::Error;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use crate::domain::publication::{Attributes, OrderingKey};
+use crate::domain::redirect_session::RedirectSession;
 
 /// A delivery that came into being with its event.
 #[derive(Debug, Clone, Copy)]
@@ -43,17 +49,19 @@ pub struct Inserted {
     pub matched: HashMap<EventId, i32>,
     /// Whether one of them matched so many that their deliveries are still to be put into the queue.
     pub fanned_out: bool,
+    /// Whether deliveries that could be sent at once found no room and were left to whoever has some. Whoever inserts knows.
+    pub overflow: bool,
 }
 
-/// A delivery, or an event that has none.
+/// A delivery, an event that has none, or nothing where there was no event.
 #[derive(sqlx::FromRow)]
 struct InsertedRow {
-    partner_id: Uuid,
-    event_id: Uuid,
-    matched: i32,
+    partner_id: Option<Uuid>,
+    event_id: Option<Uuid>,
+    matched: Option<i32>,
     delivery_id: Option<Uuid>,
     subscription_id: Option<Uuid>,
-    leased: bool,
+    leased: Option<bool>,
     waits: Option<bool>,
     batched: Option<bool>,
 }
@@ -61,7 +69,7 @@ struct InsertedRow {
 impl InsertedRow {
     fn standing(&self) -> Standing {
         match (self.leased, self.waits, self.batched) {
-            (true, ..) => Standing::Leased,
+            (Some(true), ..) => Standing::Leased,
             (_, Some(true), _) => Standing::Waits,
             (_, _, Some(true)) => Standing::Gathers,
             _ => Standing::Left,
@@ -73,19 +81,40 @@ impl InsertedRow {
 #[derive(Debug, Clone, Copy)]
 pub struct BirthLease<'a> {
     pub owner: NodeId,
-    pub lease_ms: i64,
-    pub rows_max: i64,
+    pub lease: Duration,
+    pub rows_max: usize,
     pub set_aside: &'a [SubscriptionId],
 }
 
-/// Stores events with a queue row for each subscription that matches.
-/// Errors are the driver's own, so that the caller can tell a missing partition (`partitions::is_missing`) from the rest.
+/// With ordering keys or without, and with what goes along or without.
+static INSERTS: LazyLock<[[String; 2]; 2]> = LazyLock::new(|| {
+    let insert = include_str!("queries/events/insert.sql");
+    let with = |ordered, alone| sections::with(insert, &[ordered, alone]);
+    ["unordered", "ordered"].map(|ordered| ["alone", "alongside"].map(|company| with(ordered, company)))
+});
+
+/// What is written together with events or not at all.
+#[derive(Clone, Copy, Default)]
+pub struct Alongside<'a> {
+    /// Sessions as they are from now on, each one version further than it was read at.
+    pub cancelled: &'a [RedirectSession],
+    pub answers: &'a [Entry],
+}
+
+/// Stores events with a queue row for each subscription that matches, and what goes along with them. One statement: without a transaction
+/// around it, it is one by itself.
+/// Errors are the driver's own, so that the caller can tell a missing partition (`partitions::is_missing`) and what was overtaken by others
+/// ([`super::is_overtaken`]) from the rest.
 pub async fn insert(
     db: &mut PgConnection,
     events: &[NewEvent],
     lease: BirthLease<'_>,
+    Alongside { cancelled, answers }: Alongside<'_>,
 ) -> Result<Inserted, sqlx::Error> {
-    let rows: Vec<InsertedRow> = sqlx::query_as(include_str!("queries/events/insert.sql"))
+    let is_ordered = events.iter().any(|event| event.ordering_key.is_some());
+    let has_company = !(cancelled.is_empty() && answers.is_empty());
+    let sql = &INSERTS[usize::from(is_ordered)][usize::from(has_company)];
+    let insert = sqlx::query_as(AssertSqlSafe(sql.as_str()))
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>())
@@ -100,25 +129,63 @@ pub async fn insert(
                 .collect::<Vec<_>>(),
         )
         .bind(lease.owner.0)
-        .bind(lease.lease_ms as f64)
-        .bind(lease.rows_max)
+        .bind(lease.lease.as_secs_f64() * 1_000.0)
+        .bind(i64::try_from(lease.rows_max).unwrap_or(i64::MAX))
         .bind(
             events
                 .iter()
                 .map(|event| event.ordering_key.as_ref().map(OrderingKey::digest))
                 .collect::<Vec<_>>(),
         )
-        .bind(lease.set_aside.iter().map(|subscription| subscription.0).collect::<Vec<_>>())
+        .bind(lease.set_aside.iter().map(|subscription| subscription.0).collect::<Vec<_>>());
+    if !has_company {
+        return Ok(inserted(insert.fetch_all(db).await?));
+    }
+    let rows = insert
+        .bind(cancelled.iter().map(|session| session.partner.0).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|session| session.id).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|session| session.version.0).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|session| session.updated_at).collect::<Vec<_>>())
+        .bind(answers.iter().map(|answer| answer.partner.0).collect::<Vec<_>>())
+        .bind(answers.iter().map(|answer| answer.id).collect::<Vec<_>>())
+        .bind(answers.iter().map(|answer| answer.fingerprint.as_slice()).collect::<Vec<_>>())
+        .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
+        .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
+    Ok(inserted(rows))
+}
+
+/// What an insert brought about whose answer never came, as long as the leases that it gave to this node last; `None` if nothing of it was
+/// stored. All of it was stored, or nothing was.
+pub async fn find_inserted(
+    db: &mut PgConnection,
+    events: &[NewEvent],
+    owner: NodeId,
+) -> Result<Option<Inserted>, Error> {
+    let rows: Vec<InsertedRow> = sqlx::query_as(include_str!("queries/events/find_inserted.sql"))
+        .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
+        .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
+        .bind(events.iter().map(|event| millisecond_of(event.id.0).0).collect::<Vec<_>>())
+        .bind(events.iter().map(|event| millisecond_of(event.id.0).1).collect::<Vec<_>>())
+        .bind(owner.0)
+        .fetch_all(db)
+        .await?;
+    Ok((!rows.is_empty()).then(|| inserted(rows)))
+}
+
+fn inserted(rows: Vec<InsertedRow>) -> Inserted {
     let mut inserted = Inserted::default();
     for row in rows {
-        let event = EventId(row.event_id);
-        inserted.matched.insert(event, row.matched);
-        inserted.fanned_out |= row.delivery_id.is_none() && row.matched > 0;
+        let (Some(partner), Some(event), Some(matched)) = (row.partner_id, row.event_id, row.matched) else {
+            continue;
+        };
+        let event = EventId(event);
+        inserted.matched.insert(event, matched);
+        inserted.fanned_out |= row.delivery_id.is_none() && matched > 0;
         if let (Some(delivery), Some(subscription)) = (row.delivery_id, row.subscription_id) {
             inserted.born.push(Born {
-                partner: PartnerId(row.partner_id),
+                partner: PartnerId(partner),
                 delivery: DeliveryId(delivery),
                 event,
                 subscription: SubscriptionId(subscription),
@@ -126,7 +193,7 @@ pub async fn insert(
             });
         }
     }
-    Ok(inserted)
+    inserted
 }
 
 /// `None` where there are none, which is what most events have.
@@ -162,15 +229,6 @@ pub async fn insert_probe(
     .execute(db)
     .await?;
     Ok(())
-}
-
-/// Which of these events are stored: how a COMMIT whose answer never came is looked up.
-pub async fn stored(db: &mut PgConnection, ids: &[EventId]) -> Result<Vec<EventId>, Error> {
-    let found: Vec<Uuid> = sqlx::query_scalar("select id from events where id = any ($1)")
-        .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
-        .fetch_all(db)
-        .await?;
-    Ok(found.into_iter().map(EventId).collect())
 }
 
 /// An event as its partner sees it.

@@ -1,6 +1,6 @@
 //! First answers by the request id that asked for them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -42,62 +42,39 @@ pub async fn claim(
     Ok(done.rows_affected() == 1)
 }
 
-/// A claim, or an answer to one, of many at once.
+/// A first answer to keep; `events::insert` does, with what it is the answer to.
 pub struct Entry {
     pub partner: PartnerId,
     pub id: Uuid,
-    /// Of a claim.
     pub fingerprint: Vec<u8>,
-    /// Of an answer.
     pub status: i16,
+    /// Sealed by the key ring.
     pub answer: Vec<u8>,
 }
 
-impl Entry {
-    pub fn claim(partner: PartnerId, id: Uuid, fingerprint: Vec<u8>) -> Self {
-        Self { partner, id, fingerprint, status: CLAIMED, answer: Vec::new() }
-    }
-}
-
-/// Claims many request ids, in the order of their keys so that two claimers cannot wait for each other. Returns those that were claimed;
-/// the others have answers.
-pub async fn claim_many(
+/// Those of many request ids that have been answered within a day.
+pub async fn find_many(
     db: &mut PgConnection,
-    claims: &[Entry],
-) -> Result<HashSet<(PartnerId, Uuid)>, Error> {
-    let claimed: Vec<(Uuid, Uuid)> = sqlx::query_as(
-        "insert into idempotency (partner_id, request_id, fingerprint, status, answer)
-         select partner_id, request_id, fingerprint, $4, ''
-         from unnest($1::uuid[], $2::uuid[], $3::bytea[]) as claims (partner_id, request_id, fingerprint)
-         order by partner_id, request_id
-         on conflict (partner_id, request_id) do update
-             set fingerprint = excluded.fingerprint, status = excluded.status, answer = '', created_at = herald_now()
-             where idempotency.created_at < herald_now() - interval '24 hours'
-         returning partner_id, request_id",
+    ids: &[(PartnerId, Uuid)],
+) -> Result<HashMap<(PartnerId, Uuid), FirstAnswer>, Error> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        partner_id: Uuid,
+        request_id: Uuid,
+        #[sqlx(flatten)]
+        first: FirstAnswer,
+    }
+    let (partners, ids): (Vec<Uuid>, Vec<Uuid>) = ids.iter().map(|(partner, id)| (partner.0, *id)).unzip();
+    let rows: Vec<Row> = sqlx::query_as(
+        "select partner_id, request_id, fingerprint, status, answer from idempotency
+         where (partner_id, request_id) in (select * from unnest($1::uuid[], $2::uuid[]))
+           and created_at >= herald_now() - interval '24 hours'",
     )
-    .bind(claims.iter().map(|claim| claim.partner.0).collect::<Vec<_>>())
-    .bind(claims.iter().map(|claim| claim.id).collect::<Vec<_>>())
-    .bind(claims.iter().map(|claim| claim.fingerprint.as_slice()).collect::<Vec<_>>())
-    .bind(CLAIMED)
+    .bind(partners)
+    .bind(ids)
     .fetch_all(db)
     .await?;
-    Ok(claimed.into_iter().map(|(partner, id)| (PartnerId(partner), id)).collect())
-}
-
-/// Puts many answers beside their claims; the same transaction made all of them.
-pub async fn answer_many(db: &mut PgConnection, answers: &[Entry]) -> Result<(), Error> {
-    sqlx::query(
-        "update idempotency i set status = a.status, answer = a.answer
-         from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::bytea[]) as a (partner_id, request_id, status, answer)
-         where i.partner_id = a.partner_id and i.request_id = a.request_id",
-    )
-    .bind(answers.iter().map(|answer| answer.partner.0).collect::<Vec<_>>())
-    .bind(answers.iter().map(|answer| answer.id).collect::<Vec<_>>())
-    .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
-    .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>())
-    .execute(db)
-    .await?;
-    Ok(())
+    Ok(rows.into_iter().map(|row| ((PartnerId(row.partner_id), row.request_id), row.first)).collect())
 }
 
 pub async fn find(db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result<Option<FirstAnswer>, Error> {
@@ -139,14 +116,4 @@ pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     .execute(db)
     .await?;
     Ok(done.rows_affected())
-}
-
-/// Gives a claimed request id back: its answer is not one to be given again.
-pub async fn release(db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result<(), Error> {
-    sqlx::query("delete from idempotency where partner_id = $1 and request_id = $2")
-        .bind(partner.0)
-        .bind(id)
-        .execute(db)
-        .await?;
-    Ok(())
 }

@@ -22,6 +22,7 @@ pub mod queue;
 pub mod redirect_ids;
 pub mod redirect_sessions;
 pub mod sealed;
+mod sections;
 pub mod subscriptions;
 pub mod targets;
 pub mod webhooks;
@@ -56,10 +57,8 @@ pub async fn now(db: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let passing = match &error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
-            sqlx::Error::Database(database) => database.code().is_some_and(|code| is_passing(&code)),
-            _ => false,
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+            _ => is_connection_lost(&error) || sqlstate_is_of(&error, PASSING),
         };
         if passing { Error::unavailable(error) } else { Error::internal(error) }
     }
@@ -67,8 +66,27 @@ impl From<sqlx::Error> for Error {
 
 /// Connection trouble (08), not enough resources (53), operator intervention such as a restart (57P), and what a lost race for locks
 /// looks like (40).
-fn is_passing(sqlstate: &str) -> bool {
-    ["08", "40", "53", "57P", "55P03"].iter().any(|class| sqlstate.starts_with(class))
+const PASSING: &[&str] = &["08", "40", "53", "57P", "55P03"];
+
+fn sqlstate_is_of(error: &sqlx::Error, classes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(|database| database.code());
+    code.is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+}
+
+fn is_connection_lost(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Io, Protocol, Tls, WorkerCrashed};
+    matches!(error, Io(_) | Tls(_) | Protocol(_) | WorkerCrashed)
+}
+
+/// Whether a statement undid itself because something was not as it had been read any more (`herald_expect`), or lost a race for locks.
+pub fn is_overtaken(error: &sqlx::Error) -> bool {
+    sqlstate_is_of(error, &["40"])
+}
+
+/// Whether a statement that is a transaction by itself may have been committed although it failed: its answer never came, or the session was
+/// ended, which can happen after the commit.
+pub fn is_in_doubt(error: &sqlx::Error) -> bool {
+    is_connection_lost(error) || sqlstate_is_of(error, &["08", "57P"])
 }
 
 /// The name of the constraint that refused a row, if that is what went wrong.

@@ -4,6 +4,7 @@
 mod pure;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use herald::domain::attempt::Outcome;
@@ -16,6 +17,7 @@ use herald::domain::publication::OrderingKey;
 use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
+use herald::store::events::Alongside;
 use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share, Walked};
 use herald::store::{deliveries, events, partitions, subscriptions, targets};
 use proptest::prelude::*;
@@ -193,11 +195,11 @@ impl World<'_> {
         };
         let lease = events::BirthLease {
             owner: self.nodes[born_leased_to.unwrap_or_default()],
-            lease_ms: LEASE_STEPS * STEP_MS,
-            rows_max: i64::from(born_leased_to.is_some()),
+            lease: Duration::from_millis(u64::try_from(LEASE_STEPS * STEP_MS).unwrap()),
+            rows_max: usize::from(born_leased_to.is_some()),
             set_aside: &[],
         };
-        let born = events::insert(self.db, &[event], lease).await.unwrap().born;
+        let born = events::insert(self.db, &[event], lease, Alongside::default()).await.unwrap().born;
         let matched = self.model.publish(subscription, key, born_leased_to);
         assert_eq!(born.len(), usize::from(matched));
         self.deliveries.extend(born.iter().map(|born| (born.delivery, born.event)));

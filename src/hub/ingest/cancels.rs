@@ -1,4 +1,5 @@
-//! The cancels of a group: claim their request ids, lock their sessions, decide in memory.
+//! The cancels of a group: look up their request ids and their sessions, decide in memory. Nothing is locked: what is written says what it was
+//! read as, and if that is not so any more the group begins again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +8,6 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::once::{self, Answer};
-use super::super::sessions::expect_written;
 use super::CancelRequest;
 use crate::domain::event::NewEvent;
 use crate::domain::id::PartnerId;
@@ -19,84 +19,80 @@ use crate::store::redirect_ids::{self, ClaimKind};
 use crate::store::redirect_sessions::Found;
 use crate::store::{idempotency, redirect_sessions};
 
-/// Cancels whose request ids are claimed and whose sessions are locked.
+/// Cancels with what was found about them.
 pub(super) struct Cancels<'a> {
     requests: Vec<&'a CancelRequest>,
     /// The answers of those that had been asked before, by their place among the requests.
     repeats: HashMap<usize, Answer>,
     sessions: Sessions,
-    /// By database time; none if there was nothing to lock.
-    locked_at: Option<DateTime<Utc>>,
+    /// By database time; none if no session was found.
+    read_at: Option<DateTime<Utc>>,
+}
+
+/// What cancels come to, all of it still to be written.
+pub(super) struct Decided {
+    /// One for each request, in order.
+    pub answers: Vec<Answer>,
+    pub cancelled: Vec<RedirectSession>,
+    pub events: Vec<NewEvent>,
+    /// The answers that a repeat shall get again.
+    pub kept: Vec<Entry>,
 }
 
 impl<'a> Cancels<'a> {
-    pub(super) async fn lock(
+    pub(super) async fn read(
         db: &mut PgConnection,
         keys: &KeyRing,
         requests: Vec<&'a CancelRequest>,
     ) -> Result<Self, Error> {
-        let repeats = claim_ids(db, keys, &requests).await?;
-        let (sessions, locked_at) = lock_sessions(db, &requests, &repeats).await?;
-        Ok(Self { requests, repeats, sessions, locked_at })
+        let repeats = find_repeats(db, keys, &requests).await?;
+        let (sessions, read_at) = read_sessions(db, &requests, &repeats).await?;
+        Ok(Self { requests, repeats, sessions, read_at })
     }
 
-    pub(super) fn locked_at(&self) -> Option<DateTime<Utc>> {
-        self.locked_at
+    pub(super) fn read_at(&self) -> Option<DateTime<Utc>> {
+        self.read_at
     }
 
-    /// Writes what was cancelled and remembers the answers. Returns an answer for each request, in order, and the events to store.
-    pub(super) async fn write(
-        mut self,
-        db: &mut PgConnection,
-        keys: &KeyRing,
-        now: DateTime<Utc>,
-    ) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
-        let mut answers = Vec::with_capacity(self.requests.len());
-        let (mut ended, mut happened) = (Vec::new(), Vec::new());
+    pub(super) fn decide(mut self, keys: &KeyRing, now: DateTime<Utc>) -> Result<Decided, Error> {
+        let answers = Vec::with_capacity(self.requests.len());
+        let mut decided = Decided { answers, cancelled: Vec::new(), events: Vec::new(), kept: Vec::new() };
         for (place, request) in self.requests.iter().enumerate() {
-            if let Some(answer) = self.repeats.get(&place) {
-                answers.push(answer.clone());
+            if let Some(answer) = self.repeats.remove(&place) {
+                decided.answers.push(answer);
                 continue;
             }
-            let result = decide(&mut self.sessions, request, now);
+            let result = cancel(&mut self.sessions, request, now);
             if let Ok(session) = &result {
-                happened.push((request.cancel.announce)(session));
-                ended.push(session.clone());
+                decided.events.push((request.cancel.announce)(session));
+                decided.cancelled.push(session.clone());
             }
-            answers.push((request.render)(result));
+            let answer = (request.render)(result);
+            decided.kept.extend(kept(keys, request, &answer)?);
+            decided.answers.push(answer);
         }
-        if !ended.is_empty() {
-            expect_written(redirect_sessions::end(db, &ended).await?, ended.len())?;
-        }
-        keep_answers(db, keys, &self.requests, &self.repeats, &answers).await?;
-        Ok((answers, happened))
+        decided.cancelled.sort_unstable_by_key(|session| (session.partner, session.id));
+        Ok(decided)
     }
 }
 
-/// Claims the request ids of a group; returns the answers of those that had been asked before, by their place in the group.
-async fn claim_ids(
+/// The answers of those that have been asked before, by their place in the group.
+async fn find_repeats(
     db: &mut PgConnection,
     keys: &KeyRing,
     group: &[&CancelRequest],
 ) -> Result<HashMap<usize, Answer>, Error> {
-    let asked: Vec<(usize, &CancelRequest, &once::Once)> = group
-        .iter()
-        .enumerate()
-        .filter_map(|(place, request)| request.once.as_ref().map(|once| (place, *request, once)))
-        .collect();
+    let id = |request: &&CancelRequest| request.once.as_ref().map(|once| (request.partner, once.request_id));
+    let asked: Vec<_> = group.iter().filter_map(id).collect();
     if asked.is_empty() {
         return Ok(HashMap::new());
     }
-    let entry = |(_, request, once): &(usize, &CancelRequest, &once::Once)| {
-        Entry::claim(request.partner, once.request_id, once::fingerprint_hash(keys, once))
-    };
-    let claimed = idempotency::claim_many(db, &asked.iter().map(entry).collect::<Vec<_>>()).await?;
+    let answered = idempotency::find_many(db, &asked).await?;
     let mut repeats = HashMap::new();
-    for (place, request, once) in asked {
-        if claimed.contains(&(request.partner, once.request_id)) {
-            continue;
-        }
-        let answer = match once::first_answer(db, keys, request.partner, once).await {
+    for (place, request) in group.iter().enumerate() {
+        let Some(once) = &request.once else { continue };
+        let Some(first) = answered.get(&(request.partner, once.request_id)) else { continue };
+        let answer = match once::first_answer(keys, request.partner, once, first) {
             Ok(answer) => answer,
             Err(error @ Error::Invalid(_)) => (request.render)(Err(error)),
             Err(error) => return Err(error),
@@ -104,6 +100,18 @@ async fn claim_ids(
         repeats.insert(place, answer);
     }
     Ok(repeats)
+}
+
+/// The answer to a request as it is to be kept, if it has an id and a repeat shall get the same answer.
+fn kept(keys: &KeyRing, request: &CancelRequest, answer: &Answer) -> Result<Option<Entry>, Error> {
+    let Some(once) = request.once.as_ref().filter(|_| once::is_kept(answer.status)) else { return Ok(None) };
+    Ok(Some(Entry {
+        partner: request.partner,
+        id: once.request_id,
+        fingerprint: once::fingerprint_hash(keys, once),
+        status: i16::try_from(answer.status).map_err(Error::internal)?,
+        answer: once::seal(keys, request.partner, once.request_id, answer),
+    }))
 }
 
 /// What a cancel finds under its session's id.
@@ -114,8 +122,8 @@ enum Standing {
 
 type Sessions = HashMap<(PartnerId, Uuid), Standing>;
 
-/// Locks the callers' sessions, and says when; for ids that are not theirs, finds out whether they are another's.
-async fn lock_sessions(
+/// How the callers' sessions stand, and when they were read; for ids that are not theirs, finds out whether they are another's.
+async fn read_sessions(
     db: &mut PgConnection,
     group: &[&CancelRequest],
     repeats: &HashMap<usize, Answer>,
@@ -130,7 +138,8 @@ async fn lock_sessions(
         return Ok((HashMap::new(), None));
     }
     let list: Vec<_> = wanted.iter().copied().collect();
-    let (found, locked_at) = redirect_sessions::lock(db, &list).await?;
+    let found = redirect_sessions::read(db, &list).await?;
+    let read_at = found.first().map(|found| found.read_at);
     let mut sessions: Sessions = found
         .into_iter()
         .map(|found| ((found.session.partner, found.session.id), Standing::Own(found)))
@@ -143,11 +152,11 @@ async fn lock_sessions(
             sessions.insert(key, Standing::Another);
         }
     }
-    Ok((sessions, locked_at))
+    Ok((sessions, read_at))
 }
 
 /// Cancels a session in memory; the next request of the group sees it cancelled.
-fn decide(
+fn cancel(
     sessions: &mut Sessions,
     request: &CancelRequest,
     now: DateTime<Utc>,
@@ -163,33 +172,4 @@ fn decide(
     let cancelled = found.session.clone().end(SessionState::Cancelled, &request.cancel.condition, now)?;
     found.session = cancelled.clone();
     Ok(cancelled)
-}
-
-/// Stores the answers that a repeat shall get again, and releases the ids of the others.
-async fn keep_answers(
-    db: &mut PgConnection,
-    keys: &KeyRing,
-    group: &[&CancelRequest],
-    repeats: &HashMap<usize, Answer>,
-    answers: &[Answer],
-) -> Result<(), Error> {
-    let mut kept = Vec::new();
-    for (place, (request, answer)) in group.iter().zip(answers).enumerate() {
-        let Some(once) = &request.once else { continue };
-        if repeats.contains_key(&place) {
-            continue;
-        }
-        if once::is_kept(answer.status) {
-            let sealed = once::seal(keys, request.partner, once.request_id, answer);
-            let status = i16::try_from(answer.status).map_err(Error::internal)?;
-            let claim = Entry::claim(request.partner, once.request_id, Vec::new());
-            kept.push(Entry { status, answer: sealed, ..claim });
-        } else {
-            idempotency::release(db, request.partner, once.request_id).await?;
-        }
-    }
-    if !kept.is_empty() {
-        idempotency::answer_many(db, &kept).await?;
-    }
-    Ok(())
 }

@@ -1,25 +1,22 @@
-//! One group's transaction: everything that can make a request wait or fail is locked first, then all of it is decided in memory, then
-//! written at once. Begins the transaction and leaves the COMMIT to the writer.
-
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Instant;
+//! One group's commit: what is to be changed is read, then all of it is decided in memory, then written at once, as far as it still is as it
+//! was read. That takes two round trips to the database, and no transaction around them: one statement writes. Only where producers chose
+//! ids, which have to be claimed first, or where there is too much for one statement, is there a transaction.
 
 use sqlx::PgConnection;
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::super::SetAside;
 use super::super::handoff::room_for;
 use super::super::once::Answer;
-use super::super::{Handed, Handoff, SetAside};
 use super::cancels::Cancels;
-use super::publications::{Publications, Receipt};
+use super::publications::{Publications, Receipt, Settled};
 use super::{LeaseTerms, Request};
 use crate::domain::Error;
-use crate::domain::delivery::Lease;
-use crate::domain::event::{Event, NewEvent};
+use crate::domain::event::NewEvent;
 use crate::domain::key_ring::KeyRing;
 use crate::domain::publication::OrderingKey;
-use crate::store::events::{BirthLease, Born, Inserted, Standing};
+use crate::domain::redirect_session::RedirectSession;
+use crate::store::events::{Alongside, BirthLease, Born, Inserted, Standing};
+use crate::store::idempotency::Entry;
 use crate::store::{self, events, partitions};
 
 /// Room asked for before it is known how many subscriptions match; what is not needed is given back at once.
@@ -37,7 +34,21 @@ pub(super) struct Birth {
     pub set_aside: SetAside,
 }
 
-/// What a group wrote, still to be committed.
+/// What a group comes to, still to be written.
+pub(super) struct Plan {
+    /// One for each cancel of the group, in order.
+    cancelled: Vec<Answer>,
+    /// What was cancelled, and which answers are to be kept.
+    sessions: Vec<RedirectSession>,
+    kept: Vec<Entry>,
+    /// One for each publishing request of the group, in order.
+    settled: Vec<Settled>,
+    pub events: Vec<NewEvent>,
+    /// How many of the events were published; the others are cancelled sessions.
+    published_count: usize,
+}
+
+/// What a group wrote.
 pub(super) struct Written {
     /// One for each cancel of the group, in order.
     pub cancelled: Vec<Answer>,
@@ -55,83 +66,178 @@ pub(super) struct Written {
     pub set_aside: SetAside,
 }
 
-/// Writes a group, and makes the partition of a day that nobody has made yet. Errors leave a transaction behind that has to be rolled back.
-pub(super) async fn write(
-    db: &mut PgConnection,
-    keys: &KeyRing,
-    birth: Birth,
-    group: &[Request],
-) -> Result<Written, Error> {
-    match try_write(db, keys, &birth, group).await {
-        Err(Trouble::NoPartition) => {
-            sqlx::query("rollback").execute(&mut *db).await?;
-            partitions::make_ahead(db).await?;
-            Ok(try_write(db, keys, &birth, group).await?)
-        }
-        written => Ok(written?),
-    }
-}
-
-/// What keeps a group from being written.
-enum Trouble {
-    /// So rare that a group rather begins again than carries a savepoint.
-    NoPartition,
-    Failed(Error),
+/// Why a group was not written.
+pub(super) enum Trouble {
+    /// Nothing of it happened.
+    Undone(Error),
+    /// It may have been committed: the answer that would say so never came.
+    InDoubt(Box<Plan>, sqlx::Error),
 }
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        Self::Failed(error)
+        Self::Undone(error)
     }
 }
 
 impl From<sqlx::Error> for Trouble {
     fn from(error: sqlx::Error) -> Self {
-        if partitions::is_missing(&error) { Self::NoPartition } else { Self::Failed(error.into()) }
+        Self::Undone(error.into())
     }
 }
 
-impl From<Trouble> for Error {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::NoPartition => Self::internal("a day's partition is missing although it was just made"),
-            Trouble::Failed(error) => error,
-        }
-    }
-}
-
-async fn try_write(
+/// Commits a group. Makes the partition of a day that nobody has made yet, and begins again where others changed meanwhile what the group had
+/// read. No transaction is left open on a connection that is still good.
+pub(super) async fn write(
     db: &mut PgConnection,
     keys: &KeyRing,
     birth: &Birth,
     group: &[Request],
 ) -> Result<Written, Trouble> {
-    sqlx::query("begin").execute(&mut *db).await?;
-    let cancels = Cancels::lock(db, keys, group.iter().filter_map(Request::cancel).collect()).await?;
-    let publications = Publications::lock(db, group.iter().filter_map(Request::publish).collect()).await?;
-    let now = match cancels.locked_at() {
+    for _ in 0..TRIES_MAX {
+        let mut transaction = Begun(false);
+        let tried = match plan(db, &mut transaction, keys, group).await {
+            Ok(plan) => store(db, &mut transaction, plan, birth).await,
+            Err(error) => Err(Stop::Failed(error)),
+        };
+        let stop = match tried {
+            Ok(written) => return Ok(written),
+            Err(stop) => stop,
+        };
+        if transaction.0 {
+            sqlx::query("rollback").execute(&mut *db).await?;
+        }
+        match stop {
+            Stop::NoPartition => partitions::make_ahead(db).await?,
+            Stop::Overtaken => {}
+            Stop::InDoubt(plan, error) => return Err(Trouble::InDoubt(plan, error)),
+            Stop::Failed(error) => return Err(Trouble::Undone(error)),
+        }
+    }
+    Err(Trouble::Undone(Error::unavailable("others kept changing what was to be changed")))
+}
+
+/// How often a group begins before it is given up.
+const TRIES_MAX: usize = 5;
+
+/// Whether a transaction was begun and is not over. One statement is a transaction by itself, and most groups are written by one.
+struct Begun(bool);
+
+impl Begun {
+    async fn begin(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if !self.0 {
+            sqlx::query("begin").execute(db).await?;
+            self.0 = true;
+        }
+        Ok(())
+    }
+}
+
+/// What ends a try.
+enum Stop {
+    NoPartition,
+    Overtaken,
+    InDoubt(Box<Plan>, sqlx::Error),
+    Failed(Error),
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        if partitions::is_missing(&error) {
+            Self::NoPartition
+        } else if store::is_overtaken(&error) {
+            Self::Overtaken
+        } else {
+            Self::Failed(error.into())
+        }
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Reads, claims and decides. Begins a transaction if something has to be claimed.
+async fn plan(
+    db: &mut PgConnection,
+    transaction: &mut Begun,
+    keys: &KeyRing,
+    group: &[Request],
+) -> Result<Plan, Error> {
+    let cancels = Cancels::read(db, keys, group.iter().filter_map(Request::cancel).collect()).await?;
+    let publishing: Vec<_> = group.iter().filter_map(Request::publish).collect();
+    if publishing.iter().any(|request| request.has_chosen_ids()) {
+        transaction.begin(db).await?;
+    }
+    let publications = Publications::lock(db, publishing).await?;
+    let now = match cancels.read_at() {
         Some(now) => now,
         None => store::now(db).await?,
     };
-    let (cancelled, mut events) = cancels.write(db, keys, now).await?;
-    let decided = publications.decide(db, now).await?;
-    let published_count = decided.events.len();
-    events.extend(decided.events);
+    let cancels = cancels.decide(keys, now)?;
+    let publications = publications.decide(db, now).await?;
+    let published_count = publications.events.len();
+    let mut events = cancels.events;
+    events.extend(publications.events);
     in_order_of_locking(&mut events);
-    let (inserted, overflow) = insert_events(db, &events, birth).await?;
-    let fanned_out = inserted.fanned_out;
-    let published = decided.settled.into_iter().map(|settled| settled.receipts(&inserted.matched)).collect();
-    let set_aside = birth.set_aside.clone();
-    Ok(Written {
-        cancelled,
-        published,
+    Ok(Plan {
+        cancelled: cancels.answers,
+        sessions: cancels.cancelled,
+        kept: cancels.kept,
+        settled: publications.settled,
         events,
         published_count,
-        overflow,
-        fanned_out,
-        born: inserted.born,
-        set_aside,
     })
+}
+
+/// Writes what was planned, and commits it.
+async fn store(
+    db: &mut PgConnection,
+    transaction: &mut Begun,
+    plan: Plan,
+    birth: &Birth,
+) -> Result<Written, Stop> {
+    if !plan.writes_anything() && !transaction.0 {
+        return Ok(plan.written(Inserted::default(), birth.set_aside.clone()));
+    }
+    if statements(&plan.events).nth(1).is_some() {
+        transaction.begin(db).await?;
+    }
+    let inserted = match insert_events(db, &plan, birth).await {
+        Err(error) if !transaction.0 && store::is_in_doubt(&error) => {
+            return Err(Stop::InDoubt(Box::new(plan), error));
+        }
+        inserted => inserted?,
+    };
+    if transaction.0 {
+        transaction.0 = false;
+        if let Err(error) = sqlx::query("commit").execute(db).await {
+            return Err(Stop::InDoubt(Box::new(plan), error));
+        }
+    }
+    Ok(plan.written(inserted, birth.set_aside.clone()))
+}
+
+impl Plan {
+    fn writes_anything(&self) -> bool {
+        !(self.events.is_empty() && self.sessions.is_empty() && self.kept.is_empty())
+    }
+
+    pub(super) fn written(self, inserted: Inserted, set_aside: SetAside) -> Written {
+        let receipts = |settled: Settled| settled.receipts(&inserted.matched);
+        Written {
+            cancelled: self.cancelled,
+            published: self.settled.into_iter().map(receipts).collect(),
+            events: self.events,
+            published_count: self.published_count,
+            overflow: inserted.overflow,
+            fanned_out: inserted.fanned_out,
+            born: inserted.born,
+            set_aside,
+        }
+    }
 }
 
 /// Lines of ordering keys are locked in the order of their digests, also when it takes several statements. Events of one key stay in theirs.
@@ -141,33 +247,32 @@ fn in_order_of_locking(events: &mut [NewEvent]) {
     }
 }
 
-/// Inserts the events, a statement's worth at a time; the first of them get the room. How many deliveries that is enough for is reckoned by the
-/// largest event of the statement.
-async fn insert_events(
-    db: &mut PgConnection,
-    happened: &[NewEvent],
-    birth: &Birth,
-) -> Result<(Inserted, bool), Trouble> {
-    let (mut all, mut room, mut overflow) = (Inserted::default(), birth.room, false);
-    for part in statements(happened) {
+/// Inserts the events, a statement's worth at a time, and what goes along with the first of them; the first get the room. How many deliveries
+/// that is enough for is reckoned by the largest event of the statement.
+async fn insert_events(db: &mut PgConnection, plan: &Plan, birth: &Birth) -> Result<Inserted, sqlx::Error> {
+    let (mut all, mut room) = (Inserted::default(), birth.room);
+    let mut alongside = Alongside { cancelled: &plan.sessions, answers: &plan.kept };
+    // Without events there may still be answers to keep.
+    let none = plan.events.is_empty().then_some(&plan.events[..]);
+    for part in statements(&plan.events).chain(none) {
         let each = part.iter().map(room_of).max().unwrap_or(1);
-        let terms = BirthLease {
+        let lease = BirthLease {
             owner: birth.lease.node,
-            lease_ms: i64::try_from(birth.lease.duration.as_millis()).map_err(Error::internal)?,
-            rows_max: i64::try_from(room / each).map_err(Error::internal)?,
+            lease: birth.lease.duration,
+            rows_max: room / each,
             set_aside: &birth.set_aside,
         };
-        let inserted = events::insert(db, part, terms).await?;
+        let inserted = events::insert(db, part, lease, std::mem::take(&mut alongside)).await?;
         let count = |standing| inserted.born.iter().filter(|born| born.standing == standing).count();
         let leased = count(Standing::Leased);
         // While there is room, what is left is held, and nobody's to send.
-        overflow |= leased >= room / each && count(Standing::Left) > 0;
+        all.overflow |= leased >= room / each && count(Standing::Left) > 0;
         room = room.saturating_sub(leased * each);
         all.born.extend(inserted.born);
         all.matched.extend(inserted.matched);
         all.fanned_out |= inserted.fanned_out;
     }
-    Ok((all, overflow))
+    Ok(all)
 }
 
 fn room_of(event: &NewEvent) -> usize {
@@ -190,92 +295,10 @@ fn statements(events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]> {
     })
 }
 
-/// Gives the engine what was born leased, each with its share of the room.
-pub(super) fn hand_over(
-    handoff: &Handoff,
-    written: &Written,
-    room: Option<OwnedSemaphorePermit>,
-    until: Instant,
-) {
-    let is_leased = |born: &&Born| born.standing == Standing::Leased;
-    let leased: HashSet<_> = written.born.iter().filter(is_leased).map(|born| born.event).collect();
-    let sent_from_here = written.events.iter().filter(|event| leased.contains(&event.id));
-    let events: HashMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
-    let mut room = room;
-    // The draws that were to find what was left to them may be over; see `engine::backlogs`.
-    let list_is_old = !Arc::ptr_eq(&written.set_aside, &handoff.set_aside());
-    let (mut is_due, mut to_gather) = (written.overflow, false);
-    for born in &written.born {
-        let event = events.get(&born.event);
-        let takes = room_for(event.map_or(0, |event| event.payload.len()));
-        let share = room.as_mut().filter(|_| is_leased(&born)).and_then(|room| room.split(takes));
-        match (born.standing, share, event) {
-            (Standing::Leased, Some(share), Some(event)) => {
-                handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share })
-            }
-            (Standing::Left, ..) => is_due |= list_is_old,
-            (Standing::Waits, ..) => {}
-            (Standing::Leased, ..) => is_due = true,
-            (Standing::Gathers, ..) => to_gather = true,
-        }
-    }
-    if is_due {
-        handoff.ring();
-    }
-    if written.fanned_out {
-        handoff.ring_to_fan_out();
-    }
-    if to_gather {
-        handoff.ring_to_gather();
-    }
-}
-
-fn lease(born: &Born, event: Arc<Event>, until: Instant) -> Lease {
-    Lease {
-        partner: born.partner,
-        delivery: born.delivery,
-        subscription: born.subscription,
-        event,
-        attempts: 0,
-        // The epoch that rows are born with; see queries/events/insert.sql.
-        epoch: 1,
-        probe: false,
-        draining: false,
-        crashes: 0,
-        until,
-        batch: None,
-    }
-}
-
-fn stored(event: &NewEvent) -> Event {
-    Event {
-        id: event.id,
-        kind: event.kind.clone(),
-        source: event.source.clone(),
-        payload: event.payload.clone(),
-        occurred_at: event.occurred_at,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::super::handoff::handoff;
+    use super::super::birth::tests::event;
     use super::*;
-    use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
-    use crate::domain::publication::Attributes;
-
-    fn event(bytes: usize) -> NewEvent {
-        NewEvent {
-            id: EventId::new(),
-            partner: PartnerId::new(),
-            kind: "a".to_owned(),
-            source: "/b".to_owned(),
-            payload: vec![b'1'; bytes],
-            occurred_at: chrono::DateTime::UNIX_EPOCH,
-            attributes: Attributes::default(),
-            ordering_key: None,
-        }
-    }
 
     #[test]
     fn a_statement_is_bounded_in_events_and_in_bytes() {
@@ -284,100 +307,5 @@ mod tests {
         assert_eq!(sizes(&vec![event(1); 2_500]), [1_000, 1_000, 500]);
         assert_eq!(sizes(&vec![event(1024 * 1024); 9]), [4, 4, 1]);
         assert_eq!(sizes(&[event(STATEMENT_BYTES_MAX * 2), event(0)]), [1, 1]);
-    }
-
-    #[test]
-    fn a_large_event_takes_more_room() {
-        let sizes = [0, 4_095, 4_096, 256 * 1024];
-        assert_eq!(sizes.map(room_for), [1, 1, 2, 65]);
-        let (handoff, mut intake) = handoff(66);
-        let (small, large) = (event(10), event(256 * 1024));
-        let born = |event: &NewEvent| Born {
-            partner: event.partner,
-            delivery: DeliveryId::new(),
-            event: event.id,
-            subscription: SubscriptionId::new(),
-            standing: Standing::Leased,
-        };
-        let written = Written {
-            cancelled: vec![],
-            published: vec![],
-            published_count: 2,
-            overflow: false,
-            fanned_out: false,
-            born: vec![born(&large), born(&small)],
-            events: vec![small, large],
-            set_aside: handoff.set_aside(),
-        };
-        hand_over(&handoff, &written, handoff.reserve(100), Instant::now());
-        assert!(handoff.reserve(1).is_none(), "it is all taken");
-        drop(intake.leases.try_recv().unwrap());
-        assert_eq!(handoff.reserve(100).unwrap().num_permits(), 65);
-    }
-
-    fn written(handoff: &Handoff, event: &NewEvent, standings: &[Standing], overflow: bool) -> Written {
-        let born = |standing: &Standing| Born {
-            partner: event.partner,
-            delivery: DeliveryId::new(),
-            event: event.id,
-            subscription: SubscriptionId::new(),
-            standing: *standing,
-        };
-        Written {
-            cancelled: vec![],
-            published: vec![],
-            published_count: 1,
-            overflow,
-            fanned_out: false,
-            born: standings.iter().map(born).collect(),
-            events: vec![event.clone()],
-            set_aside: handoff.set_aside(),
-        }
-    }
-
-    #[test]
-    fn what_was_not_leased_takes_no_room_from_what_was() {
-        use Standing::{Leased, Left};
-        let (handoff, mut intake) = handoff(2);
-        let written = written(&handoff, &event(2), &[Left, Left, Leased, Left, Leased], false);
-        hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
-        let handed: Vec<_> = std::iter::from_fn(|| intake.leases.try_recv().ok())
-            .map(|handed| handed.lease.delivery)
-            .collect();
-        assert_eq!(handed, [written.born[2].delivery, written.born[4].delivery]);
-    }
-
-    #[tokio::test]
-    async fn the_bell_is_rung_for_what_is_due_and_left_to_whoever_has_room() {
-        use Standing::{Gathers, Leased, Left, Waits};
-        for (room, standings, overflow, rung) in [
-            (2, &[Leased, Leased][..], false, false),
-            (2, &[Leased, Left], false, false),
-            (1, &[Leased, Waits], false, false),
-            (1, &[Leased, Left], true, true),
-            (0, &[Left], true, true),
-            (1, &[Leased, Leased], false, true),
-            (2, &[Leased, Gathers], false, false),
-        ] {
-            let (handoff, intake) = handoff(room);
-            let written = written(&handoff, &event(2), standings, overflow);
-            hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
-            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
-            assert_eq!(bell.is_ok(), rung, "{standings:?} with room for {room}");
-        }
-    }
-
-    #[tokio::test]
-    async fn who_was_left_by_an_old_list_is_looked_for_again() {
-        for (changes, rung) in [(false, false), (true, true)] {
-            let (handoff, intake) = handoff(2);
-            let written = written(&handoff, &event(2), &[Standing::Leased, Standing::Left], false);
-            if changes {
-                intake.set_aside.send_replace([SubscriptionId::new()].into());
-            }
-            hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
-            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
-            assert_eq!(bell.is_ok(), rung);
-        }
     }
 }

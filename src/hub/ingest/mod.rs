@@ -6,6 +6,7 @@
 //! that one bad request fails alone. What was born leased is handed to the engine, each caller is answered, in this order, and only after
 //! the commit.
 
+mod birth;
 mod cancels;
 mod group;
 mod publications;
@@ -13,10 +14,12 @@ mod publications;
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::{Connection as _, PgPool, Postgres};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use uuid::Uuid;
 
+use self::group::Trouble;
+use super::handoff::Waited;
 use super::once::{Answer, Once};
 use super::{Handoff, Hub};
 use crate::domain::Error;
@@ -28,6 +31,7 @@ use crate::domain::redirect_session::RedirectSession;
 use crate::domain::version::IfMatch;
 use crate::own_thread;
 use crate::store;
+use crate::store::events::Inserted;
 use crate::telemetry::metrics::Origin;
 use crate::telemetry::{Heartbeat, Metrics};
 
@@ -39,6 +43,9 @@ const GROUP_EVENTS_MAX: usize = 2_000;
 const LINE_MAX: usize = 4_096;
 /// One to write, and one to look up what became of a commit.
 const CONNECTIONS_MAX: u32 = 2;
+/// How long a group waits for room in memory at most, and how long none does after one did so in vain.
+const WAIT_FOR_ROOM: Duration = Duration::from_millis(100);
+const NO_WAIT_AFTER_VAIN: Duration = Duration::from_secs(1);
 /// How long a commit whose answer never came is looked up before its callers are told that we do not know.
 const LOOK_UP_FOR: Duration = Duration::from_secs(10);
 
@@ -82,6 +89,13 @@ pub(super) struct CancelRequest {
 pub(super) struct PublishRequest {
     pub events: Vec<Owned>,
     pub reply: oneshot::Sender<Result<Vec<Receipt>, Error>>,
+}
+
+impl PublishRequest {
+    /// Whether ids that its producer chose have to be claimed.
+    fn has_chosen_ids(&self) -> bool {
+        self.events.iter().any(Owned::has_chosen_id)
+    }
 }
 
 impl Request {
@@ -130,7 +144,8 @@ impl Ingest {
     ) -> Self {
         let (sender, line) = mpsc::channel(LINE_MAX);
         let _ends_with_the_line = own_thread::spawn("ingest", pool, CONNECTIONS_MAX, async move |pool| {
-            let writer = Writer { pool, keys, handoff, lease, metrics, connection: None };
+            let writer =
+                Writer { pool, keys, handoff, lease, metrics, connection: None, no_room_before: None };
             writer.run(line).await;
             drop(heartbeat);
         });
@@ -198,6 +213,8 @@ struct Writer {
     metrics: Metrics,
     /// Kept between groups; dropped when anything goes wrong with it.
     connection: Option<PoolConnection<Postgres>>,
+    /// Until when room is not waited for, because none got free.
+    no_room_before: Option<Instant>,
 }
 
 impl Writer {
@@ -245,7 +262,7 @@ impl Writer {
             Some(connection) => connection,
             None => self.connect().await.map_err(|error| Failure::Undone(error.into()))?,
         };
-        let room = self.handoff.reserve(group::ROOM_WANTED);
+        let room = self.room_for(group).await;
         // Taken before anything is sent: a lease must never seem longer here than it is in the database.
         let until = Instant::now() + self.lease.duration;
         let birth = group::Birth {
@@ -253,23 +270,39 @@ impl Writer {
             room: room.as_ref().map_or(0, |room| room.num_permits()),
             set_aside: self.handoff.set_aside(),
         };
-        let written = group::write(&mut connection, &self.keys, birth, group).await;
-        let written = match written {
-            Ok(written) => written,
-            Err(error) => return Err(Failure::Undone(self.undo(connection, error).await)),
-        };
-        match sqlx::query("commit").execute(&mut *connection).await {
-            Ok(_) => self.connection = Some(connection),
-            Err(error) => {
+        let written = match group::write(&mut connection, &self.keys, &birth, group).await {
+            Ok(written) => {
+                self.connection = Some(connection);
+                written
+            }
+            Err(Trouble::Undone(error)) => {
+                self.keep_if_good(connection).await;
+                return Err(Failure::Undone(error));
+            }
+            Err(Trouble::InDoubt(plan, error)) => {
                 connection.close_on_drop();
                 drop(connection);
-                self.look_up(&written, error).await.map_err(Failure::Unknown)?;
+                let inserted = self.look_up(&plan, error).await.map_err(Failure::Unknown)?;
+                plan.written(inserted, birth.set_aside)
             }
-        }
-        group::hand_over(&self.handoff, &written, room, until);
+        };
+        birth::hand_over(&self.handoff, &written, room, until);
         self.metrics.events_accepted(Origin::Cancel, written.events.len() - written.published_count);
         self.metrics.events_accepted(Origin::Publish, written.published_count);
         Ok(written)
+    }
+
+    /// Room in memory for a group. While there is more to send than can be sent, it is better that callers wait a moment than that the rows go
+    /// through the database once more. Nobody waits for room that does not get free.
+    async fn room_for(&mut self, group: &[Request]) -> Option<OwnedSemaphorePermit> {
+        let waits = self.no_room_before.is_none_or(|moment| Instant::now() >= moment);
+        let events: usize = group.iter().map(Request::weight).sum();
+        let needed = if waits { events.min(group::ROOM_WANTED) } else { 0 };
+        let (room, waited) = self.handoff.reserve_soon(needed, group::ROOM_WANTED, WAIT_FOR_ROOM).await;
+        self.no_room_before = (waited == Waited::InVain)
+            .then(|| Instant::now() + NO_WAIT_AFTER_VAIN)
+            .or(self.no_room_before.filter(|_| !waits));
+        room
     }
 
     async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
@@ -278,27 +311,30 @@ impl Writer {
         Ok(connection)
     }
 
-    /// Rolls back, or drops a connection that cannot even do that.
-    async fn undo(&mut self, mut connection: PoolConnection<Postgres>, error: Error) -> Error {
-        match sqlx::query("rollback").execute(&mut *connection).await {
-            Ok(_) => self.connection = Some(connection),
+    /// After a group that failed, whose connection may have been the reason.
+    async fn keep_if_good(&mut self, mut connection: PoolConnection<Postgres>) {
+        match connection.ping().await {
+            Ok(()) => self.connection = Some(connection),
             Err(_) => connection.close_on_drop(),
         }
-        error
     }
 
-    /// The answer to COMMIT never came: whether it happened is written in the database.
-    async fn look_up(&self, written: &group::Written, error: sqlx::Error) -> Result<(), Error> {
-        let Some(witness) = written.events.first() else { return Err(error.into()) };
+    /// The answer to a commit never came: whether it happened, and what came of it, is written in the database.
+    async fn look_up(&self, plan: &group::Plan, error: sqlx::Error) -> Result<Inserted, Error> {
+        if plan.events.is_empty() {
+            return Err(error.into());
+        }
         let give_up = Instant::now() + LOOK_UP_FOR;
         loop {
             let found = match self.pool.acquire().await {
-                Ok(mut connection) => store::events::stored(&mut connection, &[witness.id]).await,
+                Ok(mut connection) => {
+                    store::events::find_inserted(&mut connection, &plan.events, self.lease.node).await
+                }
                 Err(error) => Err(error.into()),
             };
             match found {
-                Ok(found) if !found.is_empty() => return Ok(()),
-                Ok(_) => return Err(error.into()),
+                Ok(Some(inserted)) => return Ok(inserted),
+                Ok(None) => return Err(error.into()),
                 Err(_) if Instant::now() < give_up => tokio::time::sleep(Duration::from_millis(100)).await,
                 Err(_) => return Err(error.into()),
             }

@@ -41,6 +41,10 @@ impl Owned {
         Self { partner, publication, content_hash }
     }
 
+    pub(super) fn has_chosen_id(&self) -> bool {
+        self.publication.key.is_some()
+    }
+
     fn key(&self) -> Option<Key> {
         self.publication.key.as_ref().map(|key| (self.partner, key.as_str().to_owned()))
     }

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_session_announces_itself_without_what_was_asked_of_it() {
+    fn a_cancelled_session_announces_how_it_stands() {
         let created_at = DateTime::from_timestamp(1_548_935_999, 0).unwrap();
         let session = RedirectSession {
             id: Uuid::from_u128(3),
@@ -167,8 +167,6 @@ mod tests {
             state: SessionState::Cancelled,
             kind: SessionKind::NewTransactionIntent,
             customer: Some(CustomerId::new()),
-            content: b"{\"secret\":1}".to_vec(),
-            token: b"sealed".to_vec(),
             version: Version(2),
             created_at,
             updated_at: created_at + TimeDelta::seconds(61),

@@ -4,6 +4,7 @@ mod arrival;
 mod backlogs;
 mod callback_trouble;
 mod changes;
+mod doubt;
 mod draining;
 mod fairness;
 mod fan_outs;

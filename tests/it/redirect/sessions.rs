@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::versions::until_waiting;
 use super::*;
 
 #[tokio::test]
@@ -65,6 +66,37 @@ async fn a_cancel_commits_the_event_and_the_means_to_deliver_it() {
         (&data["id"], &data["state"], &data["type"]),
         (&json!(id), &json!("Cancelled"), &json!("NewCustomer"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_servers_that_cancel_a_session_at_once_one_does() {
+    let world = world().await;
+    let other = serve(&world.database.pool, &world.keys, REQUEST_TIMEOUT).await;
+    for request_id in [None, Some(Uuid::new_v4().to_string())] {
+        let id = world.ann.opened().await;
+        let events = world.count("events").await;
+        // Both read the session as it stands, and neither can write it until it is let go.
+        let mut holder = world.database.pool.begin().await.unwrap();
+        sqlx::query("select from redirect_sessions for update").execute(&mut *holder).await.unwrap();
+        let cancel = |ann: Partner| {
+            let request_id = request_id.clone();
+            tokio::spawn(async move {
+                let headers: Vec<_> = request_id.iter().map(|id| ("x-request-id", id.as_str())).collect();
+                ann.cancel(id, &headers).await
+            })
+        };
+        let cancels = [cancel(world.ann.clone()), cancel(world.ann.of(&other))];
+        until_waiting(&world.database.pool, 2).await;
+        holder.rollback().await.unwrap();
+        let mut replies: Vec<_> = join_all(cancels).await.into_iter().map(Result::unwrap).collect();
+        replies.sort_by_key(|reply| reply.status);
+        assert_eq!(replies[0].status, 200);
+        match request_id {
+            None => assert_eq!(replies[1].failure(), failed(400, "InvalidRedirectSessionStateTransition")),
+            Some(_) => assert_eq!((replies[1].status, &replies[1].text), (200, &replies[0].text)),
+        }
+        assert_eq!(world.count("events").await, events + 1);
+    }
 }
 
 #[tokio::test]

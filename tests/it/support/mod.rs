@@ -9,3 +9,4 @@ pub mod process;
 pub mod receiver;
 pub mod scratch;
 pub mod server;
+pub mod wire;

@@ -10,8 +10,32 @@
 -- An event without an ordering key that matches more than 1,000 subscriptions gets no queue rows here: whom it matched is written down in
 -- chunks (fanouts), which become queue rows by themselves.
 --
--- Answers with a row for each delivery, and with one that names no delivery for each event that matched nobody or has fanned out.
-with incoming as materialized (
+-- Sessions that were cancelled ($14 to $17) and answers to keep ($18 to $22) are written by the same statement, which is a transaction by itself.
+-- They were read without a lock: each is written only if it still is as it was read, and unless all of them are, nothing is.
+--
+-- What is not needed is left out: the sections named "alongside" where there are neither sessions nor answers, which then touches neither table,
+-- and those named "ordered" where no event has an ordering key.
+--
+-- Answers with a row for each delivery, with one that names no delivery for each event that matched nobody or has fanned out, and with one that
+-- names no event if there was none.
+with
+--{ alongside
+cancelled as (
+    update redirect_sessions s set state = 'Cancelled', version = c.version, updated_at = c.updated_at
+    from unnest($14::uuid[], $15::uuid[], $16::bigint[], $17::timestamptz[]) as c (partner_id, id, version, updated_at)
+    where s.partner_id = c.partner_id and s.id = c.id and s.state = 'Active' and s.version = c.version - 1
+    returning s.id
+),
+answered as (
+    insert into idempotency (partner_id, request_id, fingerprint, status, answer)
+    select * from unnest($18::uuid[], $19::uuid[], $20::bytea[], $21::smallint[], $22::bytea[]) order by 1, 2
+    on conflict (partner_id, request_id) do update
+        set fingerprint = excluded.fingerprint, status = excluded.status, answer = excluded.answer, created_at = herald_now()
+        where idempotency.created_at < herald_now() - interval '24 hours'
+    returning request_id
+),
+--}
+incoming as materialized (
     select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::timestamptz[], $7::text[], $8::text[], $12::bigint[])
         with ordinality as e (id, partner_id, type, source, payload, occurred_at, attributes, ordering_key, line, number)
 ),
@@ -36,6 +60,7 @@ fanned_out as (
           from matched m where m.event_id = any (array(select event_id from counted where is_large))) as placed
     group by partner_id, event_id, chunk
 ),
+--{ ordered
 lines as (
     insert into ordering_lines as l (partner_id, subscription_id, line, last_place, unfinished)
     select m.partner_id, m.subscription_id, m.line, count(*), count(*) from matched m where m.line is not null
@@ -52,6 +77,12 @@ lined_up as (
         on m.partner_id = l.partner_id and m.subscription_id = l.subscription_id and m.line = l.line
     window whole as (partition by m.subscription_id, m.line), in_order as (partition by m.subscription_id, m.line order by m.number)
 ),
+--}
+--{ unordered
+lined_up as (
+    select null::uuid as event_id, null::uuid as subscription_id, null::bigint as place, null::boolean as waits where false
+),
+--}
 ready as (
     select *, row_number() over (order by at_once desc, number) as rank
     from (select m.*, u.place, coalesce(u.waits, false) as waits,
@@ -78,4 +109,11 @@ queued as (
 )
 select s.partner_id, s.id as event_id, s.matched, q.delivery_id, q.subscription_id, q.lease_owner is not null as leased,
        q.waits, q.batched
+--{ alongside
+from (select herald_expect((select count(*) from cancelled) + (select count(*) from answered),
+                           cardinality($14::uuid[]) + cardinality($18::uuid[])) as ok) as written
+left join (stored s left join queued q on q.event_id = s.id) on written.ok
+--}
+--{ alone
 from stored s left join queued q on q.event_id = s.id
+--}

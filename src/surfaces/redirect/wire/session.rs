@@ -184,7 +184,7 @@ fn content(wish: &Wish) -> Result<Vec<u8>, Error> {
 /// A session with its token. Errors: `Internal` when what was stored cannot be read any more.
 pub fn shown(opened: &Opened, public_url: &Url) -> Result<Answer, Error> {
     let session = &opened.session;
-    let content: Content = serde_json::from_slice(&session.content).map_err(Error::internal)?;
+    let content: Content = serde_json::from_slice(&opened.content).map_err(Error::internal)?;
     let token = opened.token.expose_str().ok_or_else(|| Error::internal("a session's token is no text"))?;
     let body = SessionBody {
         id: session.id,

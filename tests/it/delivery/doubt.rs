@@ -1,0 +1,65 @@
+//! The answer to a commit never comes: the connection is lost before or after it, and nobody may be told what is not so.
+
+use crate::support::app::{App, settings};
+use crate::support::cluster;
+use crate::support::partner::of_attempts;
+use crate::support::receiver::{Receiver, Reply, gate};
+use crate::support::wire::{Cut, Wire};
+use herald::config::RawConfig;
+
+/// Leases far longer than any test: what arrives was sent under its first one.
+fn long_leases() -> RawConfig {
+    RawConfig { lease_ms: Some("600000".to_owned()), ..settings() }
+}
+
+#[tokio::test]
+async fn rule_18_a_commit_whose_answer_was_lost_is_looked_up_and_what_was_born_with_it_is_sent() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let wire = Wire::to(&database).await;
+    let app = App::start_on(wire.options(), long_leases()).await;
+    app.subscribe(&receiver.url).await;
+    let session = app.open_session().await;
+    wire.cut(Cut::After, "RedirectSessionCancelled");
+    assert_eq!(app.cancel(session).await, Some(200));
+    assert!(wire.is_cut());
+    let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    let delivery = app.wait_for_state(&id, "delivered").await;
+    assert_eq!(of_attempts(&delivery, "late"), [false]);
+    assert_eq!(app.cancel(session).await, Some(400), "it is cancelled already");
+    assert_eq!(receiver.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn rule_18_what_was_lost_on_its_way_to_a_commit_is_not_answered_with_a_success() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let wire = Wire::to(&database).await;
+    let app = App::start_on(wire.options(), settings()).await;
+    app.subscribe(&receiver.url).await;
+    let session = app.open_session().await;
+    wire.cut(Cut::Before, "RedirectSessionCancelled");
+    assert_eq!(app.cancel(session).await, Some(503));
+    assert!(wire.is_cut() && receiver.calls().is_empty());
+    assert_eq!(app.cancel(session).await, Some(200), "nothing of it had happened");
+    assert_eq!(receiver.wait_for(1).await[0].session(), session.to_string());
+}
+
+#[tokio::test]
+async fn rule_18_results_whose_recording_was_not_answered_are_recorded_once() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let wire = Wire::to(&database).await;
+    let app = App::start_on(wire.options(), settings()).await;
+    app.subscribe(&receiver.url).await;
+    for (count, when) in [Cut::Before, Cut::After].into_iter().enumerate() {
+        let gate = gate();
+        receiver.reply([Reply::Gate(gate.clone(), 200)]);
+        app.cancel_one().await;
+        let id = receiver.wait_for(count + 1).await[count].header("webhook-id").to_owned();
+        // The event is stored; what speaks of it next is the record of its delivery.
+        wire.cut(when, "RedirectSessionCancelled");
+        gate.add_permits(1);
+        let delivery = app.wait_for_state(&id, "delivered").await;
+        assert!(wire.is_cut());
+        assert_eq!(of_attempts(&delivery, "late"), [false], "{when:?}");
+    }
+    assert_eq!(receiver.calls().len(), 2);
+}
