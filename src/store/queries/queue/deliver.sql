@@ -7,14 +7,19 @@ with told as materialized (
         as t (partner_id, delivery_id, epoch, attempt_id_rest, event_id, subscription_id, event_type, status, started_ago_ms, latency_ms,
               response, detail)
 ),
--- What the queue is joined with, kept narrow: rows that are joined for a DELETE are copied whole.
-held as materialized (
-    select partner_id, delivery_id, epoch from told
+-- Each is looked up by its key, whatever the planner believes of the queue: a plan that was made while it was empty would read all of it, which
+-- under a pinned snapshot is a hundred thousand entries of rows that are gone.
+found as materialized (
+    select q.place from told t cross join lateral (
+        select ctid as place from queue
+        where partner_id = t.partner_id and delivery_id = t.delivery_id and lease_owner = $1 and lease_epoch = t.epoch and line is null
+        limit 1) q
 ),
+-- The conditions on the lease again, for a row that changes while this statement runs.
 ended as (
-    delete from queue q using held h
-    where q.partner_id = h.partner_id and q.delivery_id = h.delivery_id and q.lease_owner = $1 and q.lease_epoch = h.epoch
-      and q.line is null
+    delete from queue q
+    where q.ctid = any (array(select place from found)) and q.lease_owner = $1
+      and ((q.delivery_id, q.lease_epoch) in (select delivery_id, epoch from told)) is true
     returning q.delivery_id
 ),
 recorded as (
@@ -27,5 +32,5 @@ recorded as (
     from told t join ended e on e.delivery_id = t.delivery_id
 )
 select case when (select count(*) from ended) < cardinality($3::uuid[])
-            then array(select delivery_id from held except select delivery_id from ended)
+            then array(select delivery_id from told except select delivery_id from ended)
             else '{}' end
