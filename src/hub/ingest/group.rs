@@ -74,12 +74,6 @@ pub(super) enum Trouble {
     InDoubt(Box<Plan>, sqlx::Error),
 }
 
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Undone(error)
-    }
-}
-
 impl From<sqlx::Error> for Trouble {
     fn from(error: sqlx::Error) -> Self {
         Self::Undone(error.into())
@@ -94,6 +88,7 @@ pub(super) async fn write(
     birth: &Birth,
     group: &[Request],
 ) -> Result<Written, Trouble> {
+    let mut has_made_partitions = false;
     for _ in 0..TRIES_MAX {
         let mut transaction = Begun(false);
         let tried = match plan(db, &mut transaction, keys, group).await {
@@ -108,7 +103,14 @@ pub(super) async fn write(
             sqlx::query("rollback").execute(&mut *db).await?;
         }
         match stop {
-            Stop::NoPartition => partitions::make_ahead(db).await?,
+            Stop::NoPartition if has_made_partitions => {
+                let missing = "a day's partition is missing although it was just made";
+                return Err(Trouble::Undone(Error::internal(missing)));
+            }
+            Stop::NoPartition => {
+                partitions::make_ahead(db).await?;
+                has_made_partitions = true;
+            }
             Stop::Overtaken => {}
             Stop::InDoubt(plan, error) => return Err(Trouble::InDoubt(plan, error)),
             Stop::Failed(error) => return Err(Trouble::Undone(error)),
