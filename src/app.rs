@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -35,10 +34,6 @@ use crate::surfaces::{self, notifications, redirect, webhooks};
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
 
-/// Connections to PostgreSQL at most: requests, and the five that the background half keeps or takes.
-const DATABASE_CONNECTIONS_MAX: u32 = 24;
-/// How long a request waits for a connection before it is told to come again.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
 /// Fresh deliveries in memory at most, waiting or under way, if their events are small (larger ones take more of the room: 80 MB in all); what
 /// does not fit waits in the database.
 const LEASES_IN_MEMORY_MAX: usize = 20_000;
@@ -76,7 +71,7 @@ impl App {
         keys: KeyRing,
         public_url: Url,
     ) -> Result<Self, StartError> {
-        let pool = connect(database).await?;
+        let pool = store::sessions::connect(database).await?;
         store::migrate(&pool).await?;
         let (health, metrics) = (Health::default(), Metrics::default());
         let egress = Arc::new(egress_policy(&config));
@@ -175,26 +170,6 @@ impl App {
         let left = bound.saturating_sub(stop_began.elapsed()).saturating_sub(engine::WRITE_RESULTS_WITHIN);
         engine.stop(left).await;
     }
-}
-
-/// The pool, with every session set up alike: statements are bounded, and a commit means that it is on disk.
-async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
-    PgPoolOptions::new()
-        .max_connections(DATABASE_CONNECTIONS_MAX)
-        .acquire_timeout(CONNECTION_WITHIN)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                sqlx::raw_sql(
-                    "set synchronous_commit = on; set statement_timeout = '30s'; set lock_timeout = '10s';
-                     set idle_in_transaction_session_timeout = '30s'; set timezone = 'UTC'; set jit = off",
-                )
-                .execute(connection)
-                .await?;
-                Ok(())
-            })
-        })
-        .connect_with(database.application_name("herald"))
-        .await
 }
 
 fn egress_policy(config: &Config) -> EgressPolicy {

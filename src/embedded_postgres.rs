@@ -12,17 +12,16 @@
 //!   Whoever can enter it could as well rewrite the data files, so a password would protect nothing: hence `trust`.
 
 mod binaries;
+mod command;
 mod folder;
 mod spawner;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
-use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -34,8 +33,6 @@ use spawner::OwnChild;
 /// The superuser that `initdb` makes, and the database that it owns. Not an operating-system user.
 const ROLE: &str = "herald";
 const DATABASE: &str = "herald";
-/// How we tell a server that we started from one that somebody started by hand on the same folder.
-const OUR_MARK: &str = "cluster_name=herald-embedded";
 
 /// How long a new server may be refused its folder by an older one before we say who holds it.
 const HELD_PATIENCE: Duration = Duration::from_secs(5);
@@ -274,6 +271,7 @@ async fn start_or_say_who_holds_it(
 ) -> Result<(OwnChild, u32), StartError> {
     let first_try = Instant::now();
     let mut patience = HELD_PATIENCE;
+    let mut compression = command::QUICK_COMPRESSION;
     loop {
         if let Some(orphan) = our_orphan(folder) {
             spawner::send_signal(orphan, libc::SIGINT);
@@ -281,11 +279,15 @@ async fn start_or_say_who_holds_it(
         }
         let somebody_was_here = folder.pid_file().is_some();
         let log_start = folder.log_bytes();
-        let (status, pid) = match start_once(binaries, folder, log_start).await? {
+        let (status, pid) = match start_once(binaries, folder, log_start, compression).await? {
             Started::Ready(child, pid) => return Ok((child, pid)),
             Started::Ended(status, pid) => (status, pid),
         };
         let log = folder.log_since(log_start);
+        if compression == command::QUICK_COMPRESSION && log.contains(command::COMPRESSION) {
+            compression = command::ANY_COMPRESSION;
+            continue;
+        }
         // A server that fails for a reason of its own takes its pid file with it; another one's stays.
         let Some(holder) = folder.pid_file().map(|file| file.pid).filter(|holder| *holder != pid) else {
             if somebody_was_here {
@@ -308,7 +310,7 @@ async fn start_or_say_who_holds_it(
 fn our_orphan(folder: &Folder) -> Option<u32> {
     let pid = folder.pid_file()?.pid;
     let command = spawner::command_line(pid)?;
-    let ours = command.contains(OUR_MARK) && command.contains(&*folder.cluster().to_string_lossy());
+    let ours = command.contains(command::OUR_MARK) && command.contains(&*folder.cluster().to_string_lossy());
     ours.then_some(pid)
 }
 
@@ -317,9 +319,14 @@ enum Started {
     Ended(ExitStatus, u32),
 }
 
-async fn start_once(binaries: &Binaries, folder: &Folder, log_start: u64) -> Result<Started, StartError> {
+async fn start_once(
+    binaries: &Binaries,
+    folder: &Folder,
+    log_start: u64,
+    compression: &str,
+) -> Result<Started, StartError> {
     let failed = |cause| StartError::Io { doing: "run", path: binaries.postgres(), cause };
-    let mut child = spawner::spawn(server_command(binaries, folder)?).await.map_err(failed)?;
+    let mut child = spawner::spawn(command::server(binaries, folder, compression)?).await.map_err(failed)?;
     let pid = child.pid().expect("only a child that was waited for has lost its pid");
     let deadline = Instant::now() + READY_PATIENCE;
     while Instant::now() < deadline {
@@ -332,41 +339,6 @@ async fn start_once(binaries: &Binaries, folder: &Folder, log_start: u64) -> Res
         sleep(POLL_INTERVAL).await;
     }
     Err(StartError::NotReady { log_file: folder.log_file(), log: folder.log_since(log_start) })
-}
-
-/// Settings on the command line beat those in the cluster's files, so what durability rests on cannot be switched off there.
-fn server_command(binaries: &Binaries, folder: &Folder) -> Result<Command, StartError> {
-    let mut sockets = OsString::from("unix_socket_directories=");
-    // In quotes a path may hold spaces; one with a quote in it is never chosen.
-    sockets.push("\"");
-    sockets.push(folder.socket_dir());
-    sockets.push("\"");
-    let port = format!("port={}", folder::PORT);
-    let settings = [
-        OUR_MARK,
-        "listen_addresses=",
-        &port,
-        "unix_socket_permissions=0700",
-        "max_connections=100",
-        "fsync=on",
-        "full_page_writes=on",
-        "synchronous_commit=on",
-        "shared_buffers=128MB",
-        "wal_compression=on",
-        "autovacuum=on",
-        // Short, alike statements: compiling them costs more than it can save.
-        "jit=off",
-        "timezone=UTC",
-        "log_timezone=UTC",
-        "logging_collector=off",
-        "log_destination=stderr",
-    ];
-    let mut command = folder.command(&binaries.postgres())?;
-    command.arg("-D").arg(folder.cluster()).arg("-c").arg(sockets);
-    for setting in settings {
-        command.args(["-c", setting]);
-    }
-    Ok(command)
 }
 
 async fn answers(folder: &Folder) -> bool {

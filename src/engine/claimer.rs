@@ -80,9 +80,9 @@ impl Claimer {
         Self { pool, settings, due, room, claims, results, wishes, asked: Vec::new(), mark, alone, marks }
     }
 
-    /// The room that claimed rows share.
-    pub(super) fn room(&self) -> Arc<Semaphore> {
-        self.room.clone()
+    /// The room that claimed rows share, and how large it is.
+    pub(super) fn room(&self) -> (Arc<Semaphore>, usize) {
+        (self.room.clone(), self.settings.in_flight_max * ROOM_PER_POST)
     }
 
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {

@@ -182,10 +182,10 @@ impl Dispatcher {
     /// Sees to it that lanes with room get more of what is set aside for them; while a breaker is open, one for the probe when it is time.
     fn draw(&mut self, callbacks: Vec<CallbackId>) {
         let now = Instant::now();
-        let free = self.lanes.capacity(self.claims_room.available_permits());
         for callback in callbacks {
             let Some(capacity) = self.backlogs.capacity(callback) else { continue };
-            let (capacity, parked) = (capacity.min(free), self.lanes.parked(callback));
+            let capacity = capacity.min(self.lanes.capacity(callback, &self.claims_room, 1));
+            let parked = self.lanes.parked(callback);
             let wanted = match self.traffic.standing(callback, now) {
                 Standing::Shut => 0,
                 Standing::ProbeDue => usize::from(parked == 0),

@@ -58,8 +58,8 @@ impl Room {
 
 pub struct Lanes {
     in_flight_max: usize,
-    /// The room that fresh leases share, and how large it is.
-    fresh: Option<(Arc<Semaphore>, usize)>,
+    /// The rooms in memory that leases share, and how large they are.
+    shared: Vec<(Arc<Semaphore>, usize)>,
     pub paces: Paces,
     first: Room,
     retry: Room,
@@ -80,7 +80,7 @@ impl Lanes {
         let room = |max: usize| Room { in_flight: 0, max: max.max(1) };
         Self {
             in_flight_max,
-            fresh: None,
+            shared: Vec::new(),
             paces: Paces::new(callback_in_flight_max),
             first: room(in_flight_max - in_flight_max / 4),
             retry: room(in_flight_max / 2),
@@ -92,8 +92,9 @@ impl Lanes {
     }
 
     /// Has each lane keep its share of a room of this size, see [`Lanes::park`].
-    pub fn sharing(self, room: Arc<Semaphore>, room_max: usize) -> Self {
-        Self { fresh: Some((room, room_max)), ..self }
+    pub fn sharing(mut self, room: Arc<Semaphore>, room_max: usize) -> Self {
+        self.shared.push((room, room_max));
+        self
     }
 
     fn in_flight(&self) -> usize {
@@ -110,11 +111,10 @@ impl Lanes {
 
     /// Puts a lease in its callback's lane; gives it back when the lane is full. A lane may take as much as is still free of the room that the
     /// lease came with: lanes that do not move share the room with each other and always leave some for the next one. One that does move may have
-    /// its share of the room for fresh leases in any case: else all lanes would seem full when there simply is much to do. A test ping, which
-    /// somebody waits for, is next in any lane; so is a lease that others wait behind because it is sent alone.
+    /// its share of the room in any case: else all lanes would seem full when there simply is much to do. A test ping, which somebody waits for,
+    /// is next in any lane; so is a lease that others wait behind because it is sent alone.
     pub fn park(&mut self, callback: CallbackId, held: Held) -> Option<Held> {
-        let share = if self.moves(callback) { self.share(&held) } else { 0 };
-        let capacity = self.capacity(held.room.semaphore().available_permits().max(share));
+        let capacity = self.capacity(callback, held.room.semaphore(), held.room.num_permits());
         let landed_at = self.landings;
         let lane = self.lanes.entry(callback).or_insert_with(|| Lane { landed_at, ..Lane::default() });
         match held.lease.probe || held.alone.is_some() {
@@ -136,19 +136,16 @@ impl Lanes {
         (MOVES_WITHIN_TURNS * self.lanes.len() + MOVES_WITHIN_LANDINGS) as u64
     }
 
-    /// How many leases of this size are a lane's share of the room for fresh ones, if this is one.
-    fn share(&self, held: &Held) -> usize {
-        match &self.fresh {
-            Some((room, room_max)) if Arc::ptr_eq(room, held.room.semaphore()) => {
-                room_max / self.lanes.len().max(1) / held.room.num_permits().max(1)
-            }
-            _ => 0,
-        }
+    /// A lane's share of a room, in leases that take so much of it.
+    fn share(&self, of: &Arc<Semaphore>, size: usize) -> usize {
+        let room_max = self.shared.iter().find(|(room, _)| Arc::ptr_eq(room, of)).map_or(0, |(_, max)| *max);
+        room_max / self.lanes.len().max(1) / size.max(1)
     }
 
-    /// How many leases may wait in a lane while so much of the room is free.
-    pub fn capacity(&self, free: usize) -> usize {
-        free.max(self.paces.widest()).min(PARKED_MAX)
+    /// How many leases may wait in a lane that are of this room and take so much of it.
+    pub fn capacity(&self, callback: CallbackId, room: &Arc<Semaphore>, size: usize) -> usize {
+        let share = if self.moves(callback) { self.share(room, size) } else { 0 };
+        room.available_permits().max(share).max(self.paces.widest()).min(PARKED_MAX)
     }
 
     /// How many leases wait in a lane.

@@ -128,7 +128,7 @@ impl Engine {
         let verifier = verifier::Verifier::new(targets(), outbound.clone(), dialects.clone());
         let set_aside = wishes.set_aside.clone();
         let claimer = claimer::Claimer::new(
-            pool.clone(),
+            store::sessions::in_index_order(&pool, 1),
             settings.clone(),
             intake.due.clone(),
             claims.clone(),
@@ -136,19 +136,21 @@ impl Engine {
             wishes,
         );
         let batcher = batcher::Batcher::new(
-            pool.clone(),
+            store::sessions::in_index_order(&pool, 1),
             settings.clone(),
             intake.gather.clone(),
             set_aside,
             claims,
             results.clone(),
         );
+        let (claims_room, claims_room_max) = claimer.room();
         let lanes = lanes::Lanes::new(settings.in_flight_max, settings.callback_in_flight_max)
-            .sharing(intake.room, intake.room_max);
+            .sharing(intake.room, intake.room_max)
+            .sharing(claims_room.clone(), claims_room_max);
         let dispatcher = dispatcher::Dispatcher::new(
             &settings,
             targets(),
-            (lanes, backlogs, claimer.room()),
+            (lanes, backlogs, claims_room),
             outbound,
             dialects,
             results,
@@ -176,7 +178,11 @@ impl Engine {
                 worker(&health, "claimer", claimer.run(stop.clone())),
                 worker(&health, "verifier", verifier.run(intake.verifications, stop.clone())),
                 worker(&health, "batcher", batcher.run(stop.clone())),
-                worker(&health, "drainer", drainer::run(pool.clone(), drainer_bells, stop.clone())),
+                worker(
+                    &health,
+                    "drainer",
+                    drainer::run(store::sessions::in_index_order(&pool, 1), drainer_bells, stop.clone()),
+                ),
                 worker(
                     &health,
                     "janitor",

@@ -134,7 +134,7 @@ impl Recorder {
             Some(connection) => connection,
             None => {
                 let mut connection = self.pool.acquire().await?;
-                store::plan_once_by_key(&mut connection).await?;
+                store::sessions::plan_once_by_key(&mut connection).await?;
                 connection
             }
         };

@@ -23,6 +23,7 @@ pub mod redirect_ids;
 pub mod redirect_sessions;
 pub mod sealed;
 mod sections;
+pub mod sessions;
 pub mod subscriptions;
 pub mod targets;
 pub mod webhooks;
@@ -37,14 +38,6 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
     sqlx::migrate!().run(pool).await?;
     let mut connection = pool.acquire().await?;
     partitions::make_ahead(&mut connection).await?;
-    Ok(())
-}
-
-/// Has a session plan each of its statements once, and find rows by their keys alone: for whoever does the same again and again to rows whose
-/// keys it knows. A plan costs as much as a group of rows, and left to itself PostgreSQL makes a new one each time, because it takes those
-/// that are made for given arrays to be cheaper. One that is kept must not read all of a table because the table was short when it was made.
-pub async fn plan_once_by_key(db: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("set plan_cache_mode = force_generic_plan; set enable_seqscan = off").execute(db).await?;
     Ok(())
 }
 

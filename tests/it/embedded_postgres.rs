@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -170,6 +170,34 @@ async fn missing_programs_are_answered_with_the_command_that_installs_them() {
     let message = StartError::NoBinaries.to_string();
     assert!(message.contains("install"), "{message}");
     assert!(message.contains("DATABASE_URL"), "{message}");
+}
+
+#[tokio::test]
+async fn a_postgresql_that_was_built_without_lz4_is_started_all_the_same() {
+    const WITHOUT_LZ4: &str = r#"#!/bin/sh
+        case " $* " in *" wal_compression=lz4 "*)
+            echo 'FATAL:  invalid value for parameter "wal_compression": "lz4"' >&2
+            exit 1
+        esac
+        exec "$0.usual" "$@"
+    "#;
+    let folder = Scratch::new("lz4");
+    make_folder(folder.path(), 0o755);
+    let usual = start(&folder.path().join("usual")).await;
+    let programs = ask(&usual, "select setting from pg_config where name = 'BINDIR'").await;
+    usual.stop().await;
+    let bin_dir = folder.path().join("bin");
+    make_folder(&bin_dir, 0o755);
+    for (program, name) in [("initdb", "initdb"), ("postgres", "postgres.usual")] {
+        symlink(Path::new(&programs).join(program), bin_dir.join(name)).unwrap();
+    }
+    std::fs::write(bin_dir.join("postgres"), WITHOUT_LZ4).unwrap();
+    std::fs::set_permissions(bin_dir.join("postgres"), Permissions::from_mode(0o755)).unwrap();
+    let chosen = Settings { data_dir: folder.path().join("data"), bin_dir: Some(bin_dir) };
+    let without = EmbeddedPostgres::start(chosen).await.unwrap_or_else(|error| panic!("{error}"));
+    let compression = ask(&without, "show wal_compression").await;
+    assert!(["pglz", "on"].contains(&compression.as_str()), "{compression}");
+    without.stop().await;
 }
 
 #[tokio::test]

@@ -1,24 +1,28 @@
 //! How far claims have come: a low-water mark of due times, below which next to nothing is left to be claimed.
 //!
 //! Claimed and finished rows leave dead entries at the low end of the index, which stay for as long as the oldest snapshot anywhere in the
-//! cluster might see them. A claim that begins at the mark does not wade through them. What is committed late, with a due time below the
-//! mark, is found by looking back: a little each time, further every few seconds, and everywhere once a minute.
+//! cluster might see them; and what is set aside stays there while it is. A claim that begins at the mark does not wade through them. What is
+//! committed late, with a due time below the mark, is found by looking back: a little each time, further now and then, and everywhere once
+//! a minute.
 
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How far below the mark a claim looks that follows one which found all there was.
-const STEP_BACK: TimeDelta = TimeDelta::seconds(2);
-const LOOK_BACK: TimeDelta = TimeDelta::seconds(60);
-const LOOK_BACK_EVERY: Duration = Duration::from_secs(10);
-const LOOK_EVERYWHERE_EVERY: Duration = Duration::from_secs(60);
+/// How far below the mark a claim looks that follows one which found all there was: as long as what is being committed usually takes.
+const STEP_BACK: TimeDelta = TimeDelta::milliseconds(100);
+/// How often a claim looks how much further, the furthest first; nothing is everywhere.
+const LOOK_BACK: [(Duration, Option<TimeDelta>); 3] = [
+    (Duration::from_secs(60), None),
+    (Duration::from_secs(10), Some(TimeDelta::seconds(60))),
+    (Duration::from_millis(500), Some(TimeDelta::seconds(2))),
+];
 
 #[derive(Debug, Default)]
 pub struct Mark {
     reached: Option<Reached>,
-    looked_back_at: Option<Instant>,
-    looked_everywhere_at: Option<Instant>,
+    /// When a claim looked back last, for each of [`LOOK_BACK`].
+    looked_back_at: [Option<Instant>; LOOK_BACK.len()],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,20 +35,21 @@ struct Reached {
 impl Mark {
     /// The due time that the next claim begins with; `None` is the very first.
     pub fn due_from(&mut self, now: Instant) -> Option<DateTime<Utc>> {
-        let over = |since: Option<Instant>, every| {
-            since.is_none_or(|since| now.saturating_duration_since(since) >= every)
+        let is_time = |(looked_at, (every, _)): (&Option<Instant>, &(Duration, _))| {
+            looked_at.is_none_or(|at| now.saturating_duration_since(at) >= *every)
         };
-        let reached = self.reached.filter(|_| !over(self.looked_everywhere_at, LOOK_EVERYWHERE_EVERY));
-        let Some(reached) = reached else {
-            self.looked_everywhere_at = Some(now);
-            self.looked_back_at = Some(now);
-            return None;
-        };
-        if over(self.looked_back_at, LOOK_BACK_EVERY) {
-            self.looked_back_at = Some(now);
-            return Some(reached.at - LOOK_BACK);
+        let furthest = self.looked_back_at.iter().zip(&LOOK_BACK).position(is_time);
+        let furthest = if self.reached.is_none() { Some(0) } else { furthest };
+        if let Some(furthest) = furthest {
+            // Whoever looks that far has looked less far as well.
+            self.looked_back_at[furthest..].fill(Some(now));
         }
-        Some(if reached.step_back { reached.at - STEP_BACK } else { reached.at })
+        let Reached { at, step_back } = self.reached?;
+        match furthest.and_then(|furthest| LOOK_BACK.get(furthest)) {
+            Some((_, back)) => back.map(|back| at - back),
+            None if step_back => Some(at - STEP_BACK),
+            None => Some(at),
+        }
     }
 
     /// A claim took the oldest there were, the last of them due at this moment, and there may be more.
@@ -80,29 +85,34 @@ mod tests {
         mark.took_up_to(at(100));
         assert_eq!(mark.due_from(now), Some(at(100)), "the rest of the same");
         mark.took_all(at(200));
-        assert_eq!(mark.due_from(now), Some(at(198)), "what was being committed meanwhile");
+        assert_eq!(mark.due_from(now), Some(at(200) - STEP_BACK), "what was being committed meanwhile");
         mark.took_up_to(at(300));
         mark.step_back();
-        assert_eq!(mark.due_from(now), Some(at(298)));
+        assert_eq!(mark.due_from(now), Some(at(300) - STEP_BACK));
     }
 
     #[test]
-    fn what_was_committed_late_is_found_within_seconds_and_anything_within_a_minute() {
+    fn what_was_committed_late_is_found_soon_and_anything_within_a_minute() {
         let (mut mark, now) = (Mark::default(), Instant::now());
-        let after = |seconds| now + Duration::from_secs(seconds);
+        let after = |tenths: u64| now + Duration::from_millis(tenths * 100);
         mark.due_from(now);
         let mut looks = Vec::new();
-        for second in 1..=70 {
+        for tenth in 1..=1_100 {
             mark.took_up_to(at(1_000));
-            let from = mark.due_from(after(second));
+            let from = mark.due_from(after(tenth));
             if from != Some(at(1_000)) {
-                looks.push((second, from));
+                looks.push((tenth, from));
             }
         }
-        let back = Some(at(940));
-        assert_eq!(
-            looks,
-            [(10, back), (20, back), (30, back), (40, back), (50, back), (60, None), (70, back)]
-        );
+        let (a_little, further, everywhere) = (Some(at(998)), Some(at(940)), None);
+        let expected: Vec<_> = (5..=1_100)
+            .step_by(5)
+            .map(|tenth| match tenth {
+                600 => (tenth, everywhere),
+                _ if tenth % 100 == 0 => (tenth, further),
+                _ => (tenth, a_little),
+            })
+            .collect();
+        assert_eq!(looks, expected);
     }
 }

@@ -307,7 +307,7 @@ impl Writer {
 
     async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
-        store::plan_once_by_key(&mut connection).await?;
+        store::sessions::plan_once_by_key(&mut connection).await?;
         Ok(connection)
     }
 

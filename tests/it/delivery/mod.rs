@@ -13,6 +13,7 @@ mod nodes;
 mod ordering;
 mod outages;
 mod partners;
+mod plans;
 mod poison;
 mod retries;
 mod upkeep;

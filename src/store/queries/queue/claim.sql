@@ -7,8 +7,11 @@
 -- more at present, and claiming for them would only be claiming and giving back. What nobody gave back is claimed all the same, so that its
 -- crash is counted, and so are test pings, which are sent however the callback is doing. What would count its second crash, or has, is
 -- claimed by itself (claim_suspect.sql).
+--
+-- Rows that were locked are updated where they are found: a join by their keys could be made by reading all of an index. One that changed just
+-- before it was locked is not there any more for this statement, and is left to the next.
 with due as materialized (
-    select partner_id, delivery_id, event_id, due_at
+    select ctid as place, due_at
     from queue
     where not batched and due_at <= herald_now() and due_at >= coalesce($4, timestamptz '-infinity')
       and (subscription_id <> all ($5) or lease_owner is not null or probe)
@@ -24,7 +27,7 @@ claimed as (
         crashes = q.crashes + (q.lease_owner is not null)::int,
         due_at = herald_now() + make_interval(secs => $3 / 1000.0)
     from due d
-    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
+    where q.ctid = d.place
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at
 )

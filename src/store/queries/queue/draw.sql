@@ -4,9 +4,9 @@ with wanted as (
     select * from unnest($3::uuid[], $4::bigint[], $5::timestamptz[]) as w (subscription_id, up_to, due_from)
 ),
 due as materialized (
-    select next.partner_id, next.delivery_id, next.due_at
+    select next.place, next.due_at
     from wanted w cross join lateral (
-        select partner_id, delivery_id, due_at
+        select ctid as place, due_at
         from queue q
         where q.subscription_id = w.subscription_id and q.lease_owner is null and not q.batched and q.crashes < 2
           and q.due_at <= herald_now() and q.due_at >= coalesce(w.due_from, timestamptz '-infinity')
@@ -20,7 +20,7 @@ claimed as (
         lease_epoch = q.lease_epoch + 1,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from due d
-    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
+    where q.ctid = d.place
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at
 )

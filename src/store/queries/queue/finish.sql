@@ -23,11 +23,19 @@ stopped as materialized (
     where id in (select subscription_id from done where verdict = 'hold') and state in ('paused', 'disabled')
     for share
 ),
+-- Each is looked up by its key, whatever the planner believes of the queue; see deliver.sql. Conditions on the lease come again, for a row that
+-- changes while this statement runs.
+found as materialized (
+    select d.*, q.place from verdicts d cross join lateral (
+        select ctid as place from queue
+        where partner_id = d.partner_id and delivery_id = d.delivery_id and lease_owner = $1 and lease_epoch = d.epoch
+        limit 1) q
+),
 ended as (
-    delete from queue q using verdicts d
-    where d.verdict = 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
-      and q.lease_owner = $1 and q.lease_epoch = d.epoch
-    returning q.partner_id, q.delivery_id, d.epoch, q.subscription_id, q.line, q.place
+    delete from queue q
+    where q.ctid = any (array(select place from found where verdict = 'final')) and q.lease_owner = $1
+      and ((q.delivery_id, q.lease_epoch) in (select delivery_id, epoch from verdicts)) is true
+    returning q.partner_id, q.delivery_id, q.lease_epoch as epoch, q.subscription_id, q.line, q.place
 ),
 kept as (
     update queue q set
@@ -38,9 +46,9 @@ kept as (
         lease_epoch = q.lease_epoch + 1,
         due_at = case when d.verdict = 'hold' and exists (select from stopped where stopped.id = q.subscription_id) then 'infinity'
                       else herald_now() + make_interval(secs => coalesce(d.delay_ms, 0) / 1000.0) end
-    from verdicts d
-    where d.verdict <> 'final' and q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
-      and q.lease_owner = $1 and q.lease_epoch = d.epoch
+    from found d
+    where d.verdict <> 'final' and q.ctid = d.place and q.lease_owner = $1
+      and (q.delivery_id, q.lease_epoch) is not distinct from (d.delivery_id, d.epoch)
     returning q.partner_id, q.delivery_id, d.epoch
 ),
 guarded as (select partner_id, delivery_id, epoch from ended union all select * from kept),
@@ -74,7 +82,8 @@ next as materialized (
 let_out as (
     update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
     from next n
-    where q.partner_id = n.partner_id and q.delivery_id = n.delivery_id and q.waits
+    -- By the key, and by nothing else: an equality could also be joined by reading all of an index, which looks cheap while the queue is empty.
+    where q.partner_id = any (array[n.partner_id]) and q.delivery_id = any (array[n.delivery_id]) and q.waits
     returning q.delivery_id
 ),
 recorded as (

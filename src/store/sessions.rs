@@ -1,0 +1,54 @@
+//! Sessions of the database: how each is set up, and how those that do the same again and again have their statements planned. The queue is
+//! what makes that matter: it is empty whenever somebody counts its rows, and the planner takes that to be the rule.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgConnection, PgPool};
+
+/// Sessions of the shared pool at most.
+const SHARED_MAX: u32 = 24;
+/// How long a request waits for a session before it is told to come back.
+const SESSION_WITHIN: Duration = Duration::from_secs(5);
+
+/// Of every session: statements are bounded, and a commit means that it is on disk.
+const ANY: &str = "set synchronous_commit = on; set statement_timeout = '30s'; set lock_timeout = '10s';
+    set idle_in_transaction_session_timeout = '30s'; set timezone = 'UTC'; set jit = off";
+/// A plan costs as much as a group of rows, and left to itself PostgreSQL makes a new one each time, because it takes those that are made for
+/// given arrays to be cheaper. One that is kept must not read all of a table, or of an index, because they were short when it was made.
+const BY_KEY: &str =
+    "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_mergejoin = off";
+/// Who takes the first few of very many reads them in the order of an index. Left to itself PostgreSQL reads all there are and sorts them,
+/// each time, because it takes them to be few.
+const IN_INDEX_ORDER: &str = "set enable_bitmapscan = off; set enable_sort = off";
+
+/// The pool that everybody shares.
+pub async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
+    set_up_by(&[ANY], SHARED_MAX).connect_with(database.application_name("herald")).await
+}
+
+/// A pool of up to `sessions_max` for those who take what comes first in the queue, however much is behind it. It connects when it is used.
+pub fn in_index_order(like: &PgPool, sessions_max: u32) -> PgPool {
+    set_up_by(&[ANY, BY_KEY, IN_INDEX_ORDER], sessions_max)
+        .connect_lazy_with(like.connect_options().as_ref().clone())
+}
+
+fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(sessions_max).acquire_timeout(SESSION_WITHIN).after_connect(
+        move |session, _| {
+            Box::pin(async move {
+                for each in settings {
+                    sqlx::raw_sql(*each).execute(&mut *session).await?;
+                }
+                Ok(())
+            })
+        },
+    )
+}
+
+/// Has a session plan each of its statements once, and find rows by their keys alone: for whoever does the same again and again to rows whose
+/// keys it knows.
+pub async fn plan_once_by_key(db: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(BY_KEY).execute(db).await?;
+    Ok(())
+}
