@@ -250,6 +250,8 @@ async fn init_cluster(binaries: &Binaries, folder: &Folder) -> Result<(), StartE
         "--encoding=UTF8",
         "--locale=C",
         "--data-checksums",
+        // Making a new one stops all commits for as long as it takes to write it.
+        "--wal-segsize=2",
     ]);
     // Should somebody start this cluster by hand, with its default settings, then at least not with an open TCP port.
     command.args(["--auth-local=trust", "--auth-host=reject"]);

@@ -76,6 +76,8 @@ impl Recorder {
     /// Until every sender is gone and everything they sent is written.
     pub async fn run(mut self, mut results: mpsc::UnboundedReceiver<Finished>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        // If it fails, the first batch tries again and says so.
+        self.connection = self.connect().await.ok();
         while results.recv_many(&mut batch, BATCH_MAX).await > 0 {
             gather(&mut results, &mut batch).await;
             for part in parts(&batch) {
@@ -129,14 +131,17 @@ impl Recorder {
         }
     }
 
+    async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
+        let mut connection = self.pool.acquire().await?;
+        store::sessions::plan_once_by_key(&mut connection).await?;
+        queue::plan_finish(&mut connection, self.node).await?;
+        Ok(connection)
+    }
+
     async fn write(&mut self, batch: &[Finished]) -> Result<(), Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => {
-                let mut connection = self.pool.acquire().await?;
-                store::sessions::plan_once_by_key(&mut connection).await?;
-                connection
-            }
+            None => self.connect().await?,
         };
         let mut written = write(&mut connection, self.node, batch).await;
         if let Err(error) = &written

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod deliveries;
 pub mod handoff;
 pub mod ingest;
+mod known_keys;
 pub mod notifications;
 pub mod once;
 pub mod partners;
@@ -54,7 +55,7 @@ pub struct Parts {
     handoff: Handoff,
     ingest: ingest::Ingest,
     requests: once::InFlight,
-    known_keys: partners::KnownKeys,
+    known_keys: known_keys::KnownKeys,
     admission: admission::Admission,
 }
 
@@ -93,7 +94,7 @@ impl Hub {
             handoff,
             ingest,
             requests: once::InFlight::default(),
-            known_keys: partners::KnownKeys::default(),
+            known_keys: known_keys::KnownKeys::default(),
             admission,
         }))
     }

@@ -1,9 +1,5 @@
 //! Partners, their keys and their customers.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
@@ -11,38 +7,11 @@ use super::Hub;
 use crate::domain::access_token::AccessToken;
 use crate::domain::caller::Caller;
 use crate::domain::id::{ApiKeyId, CustomerId, PartnerId};
-use crate::domain::partner_key::{DEVELOPMENT_PREFIX, KeyHash, PartnerKey, Scopes};
+use crate::domain::partner_key::{DEVELOPMENT_PREFIX, PartnerKey, Scopes};
 use crate::domain::secret::Secret;
 use crate::domain::{Error, Noun};
 use crate::store;
-use crate::store::api_keys::{ApiKeyRow, NewApiKey};
-
-/// How long a key that was looked up is believed: a revocation is known everywhere after this.
-const BELIEVED_FOR: Duration = Duration::from_secs(1);
-/// Keys remembered at most; the whole memory is dropped when it is full, which costs one look-up each.
-const REMEMBERED_MAX: usize = 10_000;
-
-/// Keys that were found lately, by prefix. Only what finds and proves a key is in here, as in the database.
-#[derive(Default)]
-pub(super) struct KnownKeys(Mutex<HashMap<String, (Instant, Vec<ApiKeyRow>)>>);
-
-impl KnownKeys {
-    fn find(&self, prefix: &str) -> Option<Vec<ApiKeyRow>> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .get(prefix)
-            .filter(|(read_at, _)| read_at.elapsed() < BELIEVED_FOR)
-            .map(|(_, rows)| rows.clone())
-    }
-
-    fn remember(&self, prefix: String, read_at: Instant, rows: Vec<ApiKeyRow>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED_MAX {
-            known.clear();
-        }
-        known.insert(prefix, (read_at, rows));
-    }
-}
+use crate::store::api_keys::NewApiKey;
 
 /// A key that was just made. Its text is nowhere else and cannot be had again.
 pub struct NewKey {
@@ -59,25 +28,7 @@ impl Hub {
             return self.authenticate_token(&token).await;
         }
         let key = PartnerKey::parse(text).map_err(|_| Error::Unauthorized)?;
-        let rows = match self.known_keys.find(&key.prefix) {
-            Some(rows) => rows,
-            None => {
-                let read_at = Instant::now();
-                let rows = store::api_keys::find_usable(&mut *self.connection().await?, &key.prefix).await?;
-                // An unknown prefix is not remembered: a flood of guesses shall not push the real keys out.
-                if !rows.is_empty() {
-                    self.known_keys.remember(key.prefix.clone(), read_at, rows.clone());
-                }
-                rows
-            }
-        };
-        let proven = |row: &&ApiKeyRow| {
-            <[u8; 32]>::try_from(row.hash.as_slice())
-                .is_ok_and(|hash| KeyHash::from_bytes(hash).matches(&key.hash))
-        };
-        let row = rows.iter().find(proven).ok_or(Error::Unauthorized)?;
-        let scopes = Scopes::parse(&row.scopes.join(",")).map_err(Error::internal)?;
-        Ok(Caller { partner: PartnerId(row.partner_id), key: ApiKeyId(row.id), scopes })
+        self.caller_with(&key).await
     }
 
     pub async fn create_partner(&self, name: &str) -> Result<(PartnerId, DateTime<Utc>), Error> {

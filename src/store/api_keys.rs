@@ -1,7 +1,7 @@
 //! Partners' API keys: what finds one and what proves it, never the key.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{FromRow as _, PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::domain::Error;
@@ -50,6 +50,22 @@ pub async fn find_usable(db: &mut PgConnection, prefix: &str) -> Result<Vec<ApiK
     .fetch_all(db)
     .await?;
     Ok(rows)
+}
+
+/// The usable keys with any of these prefixes, each with its prefix.
+pub async fn find_usable_among(
+    db: &mut PgConnection,
+    prefixes: &[String],
+) -> Result<Vec<(String, ApiKeyRow)>, Error> {
+    let rows = sqlx::query(
+        "select prefix, id, partner_id, hash, scopes from api_keys
+         where prefix = any ($1) and revoked_at is null and (expires_at is null or expires_at > herald_now())",
+    )
+    .bind(prefixes)
+    .fetch_all(db)
+    .await?;
+    let rows = rows.iter().map(|row| Ok((row.try_get("prefix")?, ApiKeyRow::from_row(row)?)));
+    Ok(rows.collect::<Result<_, sqlx::Error>>()?)
 }
 
 /// Revokes one key; false when the partner has no such key that is not revoked.

@@ -109,10 +109,28 @@ pub async fn insert(
     db: &mut PgConnection,
     events: &[NewEvent],
     lease: BirthLease<'_>,
-    Alongside { cancelled, answers }: Alongside<'_>,
+    alongside: Alongside<'_>,
 ) -> Result<Inserted, sqlx::Error> {
     let is_ordered = events.iter().any(|event| event.ordering_key.is_some());
-    let has_company = !(cancelled.is_empty() && answers.is_empty());
+    let has_company = !(alongside.cancelled.is_empty() && alongside.answers.is_empty());
+    insert_by((is_ordered, has_company), db, events, lease, alongside).await
+}
+
+/// Has a session plan the usual inserts, by inserting nothing: otherwise the first that come wait for it.
+pub async fn plan_inserts(db: &mut PgConnection, lease: BirthLease<'_>) -> Result<(), sqlx::Error> {
+    for has_company in [true, false] {
+        insert_by((false, has_company), db, &[], lease, Alongside::default()).await?;
+    }
+    Ok(())
+}
+
+async fn insert_by(
+    (is_ordered, has_company): (bool, bool),
+    db: &mut PgConnection,
+    events: &[NewEvent],
+    lease: BirthLease<'_>,
+    Alongside { cancelled, answers }: Alongside<'_>,
+) -> Result<Inserted, sqlx::Error> {
     let sql = &INSERTS[usize::from(is_ordered)][usize::from(has_company)];
     let insert = sqlx::query_as(AssertSqlSafe(sql.as_str()))
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())

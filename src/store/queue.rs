@@ -10,7 +10,7 @@ use crate::domain::Error;
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 
 pub use claim::{Claimed, Reach, Share, claim, claim_suspect, claim_within, draw, next_due_ms};
-pub use finish::{Done, Ending, Finish, Record, finish};
+pub use finish::{Done, Ending, Finish, Record, finish, plan_finish};
 
 /// Gives back every lease of this node at once: the last act of a graceful stop.
 pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Error> {

@@ -34,6 +34,13 @@ pub(super) struct Birth {
     pub set_aside: SetAside,
 }
 
+/// Has a session plan what most groups take, by asking for nothing: otherwise the first group waits for it.
+pub(super) async fn plan_ahead(db: &mut PgConnection, terms: LeaseTerms) -> Result<(), Error> {
+    store::redirect_sessions::read(db, &[]).await?;
+    let lease = BirthLease { owner: terms.node, lease: terms.duration, rows_max: 0, set_aside: &[] };
+    Ok(events::plan_inserts(db, lease).await?)
+}
+
 /// What a group comes to, still to be written.
 pub(super) struct Plan {
     /// One for each cancel of the group, in order.

@@ -219,6 +219,8 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut line: mpsc::Receiver<Request>) {
+        // If it fails, the first group tries again and says so.
+        self.connection = self.connect().await.ok();
         let mut waiting = Vec::with_capacity(GROUP_MAX);
         while line.recv_many(&mut waiting, GROUP_MAX).await > 0 {
             while !waiting.is_empty() {
@@ -260,7 +262,7 @@ impl Writer {
     async fn try_commit(&mut self, group: &[Request]) -> Result<group::Written, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect().await.map_err(|error| Failure::Undone(error.into()))?,
+            None => self.connect().await.map_err(Failure::Undone)?,
         };
         let room = self.room_for(group).await;
         // Taken before anything is sent: a lease must never seem longer here than it is in the database.
@@ -305,9 +307,10 @@ impl Writer {
         room
     }
 
-    async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
         let mut connection = self.pool.acquire().await?;
         store::sessions::plan_once_by_key(&mut connection).await?;
+        group::plan_ahead(&mut connection, self.lease).await?;
         Ok(connection)
     }
 
