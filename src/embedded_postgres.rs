@@ -34,6 +34,9 @@ use spawner::OwnChild;
 const ROLE: &str = "herald";
 const DATABASE: &str = "herald";
 
+/// PostgreSQL's usual bounds; initdb makes them fit the size of a segment. In the cluster's own file, where an operator may change them.
+const LOG_SIZE: &str = "min_wal_size = 80MB\nmax_wal_size = 1GB\n";
+
 /// How long a new server may be refused its folder by an older one before we say who holds it.
 const HELD_PATIENCE: Duration = Duration::from_secs(5);
 /// An orphan of ours is known to be on its way out and may have a checkpoint to write first.
@@ -262,6 +265,7 @@ async fn init_cluster(binaries: &Binaries, folder: &Folder) -> Result<(), StartE
         let output = folder.log_since(log_start);
         return Err(StartError::Initdb { cluster: folder.cluster(), status, output });
     }
+    folder.add_setting(&unfinished, LOG_SIZE)?;
     folder.finish_cluster(&unfinished)
 }
 

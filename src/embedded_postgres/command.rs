@@ -36,9 +36,6 @@ pub fn server(binaries: &Binaries, folder: &Folder, compression: &str) -> Result
         "full_page_writes=on",
         "synchronous_commit=on",
         "shared_buffers=128MB",
-        // As usual; initdb would make them fit the size of a segment.
-        "min_wal_size=80MB",
-        "max_wal_size=1GB",
         &compression,
         "autovacuum=on",
         // Short, alike statements: compiling them costs more than it can save.

@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -126,6 +126,17 @@ impl Folder {
         Ok(unfinished)
     }
 
+    /// Adds lines to the settings of a cluster.
+    pub(super) fn add_setting(&self, cluster: &Path, lines: &str) -> Result<(), StartError> {
+        let file = cluster.join("postgresql.conf");
+        let add = || -> io::Result<()> {
+            let mut settings = OpenOptions::new().append(true).open(&file)?;
+            settings.write_all(lines.as_bytes())?;
+            settings.sync_all()
+        };
+        add().map_err(io_error("write", &file))
+    }
+
     /// Gives a complete cluster its name, and sees to it that the name survives a power cut.
     pub(super) fn finish_cluster(&self, unfinished: &Path) -> Result<(), StartError> {
         std::fs::rename(unfinished, self.cluster()).map_err(io_error("rename", unfinished))?;
@@ -188,7 +199,7 @@ impl Folder {
         self.log_file().metadata().map_or(0, |log| log.len())
     }
 
-    /// What was logged since the log was `start` bytes long, or the end of it. Only ever shown, so failing to read it is no error.
+    /// What was logged since the log was `start` bytes long, or the end of it. Shown for the most part, so failing to read it is no error.
     pub(super) fn log_since(&self, start: u64) -> String {
         let mut tail = Vec::new();
         let read = || -> io::Result<Vec<u8>> {

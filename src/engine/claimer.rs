@@ -141,10 +141,11 @@ impl Claimer {
     /// Claims once; returns for how long there is nothing to do if that was all.
     async fn claim(&mut self, room: OwnedSemaphorePermit) -> Result<Option<Duration>, Error> {
         let wanted = room.num_permits();
-        if self.wishes.set_aside.has_changed().unwrap_or(false) {
-            self.mark.step_back();
-        }
+        let has_changed = self.wishes.set_aside.has_changed().unwrap_or(false);
         let set_aside = self.wishes.set_aside.borrow_and_update().clone();
+        if has_changed {
+            self.mark.step_back(!set_aside.is_empty());
+        }
         // The connection goes back between claims; what follows may wait for room for a long time.
         let mut connection = self.pool.acquire().await?;
         let reach = Reach { due_from: self.mark.due_from(Instant::now()), set_aside: &set_aside };
@@ -158,7 +159,7 @@ impl Claimer {
                 None
             }
             _ => {
-                self.mark.took_all(at);
+                self.mark.took_all(at, !set_aside.is_empty());
                 let next = queue::next_due_ms(&mut connection, at, millis(POLL_EVERY), &set_aside).await?;
                 let next =
                     next.map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
@@ -253,14 +254,15 @@ impl Claimer {
         first
     }
 
-    /// Room for at least one row, and for a batch if there is as much. `None` when it is time to stop.
+    /// Room for at least one row, and for a batch if there is twice as much: what is claimed must not look to the lanes as if there were no room at
+    /// all. `None` when it is time to stop.
     async fn take_room(&self, stop: &watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         let mut stop = stop.clone();
         let mut room = tokio::select! {
             () = stopped(&mut stop) => return None,
             room = self.room.clone().acquire_owned() => room.ok()?,
         };
-        let more = u32::try_from(self.room.available_permits().min(BATCH_MAX - 1)).ok()?;
+        let more = u32::try_from((self.room.available_permits() / 2).min(BATCH_MAX - 1)).ok()?;
         if let Ok(more) = self.room.clone().try_acquire_many_owned(more) {
             room.merge(more);
         }

@@ -350,6 +350,7 @@ impl Dispatcher {
         match &landed.shown {
             Some(shown) => {
                 self.traffic.note(callback, shown, Instant::now(), chance());
+                self.lanes.proven(callback, !shown.failed);
                 match shown.slow_down {
                     true => self.lanes.paces.slow_down(callback),
                     false if !shown.failed => self.lanes.paces.took(callback),

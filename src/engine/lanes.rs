@@ -40,6 +40,8 @@ struct Lane {
     /// How many posts of all lanes had landed when the last of this one did, or when it was made.
     landed_at: u64,
     parked: VecDeque<Held>,
+    /// Whether its last post arrived.
+    proven: bool,
     /// Whether the lane stands in the line of those that could start one.
     in_line: bool,
 }
@@ -56,10 +58,18 @@ impl Room {
     }
 }
 
+/// A room in memory of which each lane that moves has its share.
+pub struct SharedRoom {
+    pub room: Arc<Semaphore>,
+    pub size: usize,
+    /// Whether a lane's last post must have arrived. Else lanes that turn out to hang could take all of the room before anybody knows.
+    pub of_proven_lanes: bool,
+}
+
 pub struct Lanes {
     in_flight_max: usize,
-    /// The rooms in memory that leases share, and how large they are.
-    shared: Vec<(Arc<Semaphore>, usize)>,
+    /// The rooms in memory that leases share.
+    shared: Vec<SharedRoom>,
     pub paces: Paces,
     first: Room,
     retry: Room,
@@ -91,9 +101,9 @@ impl Lanes {
         }
     }
 
-    /// Has each lane keep its share of a room of this size, see [`Lanes::park`].
-    pub fn sharing(mut self, room: Arc<Semaphore>, room_max: usize) -> Self {
-        self.shared.push((room, room_max));
+    /// Has each lane keep its share of a room, see [`Lanes::park`].
+    pub fn sharing(mut self, room: SharedRoom) -> Self {
+        self.shared.push(room);
         self
     }
 
@@ -137,14 +147,19 @@ impl Lanes {
     }
 
     /// A lane's share of a room, in leases that take so much of it.
-    fn share(&self, of: &Arc<Semaphore>, size: usize) -> usize {
-        let room_max = self.shared.iter().find(|(room, _)| Arc::ptr_eq(room, of)).map_or(0, |(_, max)| *max);
-        room_max / self.lanes.len().max(1) / size.max(1)
+    fn share(&self, callback: CallbackId, of: &Arc<Semaphore>, size: usize) -> usize {
+        let proven = self.lanes.get(&callback).is_some_and(|lane| lane.proven);
+        match self.shared.iter().find(|shared| Arc::ptr_eq(&shared.room, of)) {
+            Some(shared) if proven || !shared.of_proven_lanes => {
+                shared.size / self.lanes.len().max(1) / size.max(1)
+            }
+            _ => 0,
+        }
     }
 
     /// How many leases may wait in a lane that are of this room and take so much of it.
     pub fn capacity(&self, callback: CallbackId, room: &Arc<Semaphore>, size: usize) -> usize {
-        let share = if self.moves(callback) { self.share(room, size) } else { 0 };
+        let share = if self.moves(callback) { self.share(callback, room, size) } else { 0 };
         room.available_permits().max(share).max(self.paces.widest()).min(PARKED_MAX)
     }
 
@@ -185,6 +200,13 @@ impl Lanes {
             return Some((callback, kind, held));
         }
         None
+    }
+
+    /// What a post has shown of its callback.
+    pub fn proven(&mut self, callback: CallbackId, arrived: bool) {
+        if let Some(lane) = self.lanes.get_mut(&callback) {
+            lane.proven = arrived;
+        }
     }
 
     /// A lease that was taken is no longer under way.

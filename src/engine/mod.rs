@@ -59,6 +59,7 @@ use crate::hub::handoff::Intake;
 use crate::telemetry::{Health, Metrics};
 use crate::{own_thread, store};
 
+use self::lanes::SharedRoom;
 use self::outbound::Outbound;
 
 /// How long writing results may take once the last post has ended.
@@ -145,8 +146,10 @@ impl Engine {
         );
         let (claims_room, claims_room_max) = claimer.room();
         let lanes = lanes::Lanes::new(settings.in_flight_max, settings.callback_in_flight_max)
-            .sharing(intake.room, intake.room_max)
-            .sharing(claims_room.clone(), claims_room_max);
+            // What finds no room here is left to the database.
+            .sharing(SharedRoom { room: intake.room, size: intake.room_max, of_proven_lanes: false })
+            // What is left there comes back by claims, which must have room.
+            .sharing(SharedRoom { room: claims_room.clone(), size: claims_room_max, of_proven_lanes: true });
         let dispatcher = dispatcher::Dispatcher::new(
             &settings,
             targets(),

@@ -90,6 +90,10 @@ impl KnownKeys {
     fn renew(&self, prefixes: Vec<String>, read_at: Instant, mut keys: HashMap<String, Vec<KnownKey>>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for prefix in prefixes {
+            // Reading them all can take so long that somebody has looked this one up since.
+            if known.get(&prefix).is_some_and(|known| known.read_at > read_at) {
+                continue;
+            }
             match keys.remove(&prefix) {
                 Some(keys) => known.insert(prefix, Known { read_at, in_use: false, keys: keys.into() }),
                 None => known.remove(&prefix),
@@ -133,7 +137,9 @@ impl Hub {
         let hub = self.clone();
         tokio::spawn(async move {
             // What cannot be read now ceases to be believed, and whoever looks it up then is told why it cannot be.
-            let _next_time = hub.renew_known_keys().await;
+            if let Err(error) = hub.renew_known_keys().await {
+                tracing::debug!(error = %error.chain(), "keys in use cannot be read again now");
+            }
             hub.known_keys.reading_again.store(false, Ordering::Release);
         });
     }
@@ -190,5 +196,7 @@ mod tests {
         assert_eq!(known.find("used", end).map(hash), Some([2; 32]));
         assert!(known.find("gone", later).is_none(), "its last key was revoked");
         assert!(known.find("unused", end).is_none() && known.in_use(end).len() == 1);
+        known.renew(vec!["used".to_owned()], now, HashMap::from([("used".to_owned(), keys(3))]));
+        assert_eq!(known.find("used", end).map(hash), Some([2; 32]), "what was read earlier is older");
     }
 }

@@ -63,6 +63,8 @@ async fn a_new_folder_becomes_a_durable_database_that_the_next_start_finds_again
         ("show full_page_writes", "on"),
         ("show data_checksums", "on"),
         ("show server_encoding", "UTF8"),
+        ("show max_wal_size", "1GB"),
+        ("show wal_segment_size", "2MB"),
         ("show listen_addresses", ""),
         ("select current_database()::text", "herald"),
     ] {

@@ -3,19 +3,21 @@
 //! Claimed and finished rows leave dead entries at the low end of the index, which stay for as long as the oldest snapshot anywhere in the
 //! cluster might see them; and what is set aside stays there while it is. A claim that begins at the mark does not wade through them. What is
 //! committed late, with a due time below the mark, is found by looking back: a little each time, further now and then, and everywhere once
-//! a minute.
+//! a minute. The little is less while something is set aside, since that is where it stays.
 
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How far below the mark a claim looks that follows one which found all there was: as long as what is being committed usually takes.
-const STEP_BACK: TimeDelta = TimeDelta::milliseconds(100);
+/// How far below the mark a claim looks that follows one which found all there was: as long as what is being committed takes, and as long as
+/// it usually takes.
+const STEP_BACK: TimeDelta = TimeDelta::seconds(2);
+const SHORT_STEP_BACK: TimeDelta = TimeDelta::milliseconds(100);
 /// How often a claim looks how much further, the furthest first; nothing is everywhere.
 const LOOK_BACK: [(Duration, Option<TimeDelta>); 3] = [
     (Duration::from_secs(60), None),
     (Duration::from_secs(10), Some(TimeDelta::seconds(60))),
-    (Duration::from_millis(500), Some(TimeDelta::seconds(2))),
+    (Duration::from_millis(500), Some(STEP_BACK)),
 ];
 
 #[derive(Debug, Default)]
@@ -28,8 +30,8 @@ pub struct Mark {
 #[derive(Debug, Clone, Copy)]
 struct Reached {
     at: DateTime<Utc>,
-    /// Whether something with an earlier due time may have come since.
-    step_back: bool,
+    /// How far below something may have come since.
+    back: TimeDelta,
 }
 
 impl Mark {
@@ -44,30 +46,33 @@ impl Mark {
             // Whoever looks that far has looked less far as well.
             self.looked_back_at[furthest..].fill(Some(now));
         }
-        let Reached { at, step_back } = self.reached?;
+        let Reached { at, back: little } = self.reached?;
         match furthest.and_then(|furthest| LOOK_BACK.get(furthest)) {
             Some((_, back)) => back.map(|back| at - back),
-            None if step_back => Some(at - STEP_BACK),
-            None => Some(at),
+            None => Some(at - little),
         }
     }
 
     /// A claim took the oldest there were, the last of them due at this moment, and there may be more.
     pub fn took_up_to(&mut self, at: DateTime<Utc>) {
-        self.reached = Some(Reached { at, step_back: false });
+        self.reached = Some(Reached { at, back: TimeDelta::zero() });
     }
 
-    /// A claim took all that was due at this moment.
-    pub fn took_all(&mut self, at: DateTime<Utc>) {
-        self.reached = Some(Reached { at, step_back: true });
+    /// A claim took all that was due at this moment, but for what is set aside, if anything is.
+    pub fn took_all(&mut self, at: DateTime<Utc>, is_set_aside: bool) {
+        self.reached = Some(Reached { at, back: step(is_set_aside) });
     }
 
     /// Something that claims had left out is theirs again.
-    pub fn step_back(&mut self) {
+    pub fn step_back(&mut self, is_set_aside: bool) {
         if let Some(reached) = &mut self.reached {
-            reached.step_back = true;
+            reached.back = reached.back.max(step(is_set_aside));
         }
     }
+}
+
+fn step(is_set_aside: bool) -> TimeDelta {
+    if is_set_aside { SHORT_STEP_BACK } else { STEP_BACK }
 }
 
 #[cfg(test)]
@@ -84,11 +89,13 @@ mod tests {
         assert_eq!(mark.due_from(now), None, "nothing is known");
         mark.took_up_to(at(100));
         assert_eq!(mark.due_from(now), Some(at(100)), "the rest of the same");
-        mark.took_all(at(200));
-        assert_eq!(mark.due_from(now), Some(at(200) - STEP_BACK), "what was being committed meanwhile");
+        mark.took_all(at(200), false);
+        assert_eq!(mark.due_from(now), Some(at(198)), "what was being committed meanwhile");
+        mark.took_all(at(200), true);
+        assert_eq!(mark.due_from(now), Some(at(200) - SHORT_STEP_BACK), "and not what is set aside");
         mark.took_up_to(at(300));
-        mark.step_back();
-        assert_eq!(mark.due_from(now), Some(at(300) - STEP_BACK));
+        mark.step_back(false);
+        assert_eq!(mark.due_from(now), Some(at(298)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is older than the retention goes, a day at a time: first what is still undelivered ends as expired, for its partner to see, then the
 //! day's tables are dropped. One node does it at a time; which one does not matter.
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
@@ -22,6 +22,25 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
     if !partitions::begin_removal(db).await? {
         return Ok(());
     }
+    // Most of the time nothing is, and a long queue need not be walked to find that out.
+    let mut events_are_needed = queue::needs_expired(db, retention_days).await?;
+    if events_are_needed {
+        expire(db, retention_days, metrics).await?;
+        // Somebody is sending such a delivery at this moment. If that fails it must find its event, or nobody could say what it was.
+        events_are_needed = queue::needs_expired(db, retention_days).await?;
+    }
+    for over in partitions::list_over(db, retention_days).await? {
+        if over.holds_events() && events_are_needed {
+            continue;
+        }
+        partitions::remove(db, &over).await?;
+        tracing::info!(table = over.name, retention_days, "dropped a day that left the retention window");
+    }
+    Ok(())
+}
+
+/// Ends what is undelivered although its event has left the window.
+async fn expire(db: &mut PgConnection, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     let (mut walked, mut expired) = (Walked::default(), 0);
     while let Some((count, last)) = queue::expire(db, retention_days, walked, CHUNK).await? {
         (walked, expired) = (last, expired + count);
@@ -33,15 +52,6 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
             retention_days,
             "deliveries left the retention window undelivered"
         );
-    }
-    // Somebody is sending such a delivery at this moment. If that fails it must find its event, or nobody could say what it was.
-    let events_are_needed = queue::needs_expired(db, retention_days).await?;
-    for over in partitions::list_over(db, retention_days).await? {
-        if over.holds_events() && events_are_needed {
-            continue;
-        }
-        partitions::remove(db, &over).await?;
-        tracing::info!(table = over.name, retention_days, "dropped a day that left the retention window");
     }
     Ok(())
 }

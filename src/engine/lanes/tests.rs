@@ -99,8 +99,10 @@ fn rule_20_lanes_that_do_not_move_leave_room_for_others() {
 #[test]
 fn lanes_that_share_a_room_are_not_full_because_all_of_it_is_in_use() {
     let room = Arc::new(Semaphore::new(16));
-    let (mut lanes, callbacks) =
-        (Lanes::new(1, 1).sharing(room.clone(), 16), [(); 4].map(|()| CallbackId::new()));
+    let (mut lanes, callbacks) = (
+        Lanes::new(1, 1).sharing(SharedRoom { room: room.clone(), size: 16, of_proven_lanes: false }),
+        [(); 4].map(|()| CallbackId::new()),
+    );
     let fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
     assert_eq!(room.available_permits(), 0);
     let refused = fresh
@@ -115,7 +117,8 @@ fn lanes_that_share_a_room_are_not_full_because_all_of_it_is_in_use() {
 #[test]
 fn rule_20_a_lane_that_does_not_move_with_the_others_has_no_share() {
     let room = Arc::new(Semaphore::new(16));
-    let mut lanes = Lanes::new(2, 1).sharing(room.clone(), 16);
+    let mut lanes =
+        Lanes::new(2, 1).sharing(SharedRoom { room: room.clone(), size: 16, of_proven_lanes: false });
     let (slow, quick) = (CallbackId::new(), CallbackId::new());
     let mut fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
     let mut park = |lanes: &mut Lanes, callback| lanes.park(callback, fresh.pop().unwrap()).is_none();
@@ -129,6 +132,29 @@ fn rule_20_a_lane_that_does_not_move_with_the_others_has_no_share() {
     assert!(!park(&mut lanes, slow));
     lanes.landed(slow, kind);
     assert!(park(&mut lanes, slow));
+}
+
+#[test]
+fn rule_20_lanes_of_which_nobody_knows_yet_that_they_hang_leave_room_for_others() {
+    let room = Arc::new(Semaphore::new(64));
+    let shared = SharedRoom { room: room.clone(), size: 64, of_proven_lanes: true };
+    let (mut lanes, hanging) = (Lanes::new(2, 1).sharing(shared), [CallbackId::new(), CallbackId::new()]);
+    let mut fill = |lanes: &mut Lanes| {
+        for callback in hanging.iter().cycle().take(200) {
+            if room.available_permits() > 1 {
+                let _given_back = lanes.park(*callback, held_in(&room));
+            }
+        }
+        room.available_permits()
+    };
+    let free = fill(&mut lanes);
+    assert!(free > 16, "half of what is free at most, each: {free}");
+    assert!(lanes.park(CallbackId::new(), held_in(&room)).is_none(), "the next one has its place");
+    lanes.proven(hanging[0], true);
+    let with_share = fill(&mut lanes);
+    assert!(with_share < free, "{with_share}");
+    lanes.proven(hanging[0], false);
+    assert!(lanes.park(hanging[0], held_in(&room)).is_some());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! were planned.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use herald::domain::attempt::Outcome;
@@ -11,10 +11,11 @@ use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share};
 use herald::store::sessions;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::support::cluster;
+use crate::support::partner::PATIENCE;
 
 const ROWS: i64 = 20_000;
 const TAKEN: i64 = 40;
@@ -144,4 +145,56 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     let read = rows_read(&mut late).await;
     assert!(read < 4 * TAKEN, "a claim read {read} rows");
     sqlx::raw_sql("rollback").execute(&mut *late).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_changes_while_it_is_claimed_is_claimed_all_the_same() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    let subscription = fill(&mut connection, TAKEN).await;
+    // Time stands still between a statement's snapshot and its first row for as long as somebody holds the lock.
+    let slow_time =
+        "create or replace function herald_now() returns timestamptz language plpgsql stable as $$
+        begin perform pg_advisory_xact_lock_shared(7); return statement_timestamp(); end $$";
+    sqlx::raw_sql(slow_time).execute(&mut *connection).await.unwrap();
+    let pool = sessions::in_index_order(&database.pool, 1);
+    let claim = async |pool: PgPool, draws: bool| {
+        let (mut connection, node) = (pool.acquire().await.unwrap(), NodeId::new());
+        let share = Share { subscription, up_to: TAKEN, due_from: None };
+        let claimed = match draws {
+            false => queue::claim(&mut connection, node, TAKEN, LEASE_MS).await,
+            true => queue::draw(&mut connection, node, LEASE_MS, &[share]).await,
+        };
+        claimed.unwrap().len() as i64
+    };
+    for draws in [false, true] {
+        // The first time it is planned, for which the time is asked as well.
+        assert_eq!(claim(pool.clone(), draws).await, TAKEN);
+        for change in [
+            "update queue set lease_owner = null, due_at = statement_timestamp()",
+            "select pg_advisory_lock(7)",
+        ] {
+            sqlx::raw_sql(change).execute(&mut *connection).await.unwrap();
+        }
+        let waits = "select count(*) from pg_locks where locktype = 'advisory' and objid = 7 and not granted
+            and database = (select oid from pg_database where datname = current_database())";
+        let change = async {
+            let asked = Instant::now();
+            while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *connection).await.unwrap() == 0 {
+                assert!(asked.elapsed() < PATIENCE, "the claim does not ask for the time");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for change in [
+                "update queue set attempts = attempts + 1
+                 where delivery_id = (select max(delivery_id::text) from queue)::uuid",
+                "select pg_advisory_unlock(7)",
+            ] {
+                sqlx::raw_sql(change).execute(&mut *connection).await.unwrap();
+            }
+        };
+        let (claimed, ()) = tokio::join!(claim(pool.clone(), draws), change);
+        assert_eq!(claimed, TAKEN, "drawn: {draws}");
+        let again = "update queue set lease_owner = null, due_at = statement_timestamp()";
+        sqlx::raw_sql(again).execute(&mut *connection).await.unwrap();
+    }
 }

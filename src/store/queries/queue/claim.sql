@@ -8,10 +8,11 @@
 -- crash is counted, and so are test pings, which are sent however the callback is doing. What would count its second crash, or has, is
 -- claimed by itself (claim_suspect.sql).
 --
--- Rows that were locked are updated where they are found: a join by their keys could be made by reading all of an index. One that changed just
--- before it was locked is not there any more for this statement, and is left to the next.
+-- Rows are leased where they were found. One that changed just before it was locked has moved, out of this statement's sight: it is followed by
+-- its key, or who counts what came would take a backlog to be over. (A pair of bounds can only be looked up in the index; an equality could also
+-- be joined by reading all of it, which looks cheap while the queue is empty.)
 with due as materialized (
-    select ctid as place, due_at
+    select partner_id, delivery_id, ctid as place, due_at
     from queue
     where not batched and due_at <= herald_now() and due_at >= coalesce($4, timestamptz '-infinity')
       and (subscription_id <> all ($5) or lease_owner is not null or probe)
@@ -30,8 +31,20 @@ claimed as (
     where q.ctid = d.place
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at
+),
+followed as (
+    update queue q set
+        lease_owner = $1,
+        lease_epoch = q.lease_epoch + 1,
+        crashes = q.crashes + (q.lease_owner is not null)::int,
+        due_at = herald_now() + make_interval(secs => $3 / 1000.0)
+    from due d
+    where (d.delivery_id in (select delivery_id from claimed)) is not true
+      and (q.partner_id, q.delivery_id) >= (d.partner_id, d.delivery_id) and (q.partner_id, q.delivery_id) <= (d.partner_id, d.delivery_id)
+    returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
+              d.due_at as was_due_at
 )
 select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at,
        e.type, e.source, e.payload, e.occurred_at
-from claimed c left join events e on e.id = c.event_id
+from (select * from claimed union all select * from followed) c left join events e on e.id = c.event_id
 order by c.was_due_at, c.delivery_id

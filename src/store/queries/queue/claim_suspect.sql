@@ -1,7 +1,7 @@
 -- Leases the oldest due row whose sender has died or stalled twice at least since its last outcome, as far as anybody knows. Each of them
 -- may be what kills its sender, so they are claimed one at a time, and none is leased while another one is being sent.
 with due as materialized (
-    select ctid as place, due_at
+    select partner_id, delivery_id, due_at
     from queue
     where not batched and due_at <= herald_now()
       and (crashes > 1 or crashes = 1 and lease_owner is not null)
@@ -16,7 +16,7 @@ claimed as (
         crashes = q.crashes + (q.lease_owner is not null)::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from due d
-    where q.ctid = d.place
+    where (q.partner_id, q.delivery_id) >= (d.partner_id, d.delivery_id) and (q.partner_id, q.delivery_id) <= (d.partner_id, d.delivery_id)
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at
 )

@@ -24,7 +24,7 @@ stopped as materialized (
     for share
 ),
 -- Each is looked up by its key, whatever the planner believes of the queue; see deliver.sql. Conditions on the lease come again, for a row that
--- changes while this statement runs.
+-- changes while this statement runs. If all that changed was that its lease was ended (the node was taken to be gone), this may come too late.
 found as materialized (
     select d.*, q.place from verdicts d cross join lateral (
         select ctid as place from queue
@@ -82,8 +82,8 @@ next as materialized (
 let_out as (
     update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
     from next n
-    -- By the key, and by nothing else: an equality could also be joined by reading all of an index, which looks cheap while the queue is empty.
-    where q.partner_id = any (array[n.partner_id]) and q.delivery_id = any (array[n.delivery_id]) and q.waits
+    -- Bounds can only be looked up in the index; an equality could also be joined by reading all of it, which looks cheap while it is empty.
+    where (q.partner_id, q.delivery_id) >= (n.partner_id, n.delivery_id) and (q.partner_id, q.delivery_id) <= (n.partner_id, n.delivery_id) and q.waits
     returning q.delivery_id
 ),
 recorded as (
