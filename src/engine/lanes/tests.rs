@@ -139,7 +139,7 @@ fn rule_20_lanes_of_which_nobody_knows_yet_that_they_hang_leave_room_for_others(
     let room = Arc::new(Semaphore::new(64));
     let shared = SharedRoom { room: room.clone(), size: 64, of_proven_lanes: true };
     let (mut lanes, hanging) = (Lanes::new(2, 1).sharing(shared), [CallbackId::new(), CallbackId::new()]);
-    let mut fill = |lanes: &mut Lanes| {
+    let fill = |lanes: &mut Lanes| {
         for callback in hanging.iter().cycle().take(200) {
             if room.available_permits() > 1 {
                 let _given_back = lanes.park(*callback, held_in(&room));
