@@ -8,6 +8,7 @@ pub mod ingest;
 mod known_keys;
 pub mod notifications;
 pub mod once;
+mod open_sessions;
 pub mod partners;
 pub mod probe;
 pub mod publish;
@@ -56,6 +57,7 @@ pub struct Parts {
     ingest: ingest::Ingest,
     requests: once::InFlight,
     known_keys: known_keys::KnownKeys,
+    open_sessions: open_sessions::OpenSessions,
     admission: admission::Admission,
 }
 
@@ -78,9 +80,11 @@ impl Hub {
         health: &Health,
         metrics: &Metrics,
     ) -> Self {
+        let open_sessions = open_sessions::OpenSessions::default();
         let ingest = ingest::Ingest::start(
             &pool,
             keys.clone(),
+            open_sessions.clone(),
             handoff.clone(),
             lease,
             health.worker("ingest"),
@@ -95,6 +99,7 @@ impl Hub {
             ingest,
             requests: once::InFlight::default(),
             known_keys: known_keys::KnownKeys::default(),
+            open_sessions,
             admission,
         }))
     }

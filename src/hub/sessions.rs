@@ -1,5 +1,7 @@
 //! Redirect sessions: made, read, completed. Cancelling goes through [`super::ingest`], because it commits an event.
 
+use std::time::Instant;
+
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,6 +11,7 @@ use uuid::Uuid;
 
 use super::Hub;
 use super::once::{Answer, Once, Opening};
+use super::open_sessions::OpenSessions;
 use crate::domain::caller::Caller;
 use crate::domain::id::{CustomerId, PartnerId};
 use crate::domain::key_ring::KeyRing;
@@ -55,10 +58,17 @@ impl Hub {
         };
         let ttl = TimeDelta::from_std(self.settings.session_ttl).map_err(Error::internal)?;
         let result = match command {
-            Ok(command) => open(turn.db(), &self.keys, caller.partner, ttl, command).await,
+            Ok(command) => {
+                open(turn.db(), &self.keys, &self.open_sessions, caller.partner, ttl, command).await
+            }
             Err(error) => Err(error),
         };
-        turn.close(result, render).await
+        let opened = result.as_ref().ok().map(|opened| opened.session.clone());
+        let answer = turn.close(result, render).await?;
+        if let Some(session) = opened.filter(|session| session.state == SessionState::Active) {
+            self.open_sessions.remember(session);
+        }
+        Ok(answer)
     }
 
     /// A session of the caller as it stands now. Errors: `NotFound` of the session or of its erased customer.
@@ -92,6 +102,7 @@ impl Hub {
 async fn open(
     db: &mut PgConnection,
     keys: &KeyRing,
+    open_sessions: &OpenSessions,
     partner: PartnerId,
     ttl: TimeDelta,
     command: Open,
@@ -105,7 +116,9 @@ async fn open(
         return Err(Error::NotYours(Noun::Session));
     }
     let current = redirect_sessions::find(db, partner, command.id).await?;
+    let asked = Instant::now();
     let now = store::now(db).await?;
+    open_sessions.set_clock(now, asked);
     let standing = current.as_ref().map(|(found, _)| found.session.clone().at(now));
     if !command.condition.allows(standing.as_ref().map(|session| session.version)) {
         return Err(Error::VersionMismatch(Noun::Session));

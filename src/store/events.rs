@@ -11,12 +11,12 @@ use uuid::Uuid;
 
 use super::deliveries::millisecond_of;
 use super::idempotency::Entry;
+use super::redirect_sessions::Ended;
 use super::sections;
 use crate::domain::Error;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use crate::domain::publication::{Attributes, OrderingKey};
-use crate::domain::redirect_session::RedirectSession;
 
 /// A delivery that came into being with its event.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +96,7 @@ static INSERTS: LazyLock<[[String; 2]; 2]> = LazyLock::new(|| {
 /// What is written together with events or not at all.
 #[derive(Clone, Copy, Default)]
 pub struct Alongside<'a> {
-    /// Sessions as they are from now on, each one version further than it was read at.
-    pub cancelled: &'a [RedirectSession],
+    pub cancelled: &'a [Ended],
     pub answers: &'a [Entry],
 }
 
@@ -160,15 +159,16 @@ async fn insert_by(
         return Ok(inserted(insert.fetch_all(db).await?));
     }
     let rows = insert
-        .bind(cancelled.iter().map(|session| session.partner.0).collect::<Vec<_>>())
-        .bind(cancelled.iter().map(|session| session.id).collect::<Vec<_>>())
-        .bind(cancelled.iter().map(|session| session.version.0).collect::<Vec<_>>())
-        .bind(cancelled.iter().map(|session| session.updated_at).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.session.partner.0).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.session.id).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.session.version.0).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.session.updated_at).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.partner.0).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.id).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.fingerprint.as_slice()).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.remembered).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
     Ok(inserted(rows))

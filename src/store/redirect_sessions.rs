@@ -34,6 +34,14 @@ pub struct Found {
     pub read_at: DateTime<Utc>,
 }
 
+/// A session that was ended, as it is from now on: one version further than it was before.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub session: RedirectSession,
+    /// Whether it was not read but remembered. Then all that reading would have shown is looked at when it is written.
+    pub remembered: bool,
+}
+
 impl TryFrom<Row> for Found {
     type Error = Error;
 

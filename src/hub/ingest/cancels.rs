@@ -1,13 +1,15 @@
-//! The cancels of a group: look up their request ids and their sessions, decide in memory. Nothing is locked: what is written says what it was
-//! read as, and if that is not so any more the group begins again.
+//! The cancels of a group: look up their request ids and those of their sessions that are not remembered, decide in memory. Nothing is locked:
+//! what is written says what it was read or remembered as, and if that is not so any more the group begins again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::once::{self, Answer};
+use super::super::open_sessions::OpenSessions;
 use super::CancelRequest;
 use crate::domain::event::NewEvent;
 use crate::domain::id::PartnerId;
@@ -16,7 +18,7 @@ use crate::domain::redirect_session::{RedirectSession, SessionState};
 use crate::domain::{Error, Noun};
 use crate::store::idempotency::Entry;
 use crate::store::redirect_ids::{self, ClaimKind};
-use crate::store::redirect_sessions::Found;
+use crate::store::redirect_sessions::{Ended, Found};
 use crate::store::{idempotency, redirect_sessions};
 
 /// Cancels with what was found about them.
@@ -26,14 +28,14 @@ pub(super) struct Cancels<'a> {
     repeats: HashMap<usize, Answer>,
     sessions: Sessions,
     /// By database time; none if no session was found.
-    read_at: Option<DateTime<Utc>>,
+    now: Option<DateTime<Utc>>,
 }
 
 /// What cancels come to, all of it still to be written.
 pub(super) struct Decided {
     /// One for each request, in order.
     pub answers: Vec<Answer>,
-    pub cancelled: Vec<RedirectSession>,
+    pub cancelled: Vec<Ended>,
     pub events: Vec<NewEvent>,
     /// The answers that a repeat shall get again.
     pub kept: Vec<Entry>,
@@ -43,15 +45,25 @@ impl<'a> Cancels<'a> {
     pub(super) async fn read(
         db: &mut PgConnection,
         keys: &KeyRing,
+        open_sessions: &OpenSessions,
         requests: Vec<&'a CancelRequest>,
     ) -> Result<Self, Error> {
         let repeats = find_repeats(db, keys, &requests).await?;
-        let (sessions, read_at) = read_sessions(db, &requests, &repeats).await?;
-        Ok(Self { requests, repeats, sessions, read_at })
+        let mut wanted: HashMap<_, Vec<&CancelRequest>> = HashMap::new();
+        for (_, request) in requests.iter().enumerate().filter(|(place, _)| !repeats.contains_key(place)) {
+            wanted.entry((request.partner, request.cancel.session)).or_default().push(request);
+        }
+        let (mut sessions, mut now) = recall(open_sessions, &mut wanted);
+        if !wanted.is_empty() {
+            now =
+                read_sessions(db, open_sessions, wanted.into_keys().collect(), &mut sessions).await?.or(now);
+        }
+        Ok(Self { requests, repeats, sessions, now })
     }
 
-    pub(super) fn read_at(&self) -> Option<DateTime<Utc>> {
-        self.read_at
+    /// By database time; none where it was not asked.
+    pub(super) fn now(&self) -> Option<DateTime<Utc>> {
+        self.now
     }
 
     pub(super) fn decide(mut self, keys: &KeyRing, now: DateTime<Utc>) -> Result<Decided, Error> {
@@ -63,15 +75,15 @@ impl<'a> Cancels<'a> {
                 continue;
             }
             let result = cancel(&mut self.sessions, request, now);
-            if let Ok(session) = &result {
-                decided.events.push((request.cancel.announce)(session));
-                decided.cancelled.push(session.clone());
+            if let Ok(ended) = &result {
+                decided.events.push((request.cancel.announce)(&ended.session));
+                decided.cancelled.push(ended.clone());
             }
-            let answer = (request.render)(result);
+            let answer = (request.render)(result.map(|ended| ended.session));
             decided.kept.extend(kept(keys, request, &answer)?);
             decided.answers.push(answer);
         }
-        decided.cancelled.sort_unstable_by_key(|session| (session.partner, session.id));
+        decided.cancelled.sort_unstable_by_key(|ended| (ended.session.partner, ended.session.id));
         Ok(decided)
     }
 }
@@ -116,34 +128,50 @@ fn kept(keys: &KeyRing, request: &CancelRequest, answer: &Answer) -> Result<Opti
 
 /// What a cancel finds under its session's id.
 enum Standing {
-    Own(Found),
+    Own { found: Found, remembered: bool },
     Another,
 }
 
 type Sessions = HashMap<(PartnerId, Uuid), Standing>;
 
+/// Takes the sessions that are remembered out of those wanted, and what time it is there. Only where every request for a session would come out
+/// well: what is refused shall be refused for how the session stands, not for how it is remembered.
+fn recall(
+    open_sessions: &OpenSessions,
+    wanted: &mut HashMap<(PartnerId, Uuid), Vec<&CancelRequest>>,
+) -> (Sessions, Option<DateTime<Utc>>) {
+    let mut sessions = Sessions::new();
+    let Some(now) = open_sessions.database_time(Instant::now()) else { return (sessions, None) };
+    wanted.retain(|(partner, id), requests| {
+        let suits = |session: &RedirectSession| {
+            let ends = |request: &&CancelRequest| end(session, request, now).is_ok();
+            session.partner == *partner && requests.iter().all(ends)
+        };
+        let Some(session) = open_sessions.take_if(*id, suits) else { return true };
+        let found = Found { session, customer_erased: false, read_at: now };
+        sessions.insert((*partner, *id), Standing::Own { found, remembered: true });
+        false
+    });
+    (sessions, Some(now))
+}
+
 /// How the callers' sessions stand, and when they were read; for ids that are not theirs, finds out whether they are another's.
 async fn read_sessions(
     db: &mut PgConnection,
-    group: &[&CancelRequest],
-    repeats: &HashMap<usize, Answer>,
-) -> Result<(Sessions, Option<DateTime<Utc>>), Error> {
-    let wanted: HashSet<(PartnerId, Uuid)> = group
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| !repeats.contains_key(place))
-        .map(|(_, request)| (request.partner, request.cancel.session))
-        .collect();
-    if wanted.is_empty() {
-        return Ok((HashMap::new(), None));
-    }
-    let list: Vec<_> = wanted.iter().copied().collect();
-    let found = redirect_sessions::read(db, &list).await?;
+    open_sessions: &OpenSessions,
+    wanted: Vec<(PartnerId, Uuid)>,
+    sessions: &mut Sessions,
+) -> Result<Option<DateTime<Utc>>, Error> {
+    let asked = Instant::now();
+    let found = redirect_sessions::read(db, &wanted).await?;
     let read_at = found.first().map(|found| found.read_at);
-    let mut sessions: Sessions = found
-        .into_iter()
-        .map(|found| ((found.session.partner, found.session.id), Standing::Own(found)))
-        .collect();
+    if let Some(read_at) = read_at {
+        open_sessions.set_clock(read_at, asked);
+    }
+    let own = |found: Found| {
+        ((found.session.partner, found.session.id), Standing::Own { found, remembered: false })
+    };
+    sessions.extend(found.into_iter().map(own));
     for key in wanted {
         if !sessions.contains_key(&key)
             && let Some(owner) = redirect_ids::owner(db, ClaimKind::Session, key.1).await?
@@ -152,24 +180,28 @@ async fn read_sessions(
             sessions.insert(key, Standing::Another);
         }
     }
-    Ok((sessions, read_at))
+    Ok(read_at)
 }
 
 /// Cancels a session in memory; the next request of the group sees it cancelled.
-fn cancel(
-    sessions: &mut Sessions,
-    request: &CancelRequest,
-    now: DateTime<Utc>,
-) -> Result<RedirectSession, Error> {
-    let found = match sessions.get_mut(&(request.partner, request.cancel.session)) {
+fn cancel(sessions: &mut Sessions, request: &CancelRequest, now: DateTime<Utc>) -> Result<Ended, Error> {
+    let (found, remembered) = match sessions.get_mut(&(request.partner, request.cancel.session)) {
         None => return Err(Error::NotFound(Noun::Session)),
         Some(Standing::Another) => return Err(Error::NotYours(Noun::Session)),
-        Some(Standing::Own(found)) => found,
+        Some(Standing::Own { found, remembered }) => (found, *remembered),
     };
     if found.customer_erased {
         return Err(Error::NotFound(Noun::Customer));
     }
-    let cancelled = found.session.clone().end(SessionState::Cancelled, &request.cancel.condition, now)?;
-    found.session = cancelled.clone();
-    Ok(cancelled)
+    let session = end(&found.session, request, now)?;
+    found.session = session.clone();
+    Ok(Ended { session, remembered })
+}
+
+fn end(
+    session: &RedirectSession,
+    request: &CancelRequest,
+    now: DateTime<Utc>,
+) -> Result<RedirectSession, Error> {
+    session.clone().end(SessionState::Cancelled, &request.cancel.condition, now)
 }

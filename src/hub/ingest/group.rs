@@ -1,5 +1,5 @@
-//! One group's commit: what is to be changed is read, then all of it is decided in memory, then written at once, as far as it still is as it
-//! was read. That takes two round trips to the database, and no transaction around them: one statement writes. Only where producers chose
+//! One group's commit: what is to be changed is remembered or read, then all of it is decided in memory, then written at once, as far as it
+//! still is so. That takes one or two round trips to the database, and no transaction around them: one statement writes. Only where producers chose
 //! ids, which have to be claimed first, or where there is too much for one statement, is there a transaction.
 
 use sqlx::PgConnection;
@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use super::super::SetAside;
 use super::super::handoff::room_for;
 use super::super::once::Answer;
+use super::super::open_sessions::OpenSessions;
 use super::cancels::Cancels;
 use super::publications::{Publications, Receipt, Settled};
 use super::{LeaseTerms, Request};
@@ -14,9 +15,9 @@ use crate::domain::Error;
 use crate::domain::event::NewEvent;
 use crate::domain::key_ring::KeyRing;
 use crate::domain::publication::OrderingKey;
-use crate::domain::redirect_session::RedirectSession;
 use crate::store::events::{Alongside, BirthLease, Born, Inserted, Standing};
 use crate::store::idempotency::Entry;
+use crate::store::redirect_sessions::Ended;
 use crate::store::{self, events, partitions};
 
 /// Room asked for before it is known how many subscriptions match; what is not needed is given back at once.
@@ -46,7 +47,7 @@ pub(super) struct Plan {
     /// One for each cancel of the group, in order.
     cancelled: Vec<Answer>,
     /// What was cancelled, and which answers are to be kept.
-    sessions: Vec<RedirectSession>,
+    sessions: Vec<Ended>,
     kept: Vec<Entry>,
     /// One for each publishing request of the group, in order.
     settled: Vec<Settled>,
@@ -92,13 +93,14 @@ impl From<sqlx::Error> for Trouble {
 pub(super) async fn write(
     db: &mut PgConnection,
     keys: &KeyRing,
+    open_sessions: &OpenSessions,
     birth: &Birth,
     group: &[Request],
 ) -> Result<Written, Trouble> {
     let mut has_made_partitions = false;
     for _ in 0..TRIES_MAX {
         let mut transaction = Begun(false);
-        let tried = match plan(db, &mut transaction, keys, group).await {
+        let tried = match plan(db, &mut transaction, keys, open_sessions, group).await {
             Ok(plan) => store(db, &mut transaction, plan, birth).await,
             Err(error) => Err(Stop::Failed(error)),
         };
@@ -173,15 +175,17 @@ async fn plan(
     db: &mut PgConnection,
     transaction: &mut Begun,
     keys: &KeyRing,
+    open_sessions: &OpenSessions,
     group: &[Request],
 ) -> Result<Plan, Error> {
-    let cancels = Cancels::read(db, keys, group.iter().filter_map(Request::cancel).collect()).await?;
+    let cancels = group.iter().filter_map(Request::cancel).collect();
+    let cancels = Cancels::read(db, keys, open_sessions, cancels).await?;
     let publishing: Vec<_> = group.iter().filter_map(Request::publish).collect();
     if publishing.iter().any(|request| request.has_chosen_ids()) {
         transaction.begin(db).await?;
     }
     let publications = Publications::lock(db, publishing).await?;
-    let now = match cancels.read_at() {
+    let now = match cancels.now() {
         Some(now) => now,
         None => store::now(db).await?,
     };

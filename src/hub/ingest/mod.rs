@@ -10,25 +10,24 @@ mod birth;
 mod cancels;
 mod group;
 mod publications;
+mod request;
 
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use uuid::Uuid;
 
 use self::group::Trouble;
 use super::handoff::Waited;
 use super::once::{Answer, Once};
+use super::open_sessions::OpenSessions;
 use super::{Handoff, Hub};
 use crate::domain::Error;
 use crate::domain::caller::Caller;
-use crate::domain::event::NewEvent;
-use crate::domain::id::{NodeId, PartnerId};
+use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
-use crate::domain::version::IfMatch;
 use crate::own_thread;
 use crate::store;
 use crate::store::events::Inserted;
@@ -56,78 +55,10 @@ pub struct LeaseTerms {
     pub duration: Duration,
 }
 
-/// Cancel a redirect session, and tell whoever wants to know.
-#[derive(Clone)]
-pub struct Cancel {
-    pub session: Uuid,
-    pub condition: IfMatch,
-    /// Makes the event of a session that was just cancelled; the surface knows what it looks like.
-    pub announce: fn(&RedirectSession) -> NewEvent,
-}
-
-/// Renders a result into an answer; called again when a group has to be tried again.
-pub type Render = Box<dyn Fn(Result<RedirectSession, Error>) -> Answer + Send + Sync>;
-
 pub(super) use publications::Owned;
 pub use publications::Receipt;
-
-/// A request in line.
-pub(super) enum Request {
-    Cancel(CancelRequest),
-    Publish(PublishRequest),
-}
-
-pub(super) struct CancelRequest {
-    pub partner: PartnerId,
-    pub once: Option<Once>,
-    pub cancel: Cancel,
-    pub render: Render,
-    pub reply: oneshot::Sender<Result<Answer, Error>>,
-}
-
-/// Events that are stored together or not at all.
-pub(super) struct PublishRequest {
-    pub events: Vec<Owned>,
-    pub reply: oneshot::Sender<Result<Vec<Receipt>, Error>>,
-}
-
-impl PublishRequest {
-    /// Whether ids that its producer chose have to be claimed.
-    fn has_chosen_ids(&self) -> bool {
-        self.events.iter().any(Owned::has_chosen_id)
-    }
-}
-
-impl Request {
-    fn cancel(&self) -> Option<&CancelRequest> {
-        match self {
-            Self::Cancel(request) => Some(request),
-            Self::Publish(_) => None,
-        }
-    }
-
-    fn publish(&self) -> Option<&PublishRequest> {
-        match self {
-            Self::Publish(request) => Some(request),
-            Self::Cancel(_) => None,
-        }
-    }
-
-    /// How much of a transaction it takes, in events.
-    fn weight(&self) -> usize {
-        match self {
-            Self::Cancel(_) => 1,
-            Self::Publish(request) => request.events.len(),
-        }
-    }
-
-    fn fail(self, error: Error) {
-        match self {
-            Self::Cancel(request) => drop(request.reply.send(Err(error))),
-            Self::Publish(request) => drop(request.reply.send(Err(error))),
-        }
-    }
-}
+pub use request::{Cancel, Render};
+pub(super) use request::{CancelRequest, PublishRequest, Request};
 
 /// The line to the writer.
 #[derive(Clone)]
@@ -137,6 +68,7 @@ impl Ingest {
     pub(super) fn start(
         pool: &PgPool,
         keys: KeyRing,
+        open_sessions: OpenSessions,
         handoff: Handoff,
         lease: LeaseTerms,
         heartbeat: Heartbeat,
@@ -144,8 +76,9 @@ impl Ingest {
     ) -> Self {
         let (sender, line) = mpsc::channel(LINE_MAX);
         let _ends_with_the_line = own_thread::spawn("ingest", pool, CONNECTIONS_MAX, async move |pool| {
+            let (connection, no_room_before) = (None, None);
             let writer =
-                Writer { pool, keys, handoff, lease, metrics, connection: None, no_room_before: None };
+                Writer { pool, keys, open_sessions, handoff, lease, metrics, connection, no_room_before };
             writer.run(line).await;
             drop(heartbeat);
         });
@@ -208,6 +141,7 @@ impl Hub {
 struct Writer {
     pool: PgPool,
     keys: KeyRing,
+    open_sessions: OpenSessions,
     handoff: Handoff,
     lease: LeaseTerms,
     metrics: Metrics,
@@ -272,7 +206,8 @@ impl Writer {
             room: room.as_ref().map_or(0, |room| room.num_permits()),
             set_aside: self.handoff.set_aside(),
         };
-        let written = match group::write(&mut connection, &self.keys, &birth, group).await {
+        let written = group::write(&mut connection, &self.keys, &self.open_sessions, &birth, group).await;
+        let written = match written {
             Ok(written) => {
                 self.connection = Some(connection);
                 written

@@ -1,6 +1,7 @@
 //! The redirect surface over HTTP, at both of its mounts, on a real database.
 
 mod around;
+mod remembered;
 mod repeats;
 mod sessions;
 mod subscriptions;

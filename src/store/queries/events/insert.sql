@@ -10,8 +10,10 @@
 -- An event without an ordering key that matches more than 1,000 subscriptions gets no queue rows here: whom it matched is written down in
 -- chunks (fanouts), which become queue rows by themselves.
 --
--- Sessions that were cancelled ($14 to $17) and answers to keep ($18 to $22) are written by the same statement, which is a transaction by itself.
--- They were read without a lock: each is written only if it still is as it was read, and unless all of them are, nothing is.
+-- Sessions that were cancelled ($14 to $17, $23) and answers to keep ($18 to $22) are written by the same statement, which is a transaction by itself.
+-- They were read without a lock: each is written only if it still is as it was read, and unless all of them are, nothing is. A session that was
+-- not even read, but remembered ($23), has to be as reading it would have found it: not expired, its customer not erased, and cancelled at what
+-- is about the present by the database's time.
 --
 -- What is not needed is left out: the sections named "alongside" where there are neither sessions nor answers, which then touches neither table,
 -- and those named "ordered" where no event has an ordering key.
@@ -22,8 +24,13 @@ with
 --{ alongside
 cancelled as (
     update redirect_sessions s set state = 'Cancelled', version = c.version, updated_at = c.updated_at
-    from unnest($14::uuid[], $15::uuid[], $16::bigint[], $17::timestamptz[]) as c (partner_id, id, version, updated_at)
+    from unnest($14::uuid[], $15::uuid[], $16::bigint[], $17::timestamptz[], $23::boolean[]) as c (partner_id, id, version, updated_at, remembered)
     where s.partner_id = c.partner_id and s.id = c.id and s.state = 'Active' and s.version = c.version - 1
+      and (not c.remembered
+           or s.expires_at > herald_now()
+              and c.updated_at between herald_now() - interval '1 second' and herald_now() + interval '1 second'
+              and (s.customer_id is null
+                   or (select k.erased_at is null from customers k where k.id = s.customer_id and k.partner_id = s.partner_id) is true))
     returning s.id
 ),
 answered as (

@@ -1,0 +1,135 @@
+//! Redirect sessions that this process opened lately, as it opened them. What is remembered is a guess, which spares most cancels the reading: a
+//! statement that writes by it looks at everything that reading would have shown, and changes nothing if it was wrong.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::domain::redirect_session::RedirectSession;
+
+/// Sessions remembered at most, some 20 MB; the oldest go first.
+const REMEMBERED_MAX: usize = 100_000;
+/// For how long the database's time is told from what it was.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Default)]
+pub(super) struct OpenSessions(Arc<Mutex<Memory>>);
+
+#[derive(Default)]
+struct Memory {
+    sessions: HashMap<Uuid, RedirectSession>,
+    /// Oldest first; of those that were taken some may still stand here.
+    order: VecDeque<Uuid>,
+    clock: Option<Reading>,
+}
+
+/// What time it was in the database, some time after a moment here.
+#[derive(Clone, Copy)]
+struct Reading {
+    database: DateTime<Utc>,
+    after: Instant,
+}
+
+impl OpenSessions {
+    pub(super) fn remember(&self, session: RedirectSession) {
+        let mut memory = self.memory();
+        let id = session.id;
+        if memory.sessions.insert(id, session).is_none() {
+            memory.order.push_back(id);
+        }
+        while memory.order.len() > REMEMBERED_MAX {
+            if let Some(oldest) = memory.order.pop_front() {
+                memory.sessions.remove(&oldest);
+            }
+        }
+    }
+
+    /// Takes a session of which the caller makes something: what comes of it is written, or it is read next time.
+    pub(super) fn take_if(
+        &self,
+        id: Uuid,
+        is_right: impl FnOnce(&RedirectSession) -> bool,
+    ) -> Option<RedirectSession> {
+        let mut memory = self.memory();
+        memory.sessions.get(&id).filter(|session| is_right(session))?;
+        memory.sessions.remove(&id)
+    }
+
+    /// Takes note of the database's time, which was asked for after a moment here.
+    pub(super) fn set_clock(&self, database: DateTime<Utc>, after: Instant) {
+        self.memory().clock = Some(Reading { database, after });
+    }
+
+    /// The database's time, ahead by at most the time that it took to ask; none if that was too long ago to be told.
+    pub(super) fn database_time(&self, now: Instant) -> Option<DateTime<Utc>> {
+        let Reading { database, after } = self.memory().clock?;
+        let since = now.saturating_duration_since(after);
+        let elapsed = TimeDelta::from_std(since).ok().filter(|_| since < BELIEVED_FOR)?;
+        Some(database + elapsed)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::PartnerId;
+    use crate::domain::redirect_session::{SessionKind, SessionState};
+    use crate::domain::version::Version;
+
+    fn session(number: usize) -> RedirectSession {
+        let created_at = DateTime::UNIX_EPOCH;
+        RedirectSession {
+            id: Uuid::from_u128(number as u128),
+            partner: PartnerId(Uuid::nil()),
+            state: SessionState::Active,
+            kind: SessionKind::NewCustomer,
+            customer: None,
+            version: Version(1),
+            created_at,
+            updated_at: created_at,
+            expires_at: created_at + TimeDelta::minutes(15),
+        }
+    }
+
+    #[test]
+    fn a_session_is_taken_once_and_only_by_whom_it_suits() {
+        let sessions = OpenSessions::default();
+        sessions.remember(session(1));
+        let id = Uuid::from_u128(1);
+        assert!(sessions.take_if(id, |_| false).is_none());
+        assert!(sessions.take_if(id, |session| session.id == id).is_some());
+        assert!(sessions.take_if(id, |_| true).is_none());
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_also_where_most_were_taken() {
+        let sessions = OpenSessions::default();
+        (0..REMEMBERED_MAX * 3).for_each(|number| {
+            sessions.remember(session(number));
+            if number > 0 && number % 2 == 0 {
+                sessions.take_if(Uuid::from_u128(number as u128), |_| true);
+            }
+        });
+        assert!(sessions.take_if(Uuid::nil(), |_| true).is_none());
+        let memory = sessions.memory();
+        assert_eq!((memory.order.len(), memory.sessions.len()), (REMEMBERED_MAX, REMEMBERED_MAX / 2));
+        assert!(memory.sessions.contains_key(&Uuid::from_u128(REMEMBERED_MAX as u128 * 3 - 1)));
+    }
+
+    #[test]
+    fn the_databases_time_is_told_for_a_second() {
+        let (sessions, now) = (OpenSessions::default(), Instant::now());
+        assert_eq!(sessions.database_time(now), None);
+        sessions.set_clock(DateTime::UNIX_EPOCH, now);
+        let after = |ms| sessions.database_time(now + Duration::from_millis(ms));
+        let at = |ms| DateTime::from_timestamp_millis(ms);
+        assert_eq!([0, 999, 1_000].map(after), [at(0), at(999), None]);
+    }
+}
