@@ -21,8 +21,11 @@ use crate::telemetry::Metrics;
 const BATCH_MAX: usize = 1_000;
 /// Deliveries that a statement records; of its last lease some may be beyond.
 const ROWS_MAX: usize = 1_000;
-/// How long a batch that has begun waits for more. What is not written yet is sent again after a crash, so this is short.
+/// How long a small batch waits for more. What is not written yet is sent again after a crash, so this is short.
 const GATHER_FOR: Duration = Duration::from_millis(10);
+/// A batch of so many is no small one: each has hardly any part in what the statement itself costs, and more are waiting for the recorder than
+/// it is for them.
+const GATHERED: usize = 256;
 /// Between tries at a batch that the database would not take.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -186,9 +189,9 @@ fn parts(results: &[Finished]) -> impl Iterator<Item = &[Finished]> {
     })
 }
 
-/// Waits for more of a batch, but not for the rest of one whose senders are all gone.
+/// Waits for more of a small batch, but not for the rest of one whose senders are all gone.
 async fn gather(results: &mut mpsc::UnboundedReceiver<Finished>, batch: &mut Vec<Finished>) {
-    if results.is_closed() {
+    if results.is_closed() || batch.len() >= GATHERED {
         return;
     }
     tokio::time::sleep(GATHER_FOR).await;
