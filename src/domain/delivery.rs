@@ -68,6 +68,14 @@ pub struct Lease {
     pub until: Instant,
     /// What is sent together with it. A batch of one is a batch, too: its id is what the receiver knows.
     pub batch: Option<Box<Batch>>,
+    pub row_at: RowHint,
+}
+
+/// Where the store last saw a delivery's row, in words that the store alone understands. Rows move; the default is nowhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowHint {
+    pub page: u32,
+    pub slot: u16,
 }
 
 /// Deliveries of one subscription that are sent together, whole or not at all, under an id of their own. The first of them is the lease's own.

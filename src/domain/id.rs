@@ -65,9 +65,48 @@ identity! {
     NodeId
 }
 
+impl DeliveryId {
+    /// A new id that shares the millisecond of its event: "all deliveries of this event" is then a short range of ids.
+    pub fn beside(event: EventId) -> Self {
+        Self(at_millisecond_of(event.0, Uuid::now_v7()))
+    }
+}
+
+impl AttemptId {
+    /// The same id for another millisecond of the epoch.
+    #[must_use]
+    pub fn at(self, millisecond: i64) -> Self {
+        let bits = u128::from(millisecond.max(0) as u64) << RANDOM_BITS;
+        Self(at_millisecond_of(Uuid::from_u128(bits), self.0))
+    }
+}
+
+/// The bits of a version 7 id that follow its millisecond.
+const RANDOM_BITS: u32 = 80;
+
+fn at_millisecond_of(time: Uuid, random: Uuid) -> Uuid {
+    const RANDOM: u128 = (1 << RANDOM_BITS) - 1;
+    Uuid::from_u128(time.as_u128() & !RANDOM | random.as_u128() & RANDOM)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_takes_the_millisecond_that_it_is_given_and_stays_a_version_7() {
+        let event = EventId::new();
+        let (one, another) = (DeliveryId::beside(event).0, DeliveryId::beside(event).0);
+        assert_ne!(one, another);
+        for delivery in [one, another] {
+            assert_eq!(delivery.get_version_num(), 7);
+            assert_eq!(delivery.as_bytes()[..6], event.0.as_bytes()[..6]);
+        }
+        let attempt = AttemptId::new();
+        let moved = attempt.at(1).0;
+        assert_eq!((moved.get_version_num(), moved.as_bytes()[..6].to_vec()), (7, vec![0, 0, 0, 0, 0, 1]));
+        assert_eq!(moved.as_bytes()[6..], attempt.0.as_bytes()[6..]);
+    }
 
     #[test]
     fn only_the_hyphenated_form_is_a_uuid() {

@@ -18,7 +18,7 @@ use super::verdict::ended;
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;
-use crate::domain::delivery::{Batch, DeliveryState, Lease, Member};
+use crate::domain::delivery::{Batch, DeliveryState, Lease, Member, RowHint};
 use crate::domain::event::Event;
 use crate::domain::id::{BatchId, DeliveryId, EventId, PartnerId, SubscriptionId};
 use crate::hub::SetAside;
@@ -190,6 +190,8 @@ fn lease(row: Claimed, until: Instant) -> Lease {
         crashes: row.crashes,
         until,
         batch: None,
+        // Batches are finished by key.
+        row_at: RowHint::default(),
         event: Arc::new(event(row)),
     }
 }

@@ -320,6 +320,7 @@ fn lease(row: Claimed, until: Instant) -> (Lease, bool) {
         crashes: row.crashes,
         until,
         batch: None,
+        row_at: row.row_at,
     };
     (lease, event_is_there)
 }

@@ -11,6 +11,7 @@ use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Notify, mpsc};
 
 use super::Held;
+use crate::clock::DatabaseClock;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
@@ -63,6 +64,7 @@ pub struct Recorder {
     changes: Arc<AtomicU64>,
     metrics: Metrics,
     connection: Option<PoolConnection<Postgres>>,
+    clock: DatabaseClock,
 }
 
 impl Recorder {
@@ -73,7 +75,8 @@ impl Recorder {
         changes: Arc<AtomicU64>,
         metrics: Metrics,
     ) -> Self {
-        Self { pool, node, due, gather, changes, metrics, connection: None }
+        let clock = DatabaseClock::default();
+        Self { pool, node, due, gather, changes, metrics, connection: None, clock }
     }
 
     /// Until every sender is gone and everything they sent is written.
@@ -134,10 +137,10 @@ impl Recorder {
         }
     }
 
-    async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
+    async fn connect(&mut self) -> Result<PoolConnection<Postgres>, Error> {
         let mut connection = self.pool.acquire().await?;
         store::sessions::plan_once_by_key(&mut connection).await?;
-        queue::plan_finish(&mut connection, self.node).await?;
+        queue::plan_finish(&mut connection, &mut self.clock, self.node).await?;
         Ok(connection)
     }
 
@@ -146,12 +149,12 @@ impl Recorder {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let mut written = write(&mut connection, self.node, batch).await;
+        let mut written = write(&mut connection, &mut self.clock, self.node, batch).await;
         if let Err(error) = &written
             && partitions::is_missing(error)
         {
             partitions::make_ahead(&mut connection).await?;
-            written = write(&mut connection, self.node, batch).await;
+            written = write(&mut connection, &mut self.clock, self.node, batch).await;
         }
         match written {
             Ok(let_out) => {
@@ -206,13 +209,18 @@ async fn gather(results: &mut mpsc::UnboundedReceiver<Finished>, batch: &mut Vec
 ///
 /// One transaction where subscriptions have to be disabled because their callback is gone: that is done first, so that what is held for them
 /// stays held.
-async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Result<bool, sqlx::Error> {
+async fn write(
+    db: &mut PgConnection,
+    clock: &mut DatabaseClock,
+    node: NodeId,
+    batch: &[Finished],
+) -> Result<bool, sqlx::Error> {
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
     let gone: Vec<(&Finished, &Disable)> =
         batch.iter().filter_map(|one| one.disable.as_ref().map(|disable| (one, disable))).collect();
     note_turns(db, batch).await?;
     if gone.is_empty() {
-        return finish_all(db, node, &rows).await;
+        return finish_all(db, clock, node, &rows).await;
     }
     // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
     let mut transaction = db.begin().await?;
@@ -220,14 +228,19 @@ async fn write(db: &mut PgConnection, node: NodeId, batch: &[Finished]) -> Resul
         let lease = &finished.held.lease;
         subscriptions::disable(&mut transaction, lease.partner, lease.subscription, *judged, reason).await?;
     }
-    let let_out = finish_all(&mut transaction, node, &rows).await?;
+    let let_out = finish_all(&mut transaction, clock, node, &rows).await?;
     transaction.commit().await?;
     Ok(let_out)
 }
 
 /// A finish sees the queue as it was when it began. Where something got in line meanwhile, the next is let out by a second look.
-async fn finish_all(db: &mut PgConnection, node: NodeId, rows: &[Finish<'_>]) -> Result<bool, sqlx::Error> {
-    let done = queue::finish(db, node, rows).await?;
+async fn finish_all(
+    db: &mut PgConnection,
+    clock: &mut DatabaseClock,
+    node: NodeId,
+    rows: &[Finish<'_>],
+) -> Result<bool, sqlx::Error> {
+    let done = queue::finish(db, clock, node, rows).await?;
     let let_out_later = match done.stalled.as_slice() {
         [] => 0,
         stalled => ordering_lines::let_out(db, stalled).await?,

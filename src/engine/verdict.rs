@@ -71,8 +71,10 @@ pub(super) fn judge(
 ) -> Finished {
     let lease = &held.lease;
     let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
+    // Random numbers are dear, and what arrived needs none.
+    let jitter = if posted.outcome == Outcome::Delivered { 0.0 } else { chance() };
     let verdict =
-        retry::decide(&target.retry, failures, posted.outcome, posted.status, asked(&posted), chance());
+        retry::decide(&target.retry, failures, posted.outcome, posted.status, asked(&posted), jitter);
     let (ending, disable) = match verdict {
         Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
         _ if lease.probe => (Ending::Final(DeliveryState::Dead), None),

@@ -3,17 +3,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::clock::DatabaseClock;
 use crate::domain::redirect_session::RedirectSession;
 
 /// Sessions remembered at most, some 20 MB; the oldest go first.
 const REMEMBERED_MAX: usize = 100_000;
-/// For how long the database's time is told from what it was.
-const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Default)]
 pub(super) struct OpenSessions(Arc<Mutex<Memory>>);
@@ -23,14 +22,7 @@ struct Memory {
     sessions: HashMap<Uuid, RedirectSession>,
     /// Oldest first; of those that were taken some may still stand here.
     order: VecDeque<Uuid>,
-    clock: Option<Reading>,
-}
-
-/// What time it was in the database, some time after a moment here.
-#[derive(Clone, Copy)]
-struct Reading {
-    database: DateTime<Utc>,
-    after: Instant,
+    clock: DatabaseClock,
 }
 
 impl OpenSessions {
@@ -58,17 +50,13 @@ impl OpenSessions {
         memory.sessions.remove(&id)
     }
 
-    /// Takes note of the database's time, which was asked for after a moment here.
-    pub(super) fn set_clock(&self, database: DateTime<Utc>, after: Instant) {
-        self.memory().clock = Some(Reading { database, after });
+    /// Takes note of the database's time, see [`DatabaseClock`].
+    pub(super) fn set_clock(&self, told: DateTime<Utc>, asked: Instant) {
+        self.memory().clock.set(told, asked);
     }
 
-    /// The database's time, ahead by at most the time that it took to ask; none if that was too long ago to be told.
     pub(super) fn database_time(&self, now: Instant) -> Option<DateTime<Utc>> {
-        let Reading { database, after } = self.memory().clock?;
-        let since = now.saturating_duration_since(after);
-        let elapsed = TimeDelta::from_std(since).ok().filter(|_| since < BELIEVED_FOR)?;
-        Some(database + elapsed)
+        self.memory().clock.now(now)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -78,6 +66,8 @@ impl OpenSessions {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::domain::id::PartnerId;
     use crate::domain::redirect_session::{SessionKind, SessionState};
@@ -121,15 +111,5 @@ mod tests {
         let memory = sessions.memory();
         assert_eq!((memory.order.len(), memory.sessions.len()), (REMEMBERED_MAX, REMEMBERED_MAX / 2));
         assert!(memory.sessions.contains_key(&Uuid::from_u128(REMEMBERED_MAX as u128 * 3 - 1)));
-    }
-
-    #[test]
-    fn the_databases_time_is_told_for_a_second() {
-        let (sessions, now) = (OpenSessions::default(), Instant::now());
-        assert_eq!(sessions.database_time(now), None);
-        sessions.set_clock(DateTime::UNIX_EPOCH, now);
-        let after = |ms| sessions.database_time(now + Duration::from_millis(ms));
-        let at = |ms| DateTime::from_timestamp_millis(ms);
-        assert_eq!([0, 999, 1_000].map(after), [at(0), at(999), None]);
     }
 }

@@ -14,6 +14,7 @@ use super::idempotency::Entry;
 use super::redirect_sessions::Ended;
 use super::sections;
 use crate::domain::Error;
+use crate::domain::delivery::RowHint;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use crate::domain::publication::{Attributes, OrderingKey};
@@ -26,6 +27,7 @@ pub struct Born {
     pub event: EventId,
     pub subscription: SubscriptionId,
     pub standing: Standing,
+    pub row_at: RowHint,
 }
 
 /// How a delivery begins.
@@ -64,6 +66,7 @@ struct InsertedRow {
     leased: Option<bool>,
     waits: Option<bool>,
     batched: Option<bool>,
+    row_at: Option<RowHint>,
 }
 
 impl InsertedRow {
@@ -154,7 +157,8 @@ async fn insert_by(
                 .map(|event| event.ordering_key.as_ref().map(OrderingKey::digest))
                 .collect::<Vec<_>>(),
         )
-        .bind(lease.set_aside.iter().map(|subscription| subscription.0).collect::<Vec<_>>());
+        .bind(lease.set_aside.iter().map(|subscription| subscription.0).collect::<Vec<_>>())
+        .bind(events.iter().map(|event| DeliveryId::beside(event.id).0).collect::<Vec<_>>());
     if !has_company {
         return Ok(inserted(insert.fetch_all(db).await?));
     }
@@ -208,6 +212,7 @@ fn inserted(rows: Vec<InsertedRow>) -> Inserted {
                 event,
                 subscription: SubscriptionId(subscription),
                 standing: row.standing(),
+                row_at: row.row_at.unwrap_or_default(),
             });
         }
     }

@@ -2,6 +2,7 @@
 
 mod claim;
 mod finish;
+mod row_hint;
 
 use sqlx::PgConnection;
 use uuid::Uuid;

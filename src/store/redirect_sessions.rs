@@ -104,8 +104,10 @@ pub async fn find(
 pub async fn read(db: &mut PgConnection, wanted: &[(PartnerId, Uuid)]) -> Result<Vec<Found>, Error> {
     let (partners, ids): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().map(|(partner, id)| (partner.0, *id)).unzip();
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {STANDING} from redirect_sessions s
-         where (s.partner_id, s.id) in (select * from unnest($1::uuid[], $2::uuid[]))"
+        // A pair of bounds can only be looked up in the index; an equality could also be joined by reading all sessions.
+        "select {STANDING} from unnest($1::uuid[], $2::uuid[]) as w (partner_id, id)
+         join redirect_sessions s
+             on (s.partner_id, s.id) >= (w.partner_id, w.id) and (s.partner_id, s.id) <= (w.partner_id, w.id)"
     )))
     .bind(partners)
     .bind(ids)

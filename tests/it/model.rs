@@ -3,12 +3,14 @@
 
 mod pure;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use herald::clock::DatabaseClock;
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{Batch, DeliveryState, Lease, Member};
+use herald::domain::delivery::{Batch, DeliveryState, Lease, Member, RowHint};
 use herald::domain::event::{Event, NewEvent};
 use herald::domain::id::{
     AttemptId, BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId,
@@ -139,6 +141,9 @@ struct World<'a> {
     nodes: Vec<NodeId>,
     subscriptions: Vec<SubscriptionId>,
     deliveries: Vec<(DeliveryId, EventId)>,
+    /// Where each row was when it was last leased.
+    rows: HashMap<DeliveryId, RowHint>,
+    clock: DatabaseClock,
 }
 
 impl World<'_> {
@@ -203,6 +208,7 @@ impl World<'_> {
         let matched = self.model.publish(subscription, key, born_leased_to);
         assert_eq!(born.len(), usize::from(matched));
         self.deliveries.extend(born.iter().map(|born| (born.delivery, born.event)));
+        self.rows.extend(born.iter().map(|born| (born.delivery, born.row_at)));
     }
 
     async fn claim(&mut self, node: usize, limit: usize) {
@@ -235,6 +241,7 @@ impl World<'_> {
             assert!(claimable.contains(&place), "held, leased and later ones are not claimed");
             let given = self.model.claimed(place, node);
             assert_eq!(row.lease_epoch, given.epoch);
+            self.rows.insert(DeliveryId(row.delivery_id), row.row_at);
         }
     }
 
@@ -307,6 +314,7 @@ impl World<'_> {
             crashes: 0,
             until: std::time::Instant::now(),
             batch: given.batch.map(|id| Box::new(Batch { id: BatchId(id), others: others() })),
+            row_at: self.rows.get(&members[0].delivery).copied().unwrap_or_default(),
         };
         let record = outcome.map(|outcome| Record {
             attempt: AttemptId::new(),
@@ -318,7 +326,8 @@ impl World<'_> {
             detail: None,
         });
         let finish = Finish { lease: &lease, ending, record };
-        let changed = queue::finish(self.db, self.nodes[by], &[finish]).await.unwrap().changed;
+        let changed =
+            queue::finish(self.db, &mut self.clock, self.nodes[by], &[finish]).await.unwrap().changed;
         assert_eq!(changed, self.model.finish(&given, by, ending, outcome) as i64);
     }
 
@@ -480,6 +489,8 @@ async fn begin<'a>(database: &'a TestDatabase, db: &'a mut PgConnection) -> Worl
         nodes,
         subscriptions,
         deliveries: vec![],
+        rows: HashMap::new(),
+        clock: DatabaseClock::default(),
     }
 }
 

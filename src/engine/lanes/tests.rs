@@ -6,6 +6,7 @@ use chrono::DateTime;
 
 use super::*;
 use crate::domain::delivery::Lease;
+use crate::domain::delivery::RowHint;
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
 
@@ -29,6 +30,7 @@ fn held_in(room: &Arc<Semaphore>) -> Held {
         crashes: 0,
         until: Instant::now(),
         batch: None,
+        row_at: RowHint::default(),
     };
     Held { lease, room: room.clone().try_acquire_owned().unwrap(), place: None, alone: None }
 }

@@ -67,6 +67,7 @@ fn lease(born: &Born, event: Arc<Event>, until: Instant) -> Lease {
         crashes: 0,
         until,
         batch: None,
+        row_at: born.row_at,
     }
 }
 
@@ -84,6 +85,7 @@ fn stored(event: &NewEvent) -> Event {
 pub(super) mod tests {
     use super::super::super::handoff::handoff;
     use super::*;
+    use crate::domain::delivery::RowHint;
     use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
     use crate::domain::publication::Attributes;
 
@@ -112,6 +114,7 @@ pub(super) mod tests {
             event: event.id,
             subscription: SubscriptionId::new(),
             standing: Standing::Leased,
+            row_at: RowHint::default(),
         };
         let written = Written {
             cancelled: vec![],
@@ -136,6 +139,7 @@ pub(super) mod tests {
             event: event.id,
             subscription: SubscriptionId::new(),
             standing: *standing,
+            row_at: RowHint::default(),
         };
         Written {
             cancelled: vec![],

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Error;
+use crate::domain::delivery::RowHint;
 use crate::domain::id::{NodeId, SubscriptionId};
 
 /// A row claimed from the queue. Its event is missing when its day has left the retention window.
@@ -21,6 +22,7 @@ pub struct Claimed {
     pub draining: bool,
     /// Before it was claimed.
     pub was_due_at: DateTime<Utc>,
+    pub row_at: RowHint,
     pub r#type: Option<String>,
     pub source: Option<String>,
     pub payload: Option<Vec<u8>>,

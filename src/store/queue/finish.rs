@@ -2,11 +2,14 @@
 //! that simply arrived.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::ordering_lines::Line;
+use crate::clock::DatabaseClock;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{DeliveryState, Lease};
 use crate::domain::event::Event;
@@ -15,9 +18,6 @@ use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};
 /// Bytes of an answer that the deliveries of a batch keep together at most, and each of them in any case.
 const RESPONSE_BYTES_OF_ALL: usize = 64 * 1024;
 const RESPONSE_BYTES_OF_EACH: usize = 512;
-
-/// Of a version 7 uuid in hexadecimal, those that are its millisecond.
-const MILLISECOND_DIGITS: usize = 12;
 
 /// What becomes of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +72,16 @@ struct DoneRow {
 
 /// Finishes leases. A batch is as many rows as it has deliveries, all with the same outcome. What simply arrived is recorded by a statement of
 /// its own, so each lease is finished whole, but not all of them at once.
-pub async fn finish(db: &mut PgConnection, owner: NodeId, batch: &[Finish<'_>]) -> Result<Done, sqlx::Error> {
+pub async fn finish(
+    db: &mut PgConnection,
+    clock: &mut DatabaseClock,
+    owner: NodeId,
+    batch: &[Finish<'_>],
+) -> Result<Done, sqlx::Error> {
     let (arrived, mut rest): (Vec<_>, Vec<_>) = batch.iter().partition(|finish| simply_arrived(finish));
     let mut changed = 0;
     if !arrived.is_empty() {
-        let left_alone = deliver(db, owner, &arrived).await?;
+        let left_alone = deliver(db, clock, owner, &arrived).await?;
         changed = i64::try_from(arrived.len() - left_alone.len()).unwrap_or(i64::MAX);
         rest.extend(arrived.into_iter().filter(|finish| left_alone.contains(&finish.lease.delivery)));
     }
@@ -88,8 +93,12 @@ pub async fn finish(db: &mut PgConnection, owner: NodeId, batch: &[Finish<'_>]) 
 }
 
 /// Has a session plan how results are recorded, by recording none.
-pub async fn plan_finish(db: &mut PgConnection, owner: NodeId) -> Result<(), sqlx::Error> {
-    deliver(db, owner, &[]).await?;
+pub async fn plan_finish(
+    db: &mut PgConnection,
+    clock: &mut DatabaseClock,
+    owner: NodeId,
+) -> Result<(), sqlx::Error> {
+    deliver(db, clock, owner, &[]).await?;
     finish_any(db, owner, &[]).await?;
     Ok(())
 }
@@ -99,10 +108,17 @@ fn simply_arrived(finish: &Finish<'_>) -> bool {
     arrived && finish.ending == Ending::Final(DeliveryState::Delivered) && finish.lease.batch.is_none()
 }
 
-/// Finishes leases whose deliveries simply arrived. Returns those that it left alone: their leases are not this node's any more, or the next of
-/// their ordering key has to be let out.
+#[derive(sqlx::FromRow)]
+struct DeliveredRow {
+    now: DateTime<Utc>,
+    left_alone: Vec<Uuid>,
+}
+
+/// Finishes leases whose deliveries simply arrived. Returns those that it left alone: their leases are not this node's any more, their rows have
+/// moved, or the next of their ordering key has to be let out.
 async fn deliver(
     db: &mut PgConnection,
+    clock: &mut DatabaseClock,
     owner: NodeId,
     arrived: &[&Finish<'_>],
 ) -> Result<HashSet<DeliveryId>, sqlx::Error> {
@@ -112,12 +128,18 @@ async fn deliver(
     fn told<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Record) -> T) -> Vec<Option<T>> {
         arrived.iter().map(|finish| finish.record.as_ref().map(&take)).collect()
     }
-    let left_alone: Vec<Uuid> = sqlx::query_scalar(include_str!("../queries/queue/deliver.sql"))
+    let asked = Instant::now();
+    let now = clock.now(asked);
+    let attempt_id = |record: &Record| match now {
+        Some(now) => record.attempt.at(now.timestamp_millis() - record.started_ago_ms).0,
+        None => record.attempt.0,
+    };
+    let row: DeliveredRow = sqlx::query_as(include_str!("../queries/queue/deliver.sql"))
         .bind(owner.0)
         .bind(each(arrived, |finish| finish.lease.partner.0))
         .bind(each(arrived, |finish| finish.lease.delivery.0))
         .bind(each(arrived, |finish| finish.lease.epoch))
-        .bind(told(arrived, |record| record.attempt.0.simple().to_string().split_off(MILLISECOND_DIGITS)))
+        .bind(told(arrived, attempt_id))
         .bind(each(arrived, |finish| finish.lease.event.id.0))
         .bind(each(arrived, |finish| finish.lease.subscription.0))
         .bind(each(arrived, |finish| finish.lease.event.kind.as_str()))
@@ -126,9 +148,12 @@ async fn deliver(
         .bind(told(arrived, |record| record.latency_ms))
         .bind(each(arrived, |finish| finish.record.as_ref()?.response.as_deref()))
         .bind(each(arrived, |finish| finish.record.as_ref()?.detail.as_deref()))
+        .bind(now)
+        .bind(each(arrived, |finish| finish.lease.row_at))
         .fetch_one(db)
         .await?;
-    Ok(left_alone.into_iter().map(DeliveryId).collect())
+    clock.set(row.now, asked);
+    Ok(row.left_alone.into_iter().map(DeliveryId).collect())
 }
 
 /// Finishes leases, whatever came of them.

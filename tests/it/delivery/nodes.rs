@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use herald::clock;
+use herald::clock::{self, DatabaseClock};
 use herald::config::RawConfig;
 use herald::domain::attempt::Outcome;
 use herald::domain::delivery::{DeliveryState, Lease};
@@ -199,7 +199,13 @@ fn lease(row: Claimed) -> Lease {
         crashes: row.crashes,
         until: std::time::Instant::now(),
         batch: None,
+        row_at: row.row_at,
     }
+}
+
+/// How many of the leases were still this node's.
+async fn changed(db: &mut PgConnection, node: NodeId, batch: &[Finish<'_>]) -> i64 {
+    queue::finish(db, &mut DatabaseClock::default(), node, batch).await.unwrap().changed
 }
 
 fn finish(lease: &Lease, ending: Ending, outcome: Outcome) -> Finish<'_> {
@@ -252,14 +258,14 @@ async fn rule_19_a_late_finisher_changes_nothing_and_is_recorded() {
         if matches!(ending, Ending::Release { .. }) {
             late.record = None;
         }
-        assert_eq!(queue::finish(&mut connection, zombie, &[late]).await.unwrap().changed, 0, "{ending:?}");
+        assert_eq!(changed(&mut connection, zombie, &[late]).await, 0, "{ending:?}");
     }
     let late = told("refused", None, true);
     let expected = (Some(new.epoch), vec![late.clone(), late.clone(), late]);
     assert_eq!(standing(&mut connection, &id).await, expected);
 
     let on_time = finish(&new, DELIVERED, Outcome::Delivered);
-    assert_eq!(queue::finish(&mut connection, heir, &[on_time]).await.unwrap().changed, 1);
+    assert_eq!(changed(&mut connection, heir, &[on_time]).await, 1);
     let (queued, history) = standing(&mut connection, &id).await;
     assert_eq!((queued, history.last()), (None, Some(&told("delivered", Some("delivered"), false))));
     let app = App::start(&database, settings()).await;
@@ -282,8 +288,8 @@ async fn a_result_that_is_told_twice_is_recorded_once() {
         .record
         .clone()
         .map(|record| Record { started_ago_ms: record.started_ago_ms + 250, ..record });
-    assert_eq!(queue::finish(&mut connection, node, &[told_first]).await.unwrap().changed, 1);
-    assert_eq!(queue::finish(&mut connection, node, &[told_again]).await.unwrap().changed, 0);
+    assert_eq!(changed(&mut connection, node, &[told_first]).await, 1);
+    assert_eq!(changed(&mut connection, node, &[told_again]).await, 0);
     let once = vec![told("delivered", Some("delivered"), false)];
     assert_eq!(standing(&mut connection, &id).await, (None, once));
 }
@@ -299,7 +305,7 @@ async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
     let new = lease(claim(&database, node, 1).await.pop().unwrap());
     let mut connection = database.pool.acquire().await.unwrap();
     let batch = [finish(&old, DELIVERED, Outcome::Delivered), finish(&new, DEAD, Outcome::Refused)];
-    assert_eq!(queue::finish(&mut connection, node, &batch).await.unwrap().changed, 1);
+    assert_eq!(changed(&mut connection, node, &batch).await, 1);
     let expected = vec![told("delivered", None, true), told("refused", Some("dead"), false)];
     assert_eq!(standing(&mut connection, &id).await, (None, expected));
 }
@@ -321,7 +327,7 @@ async fn rule_19_the_last_end_counts_although_the_nodes_clocks_are_an_hour_apart
         let its_time_s = u64::try_from(clock::now().timestamp() + ahead_s).unwrap();
         let its_id = Uuid::new_v7(Timestamp::from_unix(NoContext, its_time_s, 0));
         end.record.as_mut().unwrap().attempt = AttemptId(its_id);
-        assert_eq!(queue::finish(&mut connection, node, &[end]).await.unwrap().changed, 1);
+        assert_eq!(changed(&mut connection, node, &[end]).await, 1);
         if ending == DEAD {
             let (partner, event, subscription) = (lease.partner, lease.event.id, lease.subscription);
             queue::insert_again(&mut connection, partner, lease.delivery, event, subscription).await.unwrap();
@@ -342,20 +348,17 @@ async fn rule_19_a_finisher_from_before_a_redelivery_is_late_as_well() {
     database.advance(LEASE).await;
     let new = lease(claim(&database, heir, 1).await.pop().unwrap());
     let mut connection = database.pool.acquire().await.unwrap();
-    assert_eq!(
-        queue::finish(&mut connection, heir, &[finish(&new, DEAD, Outcome::Refused)]).await.unwrap().changed,
-        1
-    );
+    assert_eq!(changed(&mut connection, heir, &[finish(&new, DEAD, Outcome::Refused)]).await, 1);
     let (partner, event, subscription) = (new.partner, new.event.id, new.subscription);
     assert!(queue::insert_again(&mut connection, partner, new.delivery, event, subscription).await.unwrap());
     // The first node leases it again and again, up to as often as it had been leased before.
     for _ in 0..=old.epoch {
         let again = lease(claim(&database, zombie, 1).await.pop().unwrap());
         let late = finish(&old, DELIVERED, Outcome::Delivered);
-        assert_eq!(queue::finish(&mut connection, zombie, &[late]).await.unwrap().changed, 0);
+        assert_eq!(changed(&mut connection, zombie, &[late]).await, 0);
         let mut release = finish(&again, Ending::Release { delay_ms: 0 }, Outcome::Refused);
         release.record = None;
-        assert_eq!(queue::finish(&mut connection, zombie, &[release]).await.unwrap().changed, 1);
+        assert_eq!(changed(&mut connection, zombie, &[release]).await, 1);
     }
     let (queued, history) = standing(&mut connection, &id).await;
     assert!(queued.is_some());

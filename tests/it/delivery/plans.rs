@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
+use herald::clock::DatabaseClock;
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::delivery::{DeliveryState, Lease, RowHint};
 use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::redirect_session::SessionState;
+use herald::domain::version::IfMatch;
+use herald::store::events::{self, Alongside, BirthLease};
 use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share};
-use herald::store::sessions;
+use herald::store::{event_keys, idempotency, partitions, redirect_sessions, sessions};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -57,12 +61,13 @@ fn a_lease() -> Lease {
         crashes: 0,
         until: Instant::now(),
         batch: None,
+        row_at: RowHint::default(),
     }
 }
 
 fn lease(row: &Claimed) -> Lease {
     let (partner, delivery) = (PartnerId(row.partner_id), DeliveryId(row.delivery_id));
-    Lease { partner, delivery, epoch: row.lease_epoch, ..a_lease() }
+    Lease { partner, delivery, epoch: row.lease_epoch, row_at: row.row_at, ..a_lease() }
 }
 
 fn ended(lease: &Lease, (ending, outcome): (Ending, Outcome)) -> Finish<'_> {
@@ -85,11 +90,10 @@ const ENDS: [(Ending, Outcome); 4] = [
     (Ending::Hold, Outcome::Refused),
 ];
 
-/// Rows of the queue that this transaction has read so far.
-async fn rows_read(db: &mut PgConnection) -> i64 {
-    let rows =
-        "select (seq_tup_read + idx_tup_fetch)::int8 from pg_stat_xact_user_tables where relname = 'queue'";
-    sqlx::query_scalar(rows).fetch_one(db).await.unwrap()
+/// Rows of a table that this transaction has read so far.
+async fn rows_read(db: &mut PgConnection, table: &str) -> i64 {
+    let rows = "select (seq_tup_read + idx_tup_fetch)::int8 from pg_stat_xact_user_tables where relname = $1";
+    sqlx::query_scalar(rows).bind(table).fetch_one(db).await.unwrap()
 }
 
 #[tokio::test]
@@ -113,7 +117,13 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     assert!(queue::claim_suspect(&mut in_order, node, LEASE_MS).await.unwrap().is_none());
     let unknown = a_lease();
     for end in ENDS {
-        assert_eq!(queue::finish(&mut by_key, node, &[ended(&unknown, end)]).await.unwrap().changed, 0);
+        assert_eq!(
+            queue::finish(&mut by_key, &mut DatabaseClock::default(), node, &[ended(&unknown, end)])
+                .await
+                .unwrap()
+                .changed,
+            0
+        );
     }
 
     let many = fill(&mut connection, ROWS).await;
@@ -122,7 +132,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     rows.extend(queue::draw(&mut in_order, node, LEASE_MS, &drawn(many)).await.unwrap());
     assert!(queue::claim_suspect(&mut in_order, node, LEASE_MS).await.unwrap().is_none());
     assert_eq!(rows.len() as i64, 2 * TAKEN);
-    let read = rows_read(&mut in_order).await;
+    let read = rows_read(&mut in_order, "queue").await;
     assert!(read < 8 * TAKEN, "claims read {read} rows");
     sqlx::raw_sql("commit").execute(&mut *in_order).await.unwrap();
 
@@ -130,9 +140,9 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     let ends: Vec<Finish<'_>> =
         leases.iter().zip(ENDS.iter().cycle()).map(|(lease, end)| ended(lease, *end)).collect();
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
-    let done = queue::finish(&mut by_key, node, &ends).await.unwrap();
+    let done = queue::finish(&mut by_key, &mut DatabaseClock::default(), node, &ends).await.unwrap();
     assert_eq!(done.changed, 2 * TAKEN);
-    let read = rows_read(&mut by_key).await;
+    let read = rows_read(&mut by_key, "queue").await;
     assert!(read < 8 * TAKEN, "results read {read} rows");
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
 
@@ -142,7 +152,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     sqlx::raw_sql("begin").execute(&mut *late).await.unwrap();
     let claimed = queue::claim(&mut late, node, TAKEN, LEASE_MS).await.unwrap();
     assert_eq!(claimed.len() as i64, TAKEN);
-    let read = rows_read(&mut late).await;
+    let read = rows_read(&mut late, "queue").await;
     assert!(read < 4 * TAKEN, "a claim read {read} rows");
     sqlx::raw_sql("rollback").execute(&mut *late).await.unwrap();
 }
@@ -197,4 +207,87 @@ async fn a_row_that_changes_while_it_is_claimed_is_claimed_all_the_same() {
         let again = "update queue set lease_owner = null, due_at = statement_timestamp()";
         sqlx::raw_sql(again).execute(&mut *connection).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn sessions_are_looked_up_by_key_although_there_were_none_when_that_was_planned() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut connection).await.unwrap();
+    for empty in
+        ["alter table redirect_sessions set (autovacuum_enabled = false)", "vacuum analyze redirect_sessions"]
+    {
+        sqlx::raw_sql(empty).execute(&mut *connection).await.unwrap();
+    }
+    let mut by_key = database.pool.acquire().await.unwrap();
+    sessions::plan_once_by_key(&mut by_key).await.unwrap();
+    let lease =
+        BirthLease { owner: NodeId::new(), lease: Duration::from_secs(30), rows_max: 0, set_aside: &[] };
+    redirect_sessions::read(&mut by_key, &[]).await.unwrap();
+    events::plan_inserts(&mut by_key, lease).await.unwrap();
+
+    let partner = PartnerId::new();
+    let many = "insert into redirect_sessions (partner_id, id, type, content, content_digest, token, created_at, updated_at, expires_at)
+        select $1, gen_random_uuid(), 'NewCustomer', '', sha256(''), '', herald_now(), herald_now(), herald_now() + interval '1 minute'
+        from generate_series(1, $2) returning id";
+    let ids: Vec<Uuid> =
+        sqlx::query_scalar(many).bind(partner.0).bind(ROWS).fetch_all(&mut *connection).await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
+    let wanted: Vec<_> = ids[..TAKEN as usize].iter().map(|id| (partner, *id)).collect();
+    let found = redirect_sessions::read(&mut by_key, &wanted).await.unwrap();
+    let end = |(number, found): (usize, redirect_sessions::Found)| {
+        let session = found.session.end(SessionState::Cancelled, &IfMatch::Absent, found.read_at).unwrap();
+        redirect_sessions::Ended { session, remembered: number % 2 == 0 }
+    };
+    let cancelled: Vec<_> = found.into_iter().enumerate().map(end).collect();
+    assert_eq!(cancelled.len() as i64, TAKEN);
+    let alongside = Alongside { cancelled: &cancelled, answers: &[] };
+    events::insert(&mut by_key, &[], lease, alongside).await.unwrap();
+    let read = rows_read(&mut by_key, "redirect_sessions").await;
+    assert!(read < 4 * TAKEN, "cancels read {read} rows");
+    sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
+}
+
+#[tokio::test]
+async fn ids_that_were_chosen_are_looked_up_by_key_although_there_were_none_when_that_was_planned() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    for empty in [
+        "alter table idempotency set (autovacuum_enabled = false)",
+        "alter table event_keys set (autovacuum_enabled = false)",
+        "vacuum analyze idempotency",
+        "vacuum analyze event_keys",
+    ] {
+        sqlx::raw_sql(empty).execute(&mut *connection).await.unwrap();
+    }
+    let mut by_key = database.pool.acquire().await.unwrap();
+    sessions::plan_once_by_key(&mut by_key).await.unwrap();
+    idempotency::find_many(&mut by_key, &[]).await.unwrap();
+    event_keys::find_many(&mut by_key, &[]).await.unwrap();
+    event_keys::release_many(&mut by_key, &[]).await.unwrap();
+
+    let partner = PartnerId::new();
+    let answers = "insert into idempotency (partner_id, request_id, fingerprint, status, answer)
+        select $1, gen_random_uuid(), '', 200, '' from generate_series(1, $2) returning request_id";
+    let answers: Vec<Uuid> =
+        sqlx::query_scalar(answers).bind(partner.0).bind(ROWS).fetch_all(&mut *connection).await.unwrap();
+    let keys = "insert into event_keys (partner_id, key, event_id, content_hash)
+        select $1, 'key-' || number, gen_random_uuid(), sha256('') from generate_series(1, $2) number returning key";
+    let keys: Vec<String> =
+        sqlx::query_scalar(keys).bind(partner.0).bind(ROWS).fetch_all(&mut *connection).await.unwrap();
+    let answers: Vec<_> = answers.into_iter().take(TAKEN as usize).map(|id| (partner, id)).collect();
+    let keys: Vec<_> = keys.into_iter().take(TAKEN as usize).map(|key| (partner, key)).collect();
+    sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
+    // Twice the same is answered once.
+    let asked = [&answers[..], &answers[..1]].concat();
+    assert_eq!(idempotency::find_many(&mut by_key, &asked).await.unwrap().len() as i64, TAKEN);
+    assert_eq!(event_keys::find_many(&mut by_key, &keys).await.unwrap().len() as i64, TAKEN);
+    event_keys::release_many(&mut by_key, &keys).await.unwrap();
+    for table in ["idempotency", "event_keys"] {
+        let read = rows_read(&mut by_key, table).await;
+        assert!(read < 4 * TAKEN, "{read} rows of {table} were read");
+    }
+    sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
+    let left = "select count(*) from event_keys";
+    assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut *connection).await.unwrap(), ROWS - TAKEN);
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use herald::app::{api_router, operator_router};
+use herald::clock::DatabaseClock;
 use herald::domain::attempt::Outcome;
 use herald::domain::delivery::{DeliveryState, Lease};
 use herald::domain::egress::EgressPolicy;
@@ -344,7 +345,13 @@ impl Desk {
         });
         let mut connection = self.database.pool.acquire().await.unwrap();
         let batch = [Finish { lease, ending, record }];
-        assert_eq!(queue::finish(&mut connection, self.node, &batch).await.unwrap().changed, 1);
+        assert_eq!(
+            queue::finish(&mut connection, &mut DatabaseClock::default(), self.node, &batch)
+                .await
+                .unwrap()
+                .changed,
+            1
+        );
     }
 }
 
@@ -377,5 +384,6 @@ fn leased(row: Claimed) -> Lease {
         crashes: row.crashes,
         until: Instant::now() + LEASE,
         batch: None,
+        row_at: row.row_at,
     }
 }

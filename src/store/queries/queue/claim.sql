@@ -30,7 +30,7 @@ claimed as (
     from due d
     where q.ctid = d.place
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
-              d.due_at as was_due_at
+              d.due_at as was_due_at, q.ctid as row_at
 ),
 followed as (
     update queue q set
@@ -42,9 +42,9 @@ followed as (
     where (d.delivery_id in (select delivery_id from claimed)) is not true
       and (q.partner_id, q.delivery_id) >= (d.partner_id, d.delivery_id) and (q.partner_id, q.delivery_id) <= (d.partner_id, d.delivery_id)
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
-              d.due_at as was_due_at
+              d.due_at as was_due_at, q.ctid as row_at
 )
-select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at,
+select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at, c.row_at,
        e.type, e.source, e.payload, e.occurred_at
 from (select * from claimed union all select * from followed) c left join events e on e.id = c.event_id
 order by c.was_due_at, c.delivery_id

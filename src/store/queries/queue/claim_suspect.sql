@@ -18,8 +18,8 @@ claimed as (
     from due d
     where (q.partner_id, q.delivery_id) >= (d.partner_id, d.delivery_id) and (q.partner_id, q.delivery_id) <= (d.partner_id, d.delivery_id)
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
-              d.due_at as was_due_at
+              d.due_at as was_due_at, q.ctid as row_at
 )
-select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at,
+select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at, c.row_at,
        e.type, e.source, e.payload, e.occurred_at
 from claimed c left join events e on e.id = c.event_id
