@@ -9,6 +9,7 @@ pub mod caller;
 pub mod client_address;
 pub mod credentials;
 pub mod currency;
+pub mod database_clock;
 pub mod delivery;
 pub mod dialect;
 pub mod egress;

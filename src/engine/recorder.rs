@@ -11,8 +11,8 @@ use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Notify, mpsc};
 
 use super::Held;
-use crate::clock::DatabaseClock;
 use crate::domain::Error;
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::id::NodeId;
 use crate::store::queue::{self, Ending, Finish, Record};
 use crate::store::subscriptions::{self, AsRead};

@@ -8,7 +8,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::clock::DatabaseClock;
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::redirect_session::RedirectSession;
 
 /// Sessions remembered at most, some 20 MB; the oldest go first.

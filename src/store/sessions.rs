@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool};
 
@@ -51,4 +52,31 @@ fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOpti
 pub async fn plan_once_by_key(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(BY_KEY).execute(db).await?;
     Ok(())
+}
+
+/// The process at the other end of a session, by which others can tell whether it still is at work.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Backend {
+    pid: i32,
+    /// Numbers of processes are used again.
+    backend_start: DateTime<Utc>,
+}
+
+/// Who is at the other end of this session.
+pub async fn backend(db: &mut PgConnection) -> Result<Backend, sqlx::Error> {
+    sqlx::query_as("select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()")
+        .fetch_one(db)
+        .await
+}
+
+/// Whether a backend is gone: whatever it did not commit, it never will. One that is still there is asked to go.
+pub async fn is_gone(db: &mut PgConnection, backend: &Backend) -> Result<bool, sqlx::Error> {
+    let asked: Vec<bool> = sqlx::query_scalar(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2",
+    )
+    .bind(backend.pid)
+    .bind(backend.backend_start)
+    .fetch_all(db)
+    .await?;
+    Ok(asked.is_empty())
 }

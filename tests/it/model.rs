@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use herald::clock::DatabaseClock;
 use herald::domain::attempt::Outcome;
+use herald::domain::database_clock::DatabaseClock;
 use herald::domain::delivery::{Batch, DeliveryState, Lease, Member, RowHint};
 use herald::domain::event::{Event, NewEvent};
 use herald::domain::id::{

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::super::once::{self, Answer};
 use super::super::open_sessions::OpenSessions;
 use super::CancelRequest;
+use super::group::Ground;
 use crate::domain::event::NewEvent;
 use crate::domain::id::PartnerId;
 use crate::domain::key_ring::KeyRing;
@@ -44,19 +45,21 @@ pub(super) struct Decided {
 impl<'a> Cancels<'a> {
     pub(super) async fn read(
         db: &mut PgConnection,
-        keys: &KeyRing,
-        open_sessions: &OpenSessions,
+        ground: &Ground<'_>,
         requests: Vec<&'a CancelRequest>,
     ) -> Result<Self, Error> {
-        let repeats = find_repeats(db, keys, &requests).await?;
+        let repeats = find_repeats(db, ground.keys, &requests).await?;
         let mut wanted: HashMap<_, Vec<&CancelRequest>> = HashMap::new();
         for (_, request) in requests.iter().enumerate().filter(|(place, _)| !repeats.contains_key(place)) {
             wanted.entry((request.partner, request.cancel.session)).or_default().push(request);
         }
-        let (mut sessions, mut now) = recall(open_sessions, &mut wanted);
+        let (mut sessions, mut now) = match ground.remembers && !wanted.is_empty() {
+            true => recall(ground.open_sessions, &mut wanted),
+            false => (Sessions::new(), None),
+        };
         if !wanted.is_empty() {
-            now =
-                read_sessions(db, open_sessions, wanted.into_keys().collect(), &mut sessions).await?.or(now);
+            let wanted = wanted.into_keys().collect();
+            now = read_sessions(db, ground.open_sessions, wanted, &mut sessions).await?.or(now);
         }
         Ok(Self { requests, repeats, sessions, now })
     }

@@ -35,6 +35,14 @@ pub(super) struct Birth {
     pub set_aside: SetAside,
 }
 
+/// What a group is decided by, beside what is read for it.
+pub(super) struct Ground<'a> {
+    pub keys: &'a KeyRing,
+    pub open_sessions: &'a OpenSessions,
+    /// Whether sessions may be remembered instead of read.
+    pub remembers: bool,
+}
+
 /// Has a session plan what most groups take, by asking for nothing: otherwise the first group waits for it.
 pub(super) async fn plan_ahead(db: &mut PgConnection, terms: LeaseTerms) -> Result<(), Error> {
     store::redirect_sessions::read(db, &[]).await?;
@@ -92,15 +100,14 @@ impl From<sqlx::Error> for Trouble {
 /// read. No transaction is left open on a connection that is still good.
 pub(super) async fn write(
     db: &mut PgConnection,
-    keys: &KeyRing,
-    open_sessions: &OpenSessions,
+    ground: &Ground<'_>,
     birth: &Birth,
     group: &[Request],
 ) -> Result<Written, Trouble> {
     let mut has_made_partitions = false;
     for _ in 0..TRIES_MAX {
         let mut transaction = Begun(false);
-        let tried = match plan(db, &mut transaction, keys, open_sessions, group).await {
+        let tried = match plan(db, &mut transaction, ground, group).await {
             Ok(plan) => store(db, &mut transaction, plan, birth).await,
             Err(error) => Err(Stop::Failed(error)),
         };
@@ -174,12 +181,11 @@ impl From<Error> for Stop {
 async fn plan(
     db: &mut PgConnection,
     transaction: &mut Begun,
-    keys: &KeyRing,
-    open_sessions: &OpenSessions,
+    ground: &Ground<'_>,
     group: &[Request],
 ) -> Result<Plan, Error> {
     let cancels = group.iter().filter_map(Request::cancel).collect();
-    let cancels = Cancels::read(db, keys, open_sessions, cancels).await?;
+    let cancels = Cancels::read(db, ground, cancels).await?;
     let publishing: Vec<_> = group.iter().filter_map(Request::publish).collect();
     if publishing.iter().any(|request| request.has_chosen_ids()) {
         transaction.begin(db).await?;
@@ -189,7 +195,7 @@ async fn plan(
         Some(now) => now,
         None => store::now(db).await?,
     };
-    let cancels = cancels.decide(keys, now)?;
+    let cancels = cancels.decide(ground.keys, now)?;
     let publications = publications.decide(db, now).await?;
     let published_count = publications.events.len();
     let mut events = cancels.events;

@@ -31,6 +31,7 @@ use crate::domain::redirect_session::RedirectSession;
 use crate::own_thread;
 use crate::store;
 use crate::store::events::Inserted;
+use crate::store::sessions::Backend;
 use crate::telemetry::metrics::Origin;
 use crate::telemetry::{Heartbeat, Metrics};
 
@@ -45,8 +46,12 @@ const CONNECTIONS_MAX: u32 = 2;
 /// How long a group waits for room in memory at most, and how long none does after one did so in vain.
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(100);
 const NO_WAIT_AFTER_VAIN: Duration = Duration::from_secs(1);
+/// For so long after it was used a connection is taken to be good without a look: what may be remembered instead of read is remembered only then,
+/// since a first statement that writes, on a connection that was lost long ago, leaves everybody in doubt.
+const GOOD_FOR: Duration = Duration::from_millis(50);
 /// How long a commit whose answer never came is looked up before its callers are told that we do not know.
 const LOOK_UP_FOR: Duration = Duration::from_secs(10);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// The lease that deliveries are born under.
 #[derive(Debug, Clone, Copy)]
@@ -146,9 +151,15 @@ struct Writer {
     lease: LeaseTerms,
     metrics: Metrics,
     /// Kept between groups; dropped when anything goes wrong with it.
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Kept>,
     /// Until when room is not waited for, because none got free.
     no_room_before: Option<Instant>,
+}
+
+struct Kept {
+    connection: PoolConnection<Postgres>,
+    backend: Backend,
+    used_at: Instant,
 }
 
 impl Writer {
@@ -194,8 +205,8 @@ impl Writer {
     }
 
     async fn try_commit(&mut self, group: &[Request]) -> Result<group::Written, Failure> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let mut kept = match self.connection.take() {
+            Some(kept) => kept,
             None => self.connect().await.map_err(Failure::Undone)?,
         };
         let room = self.room_for(group).await;
@@ -206,20 +217,25 @@ impl Writer {
             room: room.as_ref().map_or(0, |room| room.num_permits()),
             set_aside: self.handoff.set_aside(),
         };
-        let written = group::write(&mut connection, &self.keys, &self.open_sessions, &birth, group).await;
-        let written = match written {
+        let ground = group::Ground {
+            keys: &self.keys,
+            open_sessions: &self.open_sessions,
+            remembers: kept.used_at.elapsed() < GOOD_FOR,
+        };
+        let written = match group::write(&mut kept.connection, &ground, &birth, group).await {
             Ok(written) => {
-                self.connection = Some(connection);
+                self.connection = Some(Kept { used_at: Instant::now(), ..kept });
                 written
             }
             Err(Trouble::Undone(error)) => {
-                self.keep_if_good(connection).await;
+                self.keep_if_good(kept).await;
                 return Err(Failure::Undone(error));
             }
             Err(Trouble::InDoubt(plan, error)) => {
+                let Kept { mut connection, backend, .. } = kept;
                 connection.close_on_drop();
                 drop(connection);
-                let inserted = self.look_up(&plan, error).await.map_err(Failure::Unknown)?;
+                let inserted = self.look_up(&plan, &backend, error).await?;
                 plan.written(inserted, birth.set_aside)
             }
         };
@@ -242,41 +258,52 @@ impl Writer {
         room
     }
 
-    async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
+    async fn connect(&self) -> Result<Kept, Error> {
         let mut connection = self.pool.acquire().await?;
         store::sessions::plan_once_by_key(&mut connection).await?;
         group::plan_ahead(&mut connection, self.lease).await?;
-        Ok(connection)
+        let backend = store::sessions::backend(&mut connection).await?;
+        Ok(Kept { connection, backend, used_at: Instant::now() })
     }
 
     /// After a group that failed, whose connection may have been the reason.
-    async fn keep_if_good(&mut self, mut connection: PoolConnection<Postgres>) {
-        match connection.ping().await {
-            Ok(()) => self.connection = Some(connection),
-            Err(_) => connection.close_on_drop(),
+    async fn keep_if_good(&mut self, mut kept: Kept) {
+        match kept.connection.ping().await {
+            Ok(()) => self.connection = Some(Kept { used_at: Instant::now(), ..kept }),
+            Err(_) => kept.connection.close_on_drop(),
         }
     }
 
-    /// The answer to a commit never came: whether it happened, and what came of it, is written in the database.
-    async fn look_up(&self, plan: &group::Plan, error: sqlx::Error) -> Result<Inserted, Error> {
+    /// The answer to a commit never came: whether it happened, and what came of it, is written in the database. Nothing that is not there yet comes
+    /// once the backend that was to write it is gone; then it is certain that nothing happened.
+    async fn look_up(
+        &self,
+        plan: &group::Plan,
+        backend: &Backend,
+        error: sqlx::Error,
+    ) -> Result<Inserted, Failure> {
         if plan.events.is_empty() {
-            return Err(error.into());
+            return Err(Failure::Unknown(error.into()));
         }
         let give_up = Instant::now() + LOOK_UP_FOR;
         loop {
-            let found = match self.pool.acquire().await {
-                Ok(mut connection) => {
-                    store::events::find_inserted(&mut connection, &plan.events, self.lease.node).await
+            match self.look(plan, backend).await {
+                Ok((Some(inserted), _)) => return Ok(inserted),
+                Ok((None, true)) => return Err(Failure::Undone(error.into())),
+                Ok((None, false)) | Err(_) if Instant::now() < give_up => {
+                    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
                 }
-                Err(error) => Err(error.into()),
-            };
-            match found {
-                Ok(Some(inserted)) => return Ok(inserted),
-                Ok(None) => return Err(error.into()),
-                Err(_) if Instant::now() < give_up => tokio::time::sleep(Duration::from_millis(100)).await,
-                Err(_) => return Err(error.into()),
+                Ok((None, false)) | Err(_) => return Err(Failure::Unknown(error.into())),
             }
         }
+    }
+
+    /// What was stored, and whether the backend was gone before that was looked at.
+    async fn look(&self, plan: &group::Plan, backend: &Backend) -> Result<(Option<Inserted>, bool), Error> {
+        let mut connection = self.pool.acquire().await?;
+        let is_gone = store::sessions::is_gone(&mut connection, backend).await?;
+        let found = store::events::find_inserted(&mut connection, &plan.events, self.lease.node).await?;
+        Ok((found, is_gone))
     }
 }
 

@@ -9,8 +9,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::ordering_lines::Line;
-use crate::clock::DatabaseClock;
 use crate::domain::attempt::Outcome;
+use crate::domain::database_clock::DatabaseClock;
 use crate::domain::delivery::{DeliveryState, Lease};
 use crate::domain::event::Event;
 use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
-use herald::clock::DatabaseClock;
 use herald::domain::attempt::Outcome;
+use herald::domain::database_clock::DatabaseClock;
 use herald::domain::delivery::{DeliveryState, Lease, RowHint};
 use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use herald::app::{api_router, operator_router};
-use herald::clock::DatabaseClock;
 use herald::domain::attempt::Outcome;
+use herald::domain::database_clock::DatabaseClock;
 use herald::domain::delivery::{DeliveryState, Lease};
 use herald::domain::egress::EgressPolicy;
 use herald::domain::event::Event;
