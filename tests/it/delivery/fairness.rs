@@ -223,3 +223,57 @@ async fn a_rate_limit_spreads_what_is_beyond_it() {
     assert!(calls[7].at.duration_since(calls[0].at).as_millis() > 2_000);
     assert_eq!(distinct(&calls), 8);
 }
+
+#[tokio::test]
+async fn rule_20_a_start_over_backlogs_for_many_hanging_callbacks_brings_the_others_theirs() {
+    const HANGING: usize = 8;
+    const AT_A_TIME: usize = 2;
+    let database = cluster::database().await;
+    // Room for 128 claimed leases: 16 for each lane, if each that hangs had its share of it.
+    let narrow = || RawConfig {
+        in_flight_max: Some("32".to_owned()),
+        callback_in_flight_max: Some(AT_A_TIME.to_string()),
+        delivery_timeout_ms: Some("25000".to_owned()),
+        lease_ms: Some("60000".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, narrow()).await;
+    let mut hanging = Vec::new();
+    for _ in 0..HANGING {
+        let receiver = Receiver::start().await;
+        receiver.always(Reply::Gate(gate(), 204));
+        app.subscribe(&receiver.url).await;
+        hanging.push(receiver);
+    }
+    // What is due first is due to those that hang.
+    for _ in 0..100 {
+        app.cancel_one().await;
+    }
+    let healthy = [Receiver::start().await, Receiver::start().await];
+    for receiver in &healthy {
+        receiver.always(Reply::Gate(gate(), 204));
+        app.subscribe(&receiver.url).await;
+    }
+    for _ in 0..UNDER_WAY {
+        app.cancel_one().await;
+    }
+    app.kill();
+    database.advance(TimeDelta::seconds(61)).await;
+
+    let count =
+        |receivers: &[Receiver]| receivers.iter().map(|receiver| receiver.calls().len()).sum::<usize>();
+    let before = count(&hanging);
+    for receiver in &healthy {
+        receiver.always(204);
+    }
+    let _app = App::start(&database, narrow()).await;
+    for receiver in &healthy {
+        let all = |calls: &[Call]| distinct(calls) == UNDER_WAY && calls.len() >= UNDER_WAY + AT_A_TIME;
+        receiver.wait_until("all that was meant for it", all).await;
+    }
+    let begun = count(&hanging) - before;
+    assert!(
+        begun <= HANGING * AT_A_TIME,
+        "{begun} posts to those that hang: the others waited until some were over"
+    );
+}
