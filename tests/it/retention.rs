@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use herald::domain::Error;
 use herald::domain::id::NodeId;
 use herald::engine::janitor::retention;
@@ -18,10 +18,26 @@ use crate::support::receiver::Receiver;
 
 const DAYS: i32 = 30;
 
+async fn now(database: &TestDatabase) -> DateTime<Utc> {
+    sqlx::query_scalar("select herald_now()").fetch_one(&database.pool).await.unwrap()
+}
+
 async fn today(database: &TestDatabase) -> NaiveDate {
-    let now: DateTime<Utc> =
-        sqlx::query_scalar("select herald_now()").fetch_one(&database.pool).await.unwrap();
-    now.date_naive()
+    now(database).await.date_naive()
+}
+
+/// Moves the time to the noon of a day. No test about days runs over a midnight.
+async fn move_to_noon(database: &TestDatabase, day: NaiveDate) {
+    let noon = day.and_time(NaiveTime::MIN).and_utc() + TimeDelta::hours(12);
+    database.advance(noon - now(database).await).await;
+}
+
+/// A database where it is noon, with the days that belong to it.
+async fn at_noon() -> TestDatabase {
+    let database = cluster::database().await;
+    move_to_noon(&database, today(&database).await + TimeDelta::days(1)).await;
+    make_ahead(&database).await;
+    database
 }
 
 /// The days that have a table, and how: attached, on its way out, or by itself.
@@ -51,8 +67,8 @@ async fn run(db: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(db).await.unwrap();
 }
 
-/// Failed deliveries, waiting in the queue, with no server about.
-async fn waiting(database: &TestDatabase, count: usize) {
+/// Failed deliveries, waiting in the queue, with no server about, and the day of the oldest one's event.
+async fn waiting(database: &TestDatabase, count: usize) -> NaiveDate {
     let app = App::start(database, settings()).await;
     app.subscribe(&Receiver::nobody().await).await;
     for _ in 0..count {
@@ -62,11 +78,17 @@ async fn waiting(database: &TestDatabase, count: usize) {
         app.wait_for_attempts(&text(&delivery["id"]), 1).await;
     }
     app.stop().await;
+    let oldest: uuid::Uuid = sqlx::query_scalar("select min(event_id::text)::uuid from queue")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    let (seconds, _) = oldest.get_timestamp().expect("an event's id tells when it was made").to_unix();
+    DateTime::from_timestamp(seconds.try_into().unwrap(), 0).unwrap().date_naive()
 }
 
 #[tokio::test]
 async fn rule_25_a_day_goes_when_it_has_been_over_for_as_long_as_the_retention_and_no_earlier() {
-    let database = cluster::database().await;
+    let database = at_noon().await;
     let first = today(&database).await;
     database.advance(TimeDelta::days(30)).await;
     retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
@@ -85,7 +107,7 @@ async fn rule_25_a_day_goes_when_it_has_been_over_for_as_long_as_the_retention_a
 
 #[tokio::test]
 async fn days_are_made_ahead_of_the_moved_time() {
-    let database = cluster::database().await;
+    let database = at_noon().await;
     database.advance(TimeDelta::days(100)).await;
     make_ahead(&database).await;
     retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
@@ -100,10 +122,9 @@ async fn days_are_made_ahead_of_the_moved_time() {
 #[tokio::test]
 async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
     let database = cluster::database().await;
-    waiting(&database, 3).await;
+    let first = waiting(&database, 3).await;
     let db = &mut *database.pool.acquire().await.unwrap();
-    let first = today(&database).await;
-    database.advance(TimeDelta::days(31)).await;
+    move_to_noon(&database, first + TimeDelta::days(31)).await;
     // One is held, one is being sent at this very moment, one waits.
     run(db, "update queue set due_at = 'infinity' where delivery_id = (select max(delivery_id::text) from queue)::uuid").await;
     let sending = queue::claim(db, NodeId::new(), 1, 30_000).await.unwrap();
@@ -141,12 +162,12 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
 #[tokio::test]
 async fn expiring_walks_the_queue_once_a_chunk_at_a_time() {
     let database = cluster::database().await;
-    waiting(&database, 5).await;
+    let first = waiting(&database, 5).await;
     let db = &mut *database.pool.acquire().await.unwrap();
-    database.advance(TimeDelta::days(30)).await;
+    move_to_noon(&database, first + TimeDelta::days(30)).await;
     make_ahead(&database).await;
     assert_eq!(queue::expire(db, DAYS, Walked::default(), 2).await.unwrap(), None, "not yet");
-    database.advance(TimeDelta::days(1)).await;
+    move_to_noon(&database, first + TimeDelta::days(31)).await;
     let (mut walked, mut chunks) = (Walked::default(), Vec::new());
     while let Some((count, last)) = queue::expire(db, DAYS, walked, 2).await.unwrap() {
         walked = last;
