@@ -54,11 +54,11 @@ pub async fn claim_many(
 
 /// What these ids stand for, of those that stand for something.
 pub async fn find_many(db: &mut PgConnection, keys: &[(PartnerId, String)]) -> Result<Vec<Taken>, Error> {
-    // A pair of bounds can only be looked up in the index; an equality could also be joined by reading all ids.
+    // Written so that it can only be looked up in the index, see docs/decisions/0027.
     let found = sqlx::query_as(
         "select k.partner_id, k.key, k.event_id, k.content_hash, coalesce(e.matched, 0) as matched
          from unnest($1::uuid[], $2::text[]) as asked (partner_id, key)
-         join event_keys k on (k.partner_id, k.key) >= (asked.partner_id, asked.key) and (k.partner_id, k.key) <= (asked.partner_id, asked.key)
+         join event_keys k on k.partner_id = any (array[asked.partner_id]) and k.key between asked.key and asked.key
          left join lateral (select matched from events where id = k.event_id limit 1) e on true",
     )
     .bind(keys.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
@@ -72,7 +72,7 @@ pub async fn find_many(db: &mut PgConnection, keys: &[(PartnerId, String)]) -> R
 pub async fn release_many(db: &mut PgConnection, keys: &[(PartnerId, String)]) -> Result<(), Error> {
     sqlx::query(
         "delete from event_keys k using unnest($1::uuid[], $2::text[]) as given (partner_id, key)
-         where (k.partner_id, k.key) >= (given.partner_id, given.key) and (k.partner_id, k.key) <= (given.partner_id, given.key)",
+         where k.partner_id = any (array[given.partner_id]) and k.key between given.key and given.key",
     )
     .bind(keys.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
     .bind(keys.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())

@@ -104,10 +104,10 @@ pub async fn find(
 pub async fn read(db: &mut PgConnection, wanted: &[(PartnerId, Uuid)]) -> Result<Vec<Found>, Error> {
     let (partners, ids): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().map(|(partner, id)| (partner.0, *id)).unzip();
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        // A pair of bounds can only be looked up in the index; an equality could also be joined by reading all sessions.
+        // Written so that it can only be looked up in the index, see docs/decisions/0027.
         "select {STANDING} from unnest($1::uuid[], $2::uuid[]) as w (partner_id, id)
          join redirect_sessions s
-             on (s.partner_id, s.id) >= (w.partner_id, w.id) and (s.partner_id, s.id) <= (w.partner_id, w.id)"
+             on s.partner_id = any (array[w.partner_id]) and s.id between w.id and w.id"
     )))
     .bind(partners)
     .bind(ids)

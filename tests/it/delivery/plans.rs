@@ -90,10 +90,21 @@ const ENDS: [(Ending, Outcome); 4] = [
     (Ending::Hold, Outcome::Refused),
 ];
 
-/// Rows of a table that this transaction has read so far.
-async fn rows_read(db: &mut PgConnection, table: &str) -> i64 {
-    let rows = "select (seq_tup_read + idx_tup_fetch)::int8 from pg_stat_xact_user_tables where relname = $1";
-    sqlx::query_scalar(rows).bind(table).fetch_one(db).await.unwrap()
+/// Rows of a table that this transaction has read so far, and blocks of it and of its indexes: to find one row by walking along an index reads
+/// one row.
+async fn read_so_far(db: &mut PgConnection, table: &str) -> (i64, i64) {
+    let read = "select (seq_tup_read + idx_tup_fetch)::int8,
+            (pg_stat_get_xact_blocks_fetched(relid)
+             + (select sum(pg_stat_get_xact_blocks_fetched(indexrelid)) from pg_index where indrelid = relid))::int8
+        from pg_stat_xact_user_tables where relname = $1";
+    sqlx::query_as(read).bind(table).fetch_one(db).await.unwrap()
+}
+
+/// A few rows, and a few blocks, for each of those that are looked up.
+async fn assert_read_little(db: &mut PgConnection, table: &str, rows_each: i64, blocks_each: i64) {
+    let (rows, blocks) = read_so_far(db, table).await;
+    assert!(rows < rows_each * TAKEN, "{rows} rows of {table} were read");
+    assert!(blocks < blocks_each * TAKEN, "{blocks} blocks of {table} were read for {rows} rows");
 }
 
 #[tokio::test]
@@ -132,8 +143,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     rows.extend(queue::draw(&mut in_order, node, LEASE_MS, &drawn(many)).await.unwrap());
     assert!(queue::claim_suspect(&mut in_order, node, LEASE_MS).await.unwrap().is_none());
     assert_eq!(rows.len() as i64, 2 * TAKEN);
-    let read = rows_read(&mut in_order, "queue").await;
-    assert!(read < 8 * TAKEN, "claims read {read} rows");
+    assert_read_little(&mut in_order, "queue", 8, 30).await;
     sqlx::raw_sql("commit").execute(&mut *in_order).await.unwrap();
 
     let leases: Vec<Lease> = rows.iter().map(lease).collect();
@@ -142,8 +152,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
     let done = queue::finish(&mut by_key, &mut DatabaseClock::default(), node, &ends).await.unwrap();
     assert_eq!(done.changed, 2 * TAKEN);
-    let read = rows_read(&mut by_key, "queue").await;
-    assert!(read < 8 * TAKEN, "results read {read} rows");
+    assert_read_little(&mut by_key, "queue", 8, 30).await;
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
 
     // And so do those that are planned while it is long, and said to be short.
@@ -152,9 +161,49 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     sqlx::raw_sql("begin").execute(&mut *late).await.unwrap();
     let claimed = queue::claim(&mut late, node, TAKEN, LEASE_MS).await.unwrap();
     assert_eq!(claimed.len() as i64, TAKEN);
-    let read = rows_read(&mut late, "queue").await;
-    assert!(read < 4 * TAKEN, "a claim read {read} rows");
+    assert_read_little(&mut late, "queue", 4, 30).await;
     sqlx::raw_sql("rollback").execute(&mut *late).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_next_in_line_is_looked_up_by_key_although_the_queue_was_empty_when_that_was_planned() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    for empty in ["alter table queue set (autovacuum_enabled = false)", "vacuum analyze queue"] {
+        sqlx::raw_sql(empty).execute(&mut *connection).await.unwrap();
+    }
+    let mut by_key = database.pool.acquire().await.unwrap();
+    sessions::plan_once_by_key(&mut by_key).await.unwrap();
+    let (node, clock) = (NodeId::new(), &mut DatabaseClock::default());
+    queue::finish(&mut by_key, clock, node, &[ended(&a_lease(), ENDS[1])]).await.unwrap();
+
+    let head = a_lease();
+    let line = "insert into ordering_lines (partner_id, subscription_id, line, last_place, unfinished) values ($1, $2, 7, $3, $3)";
+    sqlx::query(line)
+        .bind(head.partner.0)
+        .bind(head.subscription.0)
+        .bind(ROWS)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let places = "insert into queue (partner_id, delivery_id, event_id, subscription_id, line, place, waits, due_at, lease_owner, lease_epoch)
+        select $1, case place when 1 then $3 else lpad(place::text, 32, '0')::uuid end, gen_random_uuid(), $2, 7, place, place > 1,
+               case place when 1 then herald_now() + interval '30 seconds' else 'infinity' end, case place when 1 then $4 end, (place = 1)::int
+        from generate_series(1, $5) place";
+    sqlx::query(places)
+        .bind(head.partner.0)
+        .bind(head.subscription.0)
+        .bind(head.delivery.0)
+        .bind(node.0)
+        .bind(ROWS)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
+    let done = queue::finish(&mut by_key, clock, node, &[ended(&head, ENDS[1])]).await.unwrap();
+    assert_eq!((done.changed, done.let_out), (1, 1));
+    assert_read_little(&mut by_key, "queue", 1, 3).await;
+    sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
 }
 
 #[tokio::test]
@@ -243,8 +292,7 @@ async fn sessions_are_looked_up_by_key_although_there_were_none_when_that_was_pl
     assert_eq!(cancelled.len() as i64, TAKEN);
     let alongside = Alongside { cancelled: &cancelled, answers: &[] };
     events::insert(&mut by_key, &[], lease, alongside).await.unwrap();
-    let read = rows_read(&mut by_key, "redirect_sessions").await;
-    assert!(read < 4 * TAKEN, "cancels read {read} rows");
+    assert_read_little(&mut by_key, "redirect_sessions", 4, 30).await;
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
 }
 
@@ -284,8 +332,7 @@ async fn ids_that_were_chosen_are_looked_up_by_key_although_there_were_none_when
     assert_eq!(event_keys::find_many(&mut by_key, &keys).await.unwrap().len() as i64, TAKEN);
     event_keys::release_many(&mut by_key, &keys).await.unwrap();
     for table in ["idempotency", "event_keys"] {
-        let read = rows_read(&mut by_key, table).await;
-        assert!(read < 4 * TAKEN, "{read} rows of {table} were read");
+        assert_read_little(&mut by_key, table, 4, 12).await;
     }
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
     let left = "select count(*) from event_keys";

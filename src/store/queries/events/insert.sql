@@ -26,8 +26,8 @@ with
 cancelled as (
     update redirect_sessions s set state = 'Cancelled', version = c.version, updated_at = c.updated_at
     from unnest($15::uuid[], $16::uuid[], $17::bigint[], $18::timestamptz[], $24::boolean[]) as c (partner_id, id, version, updated_at, remembered)
-    -- A pair of bounds can only be looked up in the index; an equality could also be joined by reading all sessions.
-    where (s.partner_id, s.id) >= (c.partner_id, c.id) and (s.partner_id, s.id) <= (c.partner_id, c.id)
+    -- Written so that it can only be looked up in the index, see docs/decisions/0027.
+    where s.partner_id = any (array[c.partner_id]) and s.id between c.id and c.id
       and s.state = 'Active' and s.version = c.version - 1
       and (not c.remembered
            or s.expires_at > herald_now()

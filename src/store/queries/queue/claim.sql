@@ -9,8 +9,8 @@
 -- claimed by itself (claim_suspect.sql).
 --
 -- Rows are leased where they were found. One that changed just before it was locked has moved, out of this statement's sight: it is followed by
--- its key, or who counts what came would take a backlog to be over. (A pair of bounds can only be looked up in the index; an equality could also
--- be joined by reading all of it, which looks cheap while the queue is empty.)
+-- its key, or who counts what came would take a backlog to be over. (That can only be looked up in the index,
+-- see docs/decisions/0027.)
 with due as materialized (
     select partner_id, delivery_id, ctid as place, due_at
     from queue
@@ -40,7 +40,7 @@ followed as (
         due_at = herald_now() + make_interval(secs => $3 / 1000.0)
     from due d
     where (d.delivery_id in (select delivery_id from claimed)) is not true
-      and (q.partner_id, q.delivery_id) >= (d.partner_id, d.delivery_id) and (q.partner_id, q.delivery_id) <= (d.partner_id, d.delivery_id)
+      and q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at, q.ctid as row_at
 )

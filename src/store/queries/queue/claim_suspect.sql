@@ -16,7 +16,7 @@ claimed as (
         crashes = q.crashes + (q.lease_owner is not null)::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from due d
-    where (q.partner_id, q.delivery_id) >= (d.partner_id, d.delivery_id) and (q.partner_id, q.delivery_id) <= (d.partner_id, d.delivery_id)
+    where q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
               d.due_at as was_due_at, q.ctid as row_at
 )

@@ -82,8 +82,8 @@ next as materialized (
 let_out as (
     update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
     from next n
-    -- Bounds can only be looked up in the index; an equality could also be joined by reading all of it, which looks cheap while it is empty.
-    where (q.partner_id, q.delivery_id) >= (n.partner_id, n.delivery_id) and (q.partner_id, q.delivery_id) <= (n.partner_id, n.delivery_id) and q.waits
+    -- Written so that it can only be looked up in the index, see docs/decisions/0027.
+    where q.partner_id = any (array[n.partner_id]) and q.delivery_id between n.delivery_id and n.delivery_id and q.waits
     returning q.delivery_id
 ),
 recorded as (
