@@ -23,8 +23,20 @@ const VERSION: &str = "v1,";
 pub const TOLERANCE_S: i64 = 300;
 
 /// A symmetric signing key. `Debug` says nothing; [`SigningKey::text`] is what the owner is shown, once.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SigningKey(Secret);
+#[derive(Clone)]
+pub struct SigningKey {
+    bytes: Secret,
+    /// What signing begins from is worked out once, not for each delivery.
+    hmac: hmac::Key,
+}
+
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &SigningKey) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for SigningKey {}
 
 /// Why a text is not a signing key. Says nothing of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,35 +69,40 @@ impl SigningKey {
         if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&length) {
             return Err(SigningKeyError::WrongLength { bytes: length });
         }
-        Ok(SigningKey(bytes))
+        Ok(SigningKey::of(bytes))
     }
 
     /// The key of a subscription whose owner chose a secret of their own, as the webhooks surface has it: the UTF-8 of
     /// that secret, whatever its length.
     pub fn from_utf8_secret(secret: &str) -> SigningKey {
-        SigningKey(Secret::new(secret))
+        SigningKey::of(Secret::new(secret))
+    }
+
+    fn of(bytes: Secret) -> SigningKey {
+        let hmac = hmac::Key::new(hmac::HMAC_SHA256, bytes.expose());
+        SigningKey { bytes, hmac }
     }
 
     /// A fresh key of 32 random bytes.
     pub fn generate() -> SigningKey {
         let mut bytes = Zeroizing::new([0; KEY_BYTES_GENERATED]);
         rand::fill(&mut *bytes).expect("the operating system always has random bytes");
-        SigningKey(Secret::new(*bytes))
+        SigningKey::of(Secret::new(*bytes))
     }
 
     /// `whsec_…`, as the Standard Webhooks libraries take it.
     pub fn text(&self) -> Secret {
-        let encoded = Zeroizing::new(STANDARD.encode(self.0.expose()));
+        let encoded = Zeroizing::new(STANDARD.encode(self.bytes.expose()));
         Secret::new([KEY_PREFIX.as_bytes(), encoded.as_bytes()].concat())
     }
 
     /// The key's bytes, for sealing.
     pub fn expose(&self) -> &[u8] {
-        self.0.expose()
+        self.bytes.expose()
     }
 
     fn context(&self, id: &str, timestamp: i64, body: &[u8]) -> hmac::Context {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose()));
+        let mut context = hmac::Context::with_key(&self.hmac);
         context.update(id.as_bytes());
         context.update(format!(".{timestamp}.").as_bytes());
         context.update(body);
@@ -253,7 +270,7 @@ mod tests {
     #[test]
     fn a_chosen_secret_signs_by_its_utf8() {
         let chosen = SigningKey::from_utf8_secret("c2VjcmV0");
-        let same = SigningKey(Secret::new(b"c2VjcmV0".to_vec()));
+        let same = SigningKey::of(Secret::new(b"c2VjcmV0".to_vec()));
         assert_eq!(sign(std::slice::from_ref(&chosen), "id", 1, b"body"), sign(&[same], "id", 1, b"body"));
         assert_eq!(chosen.text().expose_str(), Some("whsec_YzJWamNtVjA="));
         assert_eq!(format!("{chosen:?}"), "SigningKey([secret])");

@@ -349,7 +349,10 @@ impl Dispatcher {
         let (callback, kind) = landed.place;
         match &landed.shown {
             Some(shown) => {
-                self.traffic.note(callback, shown, Instant::now(), chance());
+                // Chance is for those who fail, and dear.
+                let is_calm = !shown.failed && shown.leave_alone.is_none();
+                let chance = if is_calm { 0.0 } else { chance() };
+                self.traffic.note(callback, shown, Instant::now(), chance);
                 self.lanes.proven(callback, !shown.failed);
                 match shown.slow_down {
                     true => self.lanes.paces.slow_down(callback),

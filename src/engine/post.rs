@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
-use super::outbound::{Outbound, Post, Reply, ReplyKind};
+use super::outbound::{self, Outbound, Post, Reply, ReplyKind};
 use super::targets::{Sending, Target};
 use crate::clock;
 use crate::domain::attempt::Outcome;
@@ -74,28 +74,24 @@ fn at_the_backup_url(detail: Option<String>) -> String {
 /// The dialect's own headers, and the Standard Webhooks ones beside them (SECURITY rule 8): the id is the delivery's or the batch's and the same
 /// on every attempt, the timestamp is this attempt's, and what is signed are the bytes that are sent.
 fn headers(own: Vec<OutgoingHeader>, sending: &Sending, id: Uuid, body: &[u8]) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::with_capacity(own.len() + 3);
-    for header in own {
-        let mut value = HeaderValue::from_bytes(&header.value)
+    let (id, timestamp) = (id.to_string(), clock::now().timestamp());
+    let is_signed = !sending.signing_keys.is_empty();
+    let signature = is_signed.then(|| signature::sign(&sending.signing_keys, &id, timestamp, body));
+    let mut all = own;
+    all.push(OutgoingHeader::plain("webhook-id", id));
+    all.push(OutgoingHeader::plain("webhook-timestamp", timestamp.to_string()));
+    all.extend(signature.map(|signature| OutgoingHeader::plain("webhook-signature", signature)));
+    // One piece of memory for all values: a request is copied in case it has to be made again, and copies of these share it.
+    let mut text = BytesMut::with_capacity(all.iter().map(|header| header.value.len()).sum());
+    let mut headers = HeaderMap::with_capacity(all.len() + outbound::OWN_HEADERS);
+    for header in all {
+        text.extend_from_slice(&header.value);
+        let mut value = HeaderValue::from_maybe_shared(text.split().freeze())
             .map_err(|_| format!("the value of {} cannot be sent in a header", header.name))?;
         value.set_sensitive(header.sensitive);
         headers.insert(HeaderName::from_static(header.name), value);
     }
-    let id = id.to_string();
-    let timestamp = clock::now().timestamp();
-    headers.insert("webhook-id", ascii(&id));
-    headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
-    if !sending.signing_keys.is_empty() {
-        headers.insert(
-            "webhook-signature",
-            ascii(&signature::sign(&sending.signing_keys, &id, timestamp, body)),
-        );
-    }
     Ok(headers)
-}
-
-fn ascii(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("uuids and base64 are printable ASCII")
 }
 
 /// Something on our side keeps it from being sent; nothing went out.

@@ -104,10 +104,13 @@ pub enum OutboundError {
     Tls(String),
 }
 
+/// How many headers this adds to those that it is given: `Host`, and `User-Agent` where the caller has none.
+pub const OWN_HEADERS: usize = 2;
+
 /// One call. Its headers may hold credentials, so it has no `Debug`.
 pub struct Post<'a> {
     pub url: &'a CallbackUrl,
-    /// Everything but `Host` and `Content-Length`; credentials marked sensitive by the caller.
+    /// Everything but `Host` and `Content-Length`, with room for [`OWN_HEADERS`] more; credentials marked sensitive by the caller.
     pub headers: HeaderMap,
     pub body: Bytes,
     /// From now to the last byte of the answer's body that is read.
