@@ -17,6 +17,11 @@ pub const COMPRESSION: &str = "wal_compression";
 pub const QUICK_COMPRESSION: &str = "lz4";
 pub const ANY_COMPRESSION: &str = "on";
 
+/// For glibc: what one large statement needed stays with its session, up to these many bytes, instead of being given back and faulted in again page by
+/// page for the next one. Other C libraries do not look at it.
+const MEMORY_IS_KEPT: [(&str, &str); 2] =
+    [("MALLOC_TRIM_THRESHOLD_", "67108864"), ("MALLOC_MMAP_THRESHOLD_", "33554432")];
+
 /// Settings on the command line beat those in the cluster's files, so what durability rests on cannot be switched off there.
 pub fn server(binaries: &Binaries, folder: &Folder, compression: &str) -> Result<Command, StartError> {
     let mut sockets = OsString::from("unix_socket_directories=");
@@ -50,5 +55,6 @@ pub fn server(binaries: &Binaries, folder: &Folder, compression: &str) -> Result
     for setting in settings {
         command.args(["-c", setting]);
     }
+    command.envs(MEMORY_IS_KEPT);
     Ok(command)
 }
