@@ -91,6 +91,7 @@ impl Measure<'_> {
         let took = took?;
         let settled = self.settle(&ledger).await?;
         let spent = before.spent_until(&Usage::of(&self.stage.server).await, ledger.arrived());
+        let bare = self.bare_again(bare).await?;
         let mut figures = rates(&ledger, settled.after_ns - begun_ns, took, bare);
         if callbacks {
             let opened = self.stage.receivers.connections() - connections;
@@ -162,6 +163,7 @@ impl Measure<'_> {
         let took = self.drive(job, &ledger).await?;
         let settled = self.settle(&ledger).await?;
         let spent = before.spent_until(&Usage::of(&self.stage.server).await, ledger.arrived());
+        let bare = self.bare_again(bare).await?;
         let mut figures = rates(&ledger, settled.after_ns - begun_ns, took, bare);
         figures.extend(costs(&spent));
         Ok(finished(&ledger, begun_ns, figures))
@@ -230,6 +232,11 @@ impl Measure<'_> {
         let took = closed_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, Some(at_most)).await?;
         self.behave(behaviour);
         Ok(ledger.arrived() as f64 / took.as_secs_f64())
+    }
+
+    /// The same once more after the load, each counting half: machines that are shared change their speed within a run.
+    async fn bare_again(&mut self, before_per_s: f64) -> Result<f64, String> {
+        Ok(before_per_s.midpoint(self.bare_per_s().await?))
     }
 
     /// Waits until everything accepted has arrived and the queue is empty, or until nothing moves any more.

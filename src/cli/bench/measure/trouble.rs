@@ -28,6 +28,7 @@ impl Measure<'_> {
         let hang = Duration::from_millis(self.scenario.hang_ms.into());
         let behaviour = Behaviour { hanging: self.scenario.hanging_callbacks(), hang, ..self.usual() };
         let (ledger, begun_ns, with) = self.healthy_rate(events, behaviour).await?;
+        let bare = self.bare_again(bare).await?;
         let figures = vec![
             Figure::new("healthy_share", "%", 100.0 * with / without),
             Figure::new("healthy_per_s", "/s", with).beside(bare),
@@ -80,6 +81,7 @@ impl Measure<'_> {
         let settled = self.settle(&ledger).await?;
         let drained = ledger.arrived() - early;
         let spent = before.spent_until(&Usage::of(&self.stage.server).await, drained);
+        let bare = self.bare_again(bare).await?;
         let arrivals = || ledger.arrivals_ns().map(|(_, at)| at).filter(|at| *at >= resumed_ns);
         let first_ns = arrivals().min().unwrap_or(resumed_ns);
         let per_s = |end_ns: u64| drained as f64 / (end_ns.saturating_sub(first_ns).max(1) as f64 / 1e9);
