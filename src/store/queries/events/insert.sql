@@ -52,12 +52,13 @@ incoming as materialized (
 ),
 matched as materialized (
     select e.id as event_id, e.partner_id, e.number, e.line, e.delivery_id, s.id as subscription_id, s.state = 'active' as flows,
-           c.batch_size > 1 as batched, s.id = any ($13::uuid[]) as set_aside
+           -- No other surface has batches, and for the others the callback need not be looked at.
+           s.surface = 'notifications' and (select c.batch_size > 1 from callbacks c where c.id = s.callback_id) as batched,
+           s.id = any ($13::uuid[]) as set_aside
     from incoming e
     join subscription_event_types t on t.partner_id = e.partner_id and t.event_type = e.type
         and (t.campaign_names is null or e.attributes::jsonb ->> 'campaignName' = any (t.campaign_names))
     join subscriptions s on s.id = t.subscription_id and s.state <> 'deleted'
-    join callbacks c on c.id = s.callback_id
 ),
 counted as materialized (
     select event_id, count(*) as matched, count(*) > 1000 and min(line) is null as is_large from matched group by event_id
