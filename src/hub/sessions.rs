@@ -17,11 +17,11 @@ use crate::domain::id::{CustomerId, PartnerId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::{RedirectSession, SessionKind, SessionState};
 use crate::domain::secret::Secret;
-use crate::domain::version::{IfMatch, Version};
+use crate::domain::version::IfMatch;
 use crate::domain::{Error, Noun};
 use crate::store;
 use crate::store::redirect_ids::{self, ClaimKind};
-use crate::store::redirect_sessions::{self, Content, Found};
+use crate::store::redirect_sessions::{self, Content, Found, Fresh};
 
 /// A session as a partner asks for it. `content` is normalised, so that the same request always gives the same bytes.
 #[derive(Debug)]
@@ -52,19 +52,32 @@ impl Hub {
         command: Result<Open, Error>,
         render: impl FnOnce(Result<Opened, Error>) -> Answer,
     ) -> Result<Answer, Error> {
-        let mut turn = match self.open(caller.partner, once).await? {
-            Opening::Answered(answer) => return Ok(answer),
-            Opening::Fresh(turn) => turn,
-        };
         let ttl = TimeDelta::from_std(self.settings.session_ttl).map_err(Error::internal)?;
-        let result = match command {
-            Ok(command) => {
-                open(turn.db(), &self.keys, &self.open_sessions, caller.partner, ttl, command).await
+        let (keys, remembered) = (&self.keys, &self.open_sessions);
+        let (opened, answer) = match once {
+            // One statement stores all there is to store.
+            None => {
+                let result = match command {
+                    Ok(command) => {
+                        let mut connection = self.connection().await?;
+                        open(&mut connection, keys, remembered, caller.partner, ttl, command).await
+                    }
+                    Err(error) => Err(error),
+                };
+                (session_of(&result), render(result))
             }
-            Err(error) => Err(error),
+            Some(once) => {
+                let mut turn = match self.open(caller.partner, Some(once)).await? {
+                    Opening::Answered(answer) => return Ok(answer),
+                    Opening::Fresh(turn) => turn,
+                };
+                let result = match command {
+                    Ok(command) => open(turn.db(), keys, remembered, caller.partner, ttl, command).await,
+                    Err(error) => Err(error),
+                };
+                (session_of(&result), turn.close(result, render).await?)
+            }
         };
-        let opened = result.as_ref().ok().map(|opened| opened.session.clone());
-        let answer = turn.close(result, render).await?;
         if let Some(session) = opened.filter(|session| session.state == SessionState::Active) {
             self.open_sessions.remember(session);
         }
@@ -112,42 +125,35 @@ async fn open(
     {
         return Err(Error::NotFound(Noun::Customer));
     }
-    if redirect_ids::claim(db, ClaimKind::Session, command.id, partner).await? != partner {
+    let (asked, digest) = (Instant::now(), content_digest(&command.content));
+    if command.condition.allows(None) {
+        let token = keys.seal(&token_identity(partner, command.id), new_token().as_bytes());
+        let content = Content { content: command.content, content_digest: digest.clone(), token };
+        let Open { id, kind, customer, .. } = command;
+        let fresh = Fresh { id, partner, kind, customer, ttl, asked: &content };
+        if let Some(session) = redirect_sessions::open(db, fresh).await? {
+            open_sessions.set_clock(session.created_at, asked);
+            return opened(keys, session, content);
+        }
+    }
+    // Somebody has the id, or the caller takes it that somebody has.
+    if redirect_ids::owner(db, ClaimKind::Session, command.id).await?.is_some_and(|owner| owner != partner) {
         return Err(Error::NotYours(Noun::Session));
     }
     let current = redirect_sessions::find(db, partner, command.id).await?;
-    let asked = Instant::now();
-    let now = store::now(db).await?;
-    open_sessions.set_clock(now, asked);
-    let standing = current.as_ref().map(|(found, _)| found.session.clone().at(now));
-    if !command.condition.allows(standing.as_ref().map(|session| session.version)) {
+    let Some((found, content)) = current else { return Err(Error::VersionMismatch(Noun::Session)) };
+    let session = found.session.at(found.read_at);
+    if !command.condition.allows(Some(session.version)) {
         return Err(Error::VersionMismatch(Noun::Session));
     }
-    let digest = content_digest(&command.content);
-    match (current, standing) {
-        (Some((_, asked)), Some(session)) if asked.content_digest == digest => opened(keys, session, asked),
-        (Some(_), _) => Err(Error::Duplicate(Noun::Session)),
-        (None, _) => {
-            let session = RedirectSession {
-                id: command.id,
-                partner,
-                state: SessionState::Active,
-                kind: command.kind,
-                customer: command.customer,
-                version: Version(1),
-                created_at: now,
-                updated_at: now,
-                expires_at: now + ttl,
-            };
-            let asked = Content {
-                content: command.content,
-                content_digest: digest,
-                token: keys.seal(&token_identity(partner, command.id), new_token().as_bytes()),
-            };
-            redirect_sessions::insert(db, &session, &asked).await?;
-            opened(keys, session, asked)
-        }
+    if content.content_digest != digest {
+        return Err(Error::Duplicate(Noun::Session));
     }
+    opened(keys, session, content)
+}
+
+fn session_of(result: &Result<Opened, Error>) -> Option<RedirectSession> {
+    result.as_ref().ok().map(|opened| opened.session.clone())
 }
 
 fn opened(keys: &KeyRing, session: RedirectSession, asked: Content) -> Result<Opened, Error> {

@@ -1,14 +1,14 @@
 //! Redirect sessions.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::unknown_word;
+use crate::domain::Error;
 use crate::domain::id::{CustomerId, PartnerId};
 use crate::domain::redirect_session::{RedirectSession, SessionKind, SessionState};
 use crate::domain::version::Version;
-use crate::domain::{Error, Noun};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -116,25 +116,48 @@ pub async fn read(db: &mut PgConnection, wanted: &[(PartnerId, Uuid)]) -> Result
     rows.into_iter().map(Found::try_from).collect()
 }
 
-/// Stores a new session. Errors: `VersionMismatch` when another request stored one under this id at the same moment.
-pub async fn insert(db: &mut PgConnection, session: &RedirectSession, asked: &Content) -> Result<(), Error> {
-    let done = sqlx::query(
-        "insert into redirect_sessions (partner_id, id, type, customer_id, content, content_digest, token, created_at, updated_at, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing",
+/// A session that nobody has opened yet.
+pub struct Fresh<'a> {
+    pub id: Uuid,
+    pub partner: PartnerId,
+    pub kind: SessionKind,
+    pub customer: Option<CustomerId>,
+    pub ttl: TimeDelta,
+    pub asked: &'a Content,
+}
+
+/// Claims a session's id and stores the session, in one statement; `None` if somebody has claimed that id before, for which a claim that is being made
+/// at this moment is waited for. It is open from now, by database time.
+pub async fn open(db: &mut PgConnection, fresh: Fresh<'_>) -> Result<Option<RedirectSession>, Error> {
+    let Fresh { id, partner, kind, customer, ttl, asked } = fresh;
+    let opened: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
+        "with claimed as (
+             insert into redirect_ids (kind, id, partner_id) values ('session', $2, $1) on conflict do nothing returning id)
+         insert into redirect_sessions (partner_id, id, type, customer_id, content, content_digest, token, created_at, updated_at, expires_at)
+         select $1, id, $3, $4, $5, $6, $7, herald_now(), herald_now(), herald_now() + $8 from claimed
+         returning created_at, expires_at",
     )
-    .bind(session.partner.0)
-    .bind(session.id)
-    .bind(session.kind.as_str())
-    .bind(session.customer.map(|customer| customer.0))
+    .bind(partner.0)
+    .bind(id)
+    .bind(kind.as_str())
+    .bind(customer.map(|customer| customer.0))
     .bind(&asked.content)
     .bind(&asked.content_digest)
     .bind(&asked.token)
-    .bind(session.created_at)
-    .bind(session.updated_at)
-    .bind(session.expires_at)
-    .execute(db)
+    .bind(ttl)
+    .fetch_optional(db)
     .await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Session)) }
+    Ok(opened.map(|(now, expires_at)| RedirectSession {
+        id,
+        partner,
+        state: SessionState::Active,
+        kind,
+        customer,
+        version: Version(1),
+        created_at: now,
+        updated_at: now,
+        expires_at,
+    }))
 }
 
 /// Writes the end of a session, if it still is active and at the version it was read at; says whether it was.

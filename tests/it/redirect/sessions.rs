@@ -128,6 +128,24 @@ async fn the_same_id_with_other_content_is_a_duplicate() {
     assert_eq!(world.ann.put(&session(id), &other).await.failure(), failed(409, "DuplicateEntity"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_open_an_id_at_once_its_partner_gets_one_session_and_the_other_none() {
+    let world = world().await;
+    for _ in 0..5 {
+        let id = Uuid::new_v4();
+        let (path, asked) = (session(id), new_customer());
+        let turns = (0..16).map(|turn| if turn % 2 == 0 { &world.ann } else { &world.ben });
+        let replies = join_all(turns.map(|partner| partner.put(&path, &asked))).await;
+        let (good, others): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
+        assert_eq!((good.len(), others.len()), (8, 8));
+        assert!(good.iter().all(|reply| reply.json() == good[0].json()), "one session with one token");
+        for other in others {
+            assert_eq!(other.failure(), failed(400, "InvalidTriggeredBy"));
+        }
+    }
+    assert_eq!((world.count("redirect_sessions").await, world.count("redirect_ids").await), (5, 5));
+}
+
 #[tokio::test]
 async fn another_partners_session_is_not_there_to_read_and_not_ones_own_to_touch() {
     let world = world().await;
