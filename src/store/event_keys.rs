@@ -85,7 +85,7 @@ pub async fn release_many(db: &mut PgConnection, keys: &[(PartnerId, String)]) -
 pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
         "delete from event_keys where ctid = any (array(
-             select ctid from event_keys where created_at < herald_now() - interval '7 days' limit $1))",
+             select ctid from event_keys where created_at < herald_now() - interval '7 days' order by created_at limit $1))",
     )
     .bind(limit)
     .execute(db)

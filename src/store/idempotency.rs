@@ -112,7 +112,7 @@ pub async fn answer(
 pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
         "delete from idempotency where ctid = any (array(
-             select ctid from idempotency where created_at < herald_now() - interval '24 hours' limit $1))",
+             select ctid from idempotency where created_at < herald_now() - interval '24 hours' order by created_at limit $1))",
     )
     .bind(limit)
     .execute(db)

@@ -148,8 +148,10 @@ pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId) -> 
 pub async fn hasten(db: &mut PgConnection, partner: PartnerId, delivery: DeliveryId) -> Result<bool, Error> {
     let done = sqlx::query(
         "update queue set due_at = least(due_at, herald_now())
-         where partner_id = $1 and lease_owner is null and due_at < 'infinity' and (
-             delivery_id = $2 or batch_id = (select batch_id from queue where partner_id = $1 and delivery_id = $2))",
+         where partner_id = $1 and lease_owner is null and due_at < 'infinity' and delivery_id = any (array(
+             select $2 union all
+             select delivery_id from queue where batch_id = (
+                 select batch_id from queue where partner_id = $1 and delivery_id = $2)))",
     )
     .bind(partner.0)
     .bind(delivery.0)

@@ -166,6 +166,32 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
 }
 
 #[tokio::test]
+async fn what_was_deleted_is_looked_for_by_subscription_and_not_by_row() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    for empty in ["alter table queue set (autovacuum_enabled = false)", "vacuum analyze queue"] {
+        sqlx::raw_sql(empty).execute(&mut *connection).await.unwrap();
+    }
+    let subscribed = "with p as (insert into partners (id, name) values (gen_random_uuid(), 'p') returning id),
+            c as (insert into callbacks (id, partner_id, surface, url) select gen_random_uuid(), id, 'redirect', 'https://x.example' from p returning id, partner_id)
+        insert into subscriptions (id, partner_id, surface, external_key, callback_id, state)
+        select case n when 1 then $1 else gen_random_uuid() end, partner_id, 'redirect', n::text, id,
+               case n % 2 when 1 then 'active' else 'deleted' end
+        from c, generate_series(1, 1000) n";
+    for _ in 0..2 {
+        let subscription = fill(&mut connection, ROWS / 2).await;
+        sqlx::query(subscribed).bind(subscription.0).execute(&mut *connection).await.unwrap();
+    }
+    sqlx::raw_sql("analyze subscriptions").execute(&mut *connection).await.unwrap();
+    // A session of its own, which has read nothing yet.
+    let mut sweep = database.pool.acquire().await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut *sweep).await.unwrap();
+    assert_eq!(queue::cancel_deleted(&mut sweep, None, TAKEN).await.unwrap(), 0);
+    assert_read_little(&mut sweep, "queue", 1, 2).await;
+    sqlx::raw_sql("commit").execute(&mut *sweep).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_next_in_line_is_looked_up_by_key_although_the_queue_was_empty_when_that_was_planned() {
     let database = cluster::database().await;
     let mut connection = database.pool.acquire().await.unwrap();

@@ -6,7 +6,8 @@ with live as (
            case when q.due_at < 'infinity' then q.due_at end as due_at, null::timestamptz as ended_at
     from queue q
     join events e on e.id = q.event_id
-    join subscriptions s on s.id = q.subscription_id
+    -- One by one, or all subscriptions are read for each row by a plan that takes the queue to be short.
+    cross join lateral (select state from subscriptions where id = q.subscription_id limit 1) s
     cross join lateral (
         select case when q.due_at = 'infinity' and (not q.waits or s.state in ('paused', 'disabled')) then 'held' else 'pending' end as state
     ) stands
