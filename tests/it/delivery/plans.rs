@@ -90,13 +90,13 @@ const ENDS: [(Ending, Outcome); 4] = [
     (Ending::Hold, Outcome::Refused),
 ];
 
-/// Rows of a table that this transaction has read so far, and blocks of it and of its indexes: to find one row by walking along an index reads
-/// one row.
+/// Rows of a table, of all its days where it has days, that this transaction has read so far, and blocks of it and of its indexes: to find one
+/// row by walking along an index reads one row.
 async fn read_so_far(db: &mut PgConnection, table: &str) -> (i64, i64) {
-    let read = "select (seq_tup_read + idx_tup_fetch)::int8,
-            (pg_stat_get_xact_blocks_fetched(relid)
-             + (select sum(pg_stat_get_xact_blocks_fetched(indexrelid)) from pg_index where indrelid = relid))::int8
-        from pg_stat_xact_user_tables where relname = $1";
+    let read = "select sum(seq_tup_read + idx_tup_fetch)::int8,
+            sum(pg_stat_get_xact_blocks_fetched(relid)
+                + (select sum(pg_stat_get_xact_blocks_fetched(indexrelid)) from pg_index where indrelid = relid))::int8
+        from pg_stat_xact_user_tables where relname ~ ('^' || $1 || '(_[0-9]{8})?$')";
     sqlx::query_as(read).bind(table).fetch_one(db).await.unwrap()
 }
 
@@ -163,6 +163,34 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     assert_eq!(claimed.len() as i64, TAKEN);
     assert_read_little(&mut late, "queue", 4, 30).await;
     sqlx::raw_sql("rollback").execute(&mut *late).await.unwrap();
+}
+
+#[tokio::test]
+async fn claims_read_the_events_of_what_they_take_and_not_the_history() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut connection).await.unwrap();
+    let history = "insert into events (id, partner_id, type, source, payload, occurred_at, matched)
+        select herald_uuid7_beside(herald_uuid7_floor(herald_now())), $1, 'it.happened', '/', '', herald_now(), 1 from generate_series(1, $2)";
+    sqlx::query(history).bind(Uuid::new_v4()).bind(ROWS).execute(&mut *connection).await.unwrap();
+    let subscription = fill(&mut connection, ROWS).await;
+    let theirs = "update queue set event_id = e.id from
+            (select id, row_number() over () from events) e, (select ctid as at, row_number() over () from queue) q
+        where e.row_number = q.row_number and queue.ctid = q.at";
+    for step in [theirs, "analyze events", "analyze queue"] {
+        sqlx::raw_sql(step).execute(&mut *connection).await.unwrap();
+    }
+    let pool = sessions::in_index_order(&database.pool, 1);
+    let mut in_order = pool.acquire().await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut *in_order).await.unwrap();
+    let mut taken = queue::claim(&mut in_order, NodeId::new(), TAKEN, LEASE_MS).await.unwrap();
+    let share = Share { subscription, up_to: TAKEN, due_from: None };
+    taken.extend(queue::draw(&mut in_order, NodeId::new(), LEASE_MS, &[share]).await.unwrap());
+    taken.extend(queue::claim_suspect(&mut in_order, NodeId::new(), LEASE_MS).await.unwrap());
+    assert_eq!(taken.len() as i64, 2 * TAKEN);
+    assert!(taken.iter().all(|claimed| claimed.r#type.is_some()), "each with its event");
+    assert_read_little(&mut in_order, "events", 4, 12).await;
+    sqlx::raw_sql("commit").execute(&mut *in_order).await.unwrap();
 }
 
 #[tokio::test]

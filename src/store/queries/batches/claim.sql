@@ -9,14 +9,14 @@ with due as materialized (
     from queue q
     where q.batch_id is not null and not q.waits and q.due_at <= herald_now()
       and (q.subscription_id <> all ($3) or q.lease_owner is not null)
-      and not exists (select from queue o where o.batch_id = q.batch_id and not o.waits and o.delivery_id < q.delivery_id)
+      and (select true from queue o where o.batch_id = q.batch_id and not o.waits and o.delivery_id < q.delivery_id limit 1) is null
     order by q.due_at
     limit 64
     for update of q skip locked
 ),
 locked as materialized (
     select q.partner_id, q.delivery_id, q.batch_id, d.due_at
-    from queue q join due d on d.batch_id = q.batch_id
+    from due d join queue q on q.batch_id = any (array[d.batch_id])
     for update of q skip locked
 ),
 whole as materialized (
@@ -34,8 +34,10 @@ claimed as (
         crashes = q.crashes + (q.lease_owner is not null)::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from locked l join whole w on w.batch_id = l.batch_id
-    where q.partner_id = l.partner_id and q.delivery_id = l.delivery_id
+    where q.partner_id = any (array[l.partner_id]) and q.delivery_id between l.delivery_id and l.delivery_id
     returning q.batch_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.draining, q.line, q.place
 )
 select c.*, e.type, e.source, e.payload, e.occurred_at
-from claimed c left join events e on e.id = c.event_id
+from claimed c
+-- One by one: a plan that is kept expects thousands of rows here, and would read all events to find these few.
+left join lateral (select type, source, payload, occurred_at from events where id = c.event_id limit 1) e on true

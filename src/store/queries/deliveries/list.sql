@@ -12,7 +12,7 @@ with live as (
         select case when q.due_at = 'infinity' and (not q.waits or s.state in ('paused', 'disabled')) then 'held' else 'pending' end as state
     ) stands
     where q.partner_id = $1 and q.delivery_id < $2 and q.delivery_id >= $9
-      and ($3::text is null or $3 = stands.state)
+      and ($3::text is null or $3 in ('pending', 'held') and $3 = stands.state)
       and ($4::uuid[] is null or q.subscription_id = any ($4))
       and ($5::text is null or e.type = $5)
       and ($6::uuid is null or q.event_id = $6)
@@ -25,7 +25,7 @@ ended as (
            a.started_at + make_interval(secs => a.latency_ms / 1000.0) as ended_at
     from attempts a
     where a.partner_id = $1 and a.delivery_id < $2 and a.delivery_id >= $9 and a.final_state is not null
-      and ($3::text is null or a.final_state = $3)
+      and ($3::text is null or $3 not in ('pending', 'held') and a.final_state = $3)
       and ($4::uuid[] is null or a.subscription_id = any ($4))
       and ($5::text is null or a.event_type = $5)
       and ($6::uuid is null or a.event_id = $6)

@@ -6,4 +6,4 @@ cross join lateral (
     select n.partner_id, n.delivery_id from queue n
     where n.partner_id = s.partner_id and n.subscription_id = l.subscription_id and n.line = l.line
     order by n.place limit 1) next
-where q.partner_id = next.partner_id and q.delivery_id = next.delivery_id and q.waits
+where q.partner_id = any (array[next.partner_id]) and q.delivery_id between next.delivery_id and next.delivery_id and q.waits

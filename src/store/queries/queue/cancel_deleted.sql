@@ -34,4 +34,4 @@ gone as (
 insert into attempts (partner_id, delivery_id, id, event_id, subscription_id, event_type, outcome, final_state, started_at, latency_ms)
 select g.partner_id, g.delivery_id, herald_uuid7_beside(herald_uuid7_floor(herald_now())), g.event_id, g.subscription_id,
        coalesce(e.type, 'unknown'), 'cancelled', 'cancelled', herald_now(), 0
-from gone g left join events e on e.id = g.event_id
+from gone g left join lateral (select type from events where id = g.event_id limit 1) e on true

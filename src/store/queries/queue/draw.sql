@@ -37,5 +37,7 @@ followed as (
 )
 select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at, c.row_at,
        e.type, e.source, e.payload, e.occurred_at
-from (select * from claimed union all select * from followed) c left join events e on e.id = c.event_id
+from (select * from claimed union all select * from followed) c
+-- One by one: a plan that is kept expects thousands of rows here, and would read all events to find these few.
+left join lateral (select type, source, payload, occurred_at from events where id = c.event_id limit 1) e on true
 order by c.was_due_at, c.delivery_id

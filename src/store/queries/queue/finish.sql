@@ -59,17 +59,19 @@ left_line as materialized (
 ),
 lines as materialized (
     select l.partner_id, l.subscription_id, l.line, l.unfinished - g.finished as unfinished, g.place
-    from ordering_lines l join left_line g using (partner_id, subscription_id, line)
+    from left_line g
+    -- Written so that it can only be looked up in the index, see docs/decisions/0027.
+    join ordering_lines l on l.partner_id = any (array[g.partner_id]) and l.subscription_id = g.subscription_id and l.line between g.line and g.line
     order by l.line, l.subscription_id
     for update of l
 ),
 empty as (
     delete from ordering_lines l using lines g
-    where l.partner_id = g.partner_id and l.subscription_id = g.subscription_id and l.line = g.line and g.unfinished <= 0
+    where l.partner_id = any (array[g.partner_id]) and l.subscription_id = g.subscription_id and l.line between g.line and g.line and g.unfinished <= 0
 ),
 shorter as (
     update ordering_lines l set unfinished = g.unfinished from lines g
-    where l.partner_id = g.partner_id and l.subscription_id = g.subscription_id and l.line = g.line and g.unfinished > 0
+    where l.partner_id = any (array[g.partner_id]) and l.subscription_id = g.subscription_id and l.line between g.line and g.line and g.unfinished > 0
 ),
 next as materialized (
     select g.partner_id, g.subscription_id, g.line, n.delivery_id

@@ -40,12 +40,14 @@ due as (
     select p.partner_id, p.delivery_id, p.place from placed p where p.batch_id is null
     union all
     select m.partner_id, m.delivery_id, min(p.place)
-    from placed p join queue m on m.batch_id = p.batch_id group by m.partner_id, m.delivery_id
+    from placed p
+    cross join lateral (select partner_id, delivery_id from queue where batch_id = p.batch_id offset 0) m
+    group by m.partner_id, m.delivery_id
 ),
 moved as (
     update queue q set due_at = herald_now() + d.place * interval '1 microsecond', draining = true
     from due d
-    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id and q.due_at = 'infinity'
+    where q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id and q.due_at = 'infinity'
     returning q.delivery_id
 )
 select (select count(*) from moved) as moved, exists (select from active) as unfinished
