@@ -28,6 +28,7 @@ pub mod redirect_data;
 pub mod redirect_session;
 pub mod retry;
 pub mod retry_after;
+pub mod route;
 pub mod secret;
 pub mod signature;
 pub mod subscription;

@@ -19,82 +19,66 @@ use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use crate::domain::publication::{Attributes, OrderingKey};
 
-/// A delivery that came into being with its event.
+/// A delivery to be stored with its event.
 #[derive(Debug, Clone, Copy)]
-pub struct Born {
+pub struct NewDelivery {
+    pub id: DeliveryId,
     pub partner: PartnerId,
-    pub delivery: DeliveryId,
     pub event: EventId,
     pub subscription: SubscriptionId,
-    pub standing: Standing,
+    /// Whether it leaves in a batch.
+    pub gathers: bool,
+    pub begins: Begins,
+}
+
+/// How a delivery shall begin, unless it has to wait for another with its ordering key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// Leased to the node that inserts it.
+    Leased,
+    /// Due for anyone.
+    Due,
+    /// Not before its subscription is active again.
+    Held,
+}
+
+/// What became of a delivery that was stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Whether this node may send it.
+    pub leased: bool,
+    /// Whether it is behind another with its ordering key, whose end lets it out.
+    pub waits: bool,
     pub row_at: RowHint,
 }
 
-/// How a delivery begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Leased to the node that inserted it.
-    Leased,
-    /// Due for anyone, or held.
-    Left,
-    /// Behind another with its ordering key, whose end lets it out.
-    Waits,
-    /// To be gathered into a batch.
-    Gathers,
-}
-
-/// What an insert brought about.
-#[derive(Debug, Default)]
-pub struct Inserted {
-    pub born: Vec<Born>,
-    /// How many subscriptions each event matched.
-    pub matched: HashMap<EventId, i32>,
-    /// Whether one of them matched so many that their deliveries are still to be put into the queue.
-    pub fanned_out: bool,
-    /// Whether deliveries that could be sent at once found no room and were left to whoever has some. Whoever inserts knows.
-    pub overflow: bool,
-}
-
-/// A delivery, an event that has none, or nothing where there was no event.
 #[derive(sqlx::FromRow)]
-struct InsertedRow {
-    partner_id: Option<Uuid>,
-    event_id: Option<Uuid>,
-    matched: Option<i32>,
+struct StoredRow {
     delivery_id: Option<Uuid>,
-    subscription_id: Option<Uuid>,
     leased: Option<bool>,
     waits: Option<bool>,
-    batched: Option<bool>,
     row_at: Option<RowHint>,
 }
 
-impl InsertedRow {
-    fn standing(&self) -> Standing {
-        match (self.leased, self.waits, self.batched) {
-            (Some(true), ..) => Standing::Leased,
-            (_, Some(true), _) => Standing::Waits,
-            (_, _, Some(true)) => Standing::Gathers,
-            _ => Standing::Left,
-        }
-    }
-}
-
-/// The lease that rows are born under: whose, for how long, at most for how many rows, and for which subscriptions' rows it is not.
+/// The lease that rows are born under: whose, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct BirthLease<'a> {
+pub struct BirthLease {
     pub owner: NodeId,
-    pub lease: Duration,
-    pub rows_max: usize,
-    pub set_aside: &'a [SubscriptionId],
+    pub duration: Duration,
 }
 
-/// With ordering keys or without, and with what goes along or without.
-static INSERTS: LazyLock<[[String; 2]; 2]> = LazyLock::new(|| {
-    let insert = include_str!("queries/events/insert.sql");
-    let with = |ordered, alone| sections::with(insert, &[ordered, alone]);
-    ["unordered", "ordered"].map(|ordered| ["alone", "alongside"].map(|company| with(ordered, company)))
-});
+/// What one statement stores.
+#[derive(Clone, Copy)]
+pub struct Insert<'a> {
+    pub events: &'a [NewEvent],
+    /// How many subscriptions each event matched.
+    pub matched: &'a [i32],
+    /// In the order of their events.
+    pub deliveries: &'a [NewDelivery],
+    /// By which versions of the partners' routes they were matched.
+    pub versions: &'a [(PartnerId, i64)],
+    pub alongside: Alongside<'a>,
+}
 
 /// What is written together with events or not at all.
 #[derive(Clone, Copy, Default)]
@@ -103,25 +87,32 @@ pub struct Alongside<'a> {
     pub answers: &'a [Entry],
 }
 
-/// Stores events with a queue row for each subscription that matches, and what goes along with them. One statement: without a transaction
-/// around it, it is one by itself.
+/// With ordering keys or without, and with what goes along or without.
+static INSERTS: LazyLock<[[String; 2]; 2]> = LazyLock::new(|| {
+    let insert = include_str!("queries/events/insert.sql");
+    let with = |ordered, company| sections::with(insert, &[ordered, company]);
+    ["unordered", "ordered"].map(|ordered| ["alone", "alongside"].map(|company| with(ordered, company)))
+});
+
+/// Stores events with their deliveries, and what goes along with them. One statement: without a transaction around it, it is one by itself.
 /// Errors are the driver's own, so that the caller can tell a missing partition (`partitions::is_missing`) and what was overtaken by others
-/// ([`super::is_overtaken`]) from the rest.
+/// ([`super::is_overtaken`]), the partners' routes included, from the rest.
 pub async fn insert(
     db: &mut PgConnection,
-    events: &[NewEvent],
-    lease: BirthLease<'_>,
-    alongside: Alongside<'_>,
-) -> Result<Inserted, sqlx::Error> {
-    let is_ordered = events.iter().any(|event| event.ordering_key.is_some());
-    let has_company = !(alongside.cancelled.is_empty() && alongside.answers.is_empty());
-    insert_by((is_ordered, has_company), db, events, lease, alongside).await
+    lease: BirthLease,
+    insert: Insert<'_>,
+) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
+    let is_ordered = insert.events.iter().any(|event| event.ordering_key.is_some());
+    let has_company = !(insert.alongside.cancelled.is_empty() && insert.alongside.answers.is_empty());
+    insert_by((is_ordered, has_company), db, lease, insert).await
 }
 
 /// Has a session plan the usual inserts, by inserting nothing: otherwise the first that come wait for it.
-pub async fn plan_inserts(db: &mut PgConnection, lease: BirthLease<'_>) -> Result<(), sqlx::Error> {
+pub async fn plan_inserts(db: &mut PgConnection, lease: BirthLease) -> Result<(), sqlx::Error> {
+    let nothing =
+        Insert { events: &[], matched: &[], deliveries: &[], versions: &[], alongside: Alongside::default() };
     for has_company in [true, false] {
-        insert_by((false, has_company), db, &[], lease, Alongside::default()).await?;
+        insert_by((false, has_company), db, lease, nothing).await?;
     }
     Ok(())
 }
@@ -129,11 +120,12 @@ pub async fn plan_inserts(db: &mut PgConnection, lease: BirthLease<'_>) -> Resul
 async fn insert_by(
     (is_ordered, has_company): (bool, bool),
     db: &mut PgConnection,
-    events: &[NewEvent],
-    lease: BirthLease<'_>,
-    Alongside { cancelled, answers }: Alongside<'_>,
-) -> Result<Inserted, sqlx::Error> {
+    lease: BirthLease,
+    Insert { events, matched, deliveries, versions, alongside: Alongside { cancelled, answers } }: Insert<'_>,
+) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
     let sql = &INSERTS[usize::from(is_ordered)][usize::from(has_company)];
+    let keys = || events.iter().map(|event| event.ordering_key.as_ref());
+    let begins = |which| deliveries.iter().map(move |delivery| delivery.begins == which);
     let insert = sqlx::query_as(AssertSqlSafe(sql.as_str()))
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
@@ -142,50 +134,54 @@ async fn insert_by(
         .bind(events.iter().map(|event| event.payload.as_slice()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.occurred_at).collect::<Vec<_>>())
         .bind(events.iter().map(|event| attributes_json(&event.attributes)).collect::<Vec<_>>())
-        .bind(
-            events
-                .iter()
-                .map(|event| event.ordering_key.as_ref().map(OrderingKey::as_str))
-                .collect::<Vec<_>>(),
-        )
+        .bind(keys().map(|key| key.map(OrderingKey::as_str)).collect::<Vec<_>>())
+        .bind(matched)
+        .bind(deliveries.iter().map(|delivery| delivery.partner.0).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|delivery| delivery.id.0).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|delivery| delivery.event.0).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|delivery| delivery.subscription.0).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|delivery| delivery.gathers).collect::<Vec<_>>())
+        .bind(begins(Begins::Held).collect::<Vec<_>>())
+        .bind(begins(Begins::Leased).collect::<Vec<_>>())
         .bind(lease.owner.0)
-        .bind(lease.lease.as_secs_f64() * 1_000.0)
-        .bind(i64::try_from(lease.rows_max).unwrap_or(i64::MAX))
-        .bind(
-            events
-                .iter()
-                .map(|event| event.ordering_key.as_ref().map(OrderingKey::digest))
-                .collect::<Vec<_>>(),
-        )
-        .bind(lease.set_aside.iter().map(|subscription| subscription.0).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| DeliveryId::beside(event.id).0).collect::<Vec<_>>());
+        .bind(lease.duration.as_secs_f64() * 1_000.0)
+        .bind(versions.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
+        .bind(versions.iter().map(|(_, version)| *version).collect::<Vec<_>>())
+        .bind(if is_ordered { lines(events, deliveries) } else { Vec::new() });
     if !has_company {
-        return Ok(inserted(insert.fetch_all(db).await?));
+        return Ok(stored(insert.fetch_all(db).await?));
     }
     let rows = insert
         .bind(cancelled.iter().map(|ended| ended.session.partner.0).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.session.id).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.session.version.0).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.session.updated_at).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.remembered).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.partner.0).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.id).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.fingerprint.as_slice()).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>())
-        .bind(cancelled.iter().map(|ended| ended.remembered).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
-    Ok(inserted(rows))
+    Ok(stored(rows))
 }
 
-/// What an insert brought about whose answer never came, as long as the leases that it gave to this node last; `None` if nothing of it was
-/// stored. All of it was stored, or nothing was.
+/// The line that each delivery gets into, if its event has an ordering key.
+fn lines(events: &[NewEvent], deliveries: &[NewDelivery]) -> Vec<Option<i64>> {
+    let line = |event: &NewEvent| Some((event.id, event.ordering_key.as_ref()?.digest()));
+    let lines: HashMap<_, _> = events.iter().filter_map(line).collect();
+    deliveries.iter().map(|delivery| lines.get(&delivery.event).copied()).collect()
+}
+
+/// What became of the deliveries of an insert whose answer never came, as far as they are still in the queue; `None` if nothing of it was stored.
+/// All of it was stored, or nothing was.
 pub async fn find_inserted(
     db: &mut PgConnection,
     events: &[NewEvent],
     owner: NodeId,
-) -> Result<Option<Inserted>, Error> {
-    let rows: Vec<InsertedRow> = sqlx::query_as(include_str!("queries/events/find_inserted.sql"))
+) -> Result<Option<HashMap<DeliveryId, Stored>>, Error> {
+    let rows: Vec<StoredRow> = sqlx::query_as(include_str!("queries/events/find_inserted.sql"))
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| millisecond_of(event.id.0).0).collect::<Vec<_>>())
@@ -193,30 +189,15 @@ pub async fn find_inserted(
         .bind(owner.0)
         .fetch_all(db)
         .await?;
-    Ok((!rows.is_empty()).then(|| inserted(rows)))
+    Ok((!rows.is_empty()).then(|| stored(rows)))
 }
 
-fn inserted(rows: Vec<InsertedRow>) -> Inserted {
-    let mut inserted = Inserted::default();
-    for row in rows {
-        let (Some(partner), Some(event), Some(matched)) = (row.partner_id, row.event_id, row.matched) else {
-            continue;
-        };
-        let event = EventId(event);
-        inserted.matched.insert(event, matched);
-        inserted.fanned_out |= row.delivery_id.is_none() && matched > 0;
-        if let (Some(delivery), Some(subscription)) = (row.delivery_id, row.subscription_id) {
-            inserted.born.push(Born {
-                partner: PartnerId(partner),
-                delivery: DeliveryId(delivery),
-                event,
-                subscription: SubscriptionId(subscription),
-                standing: row.standing(),
-                row_at: row.row_at.unwrap_or_default(),
-            });
-        }
-    }
-    inserted
+fn stored(rows: Vec<StoredRow>) -> HashMap<DeliveryId, Stored> {
+    let stored = |row: StoredRow| {
+        let (leased, waits) = (row.leased.unwrap_or_default(), row.waits.unwrap_or_default());
+        Some((DeliveryId(row.delivery_id?), Stored { leased, waits, row_at: row.row_at? }))
+    };
+    rows.into_iter().filter_map(stored).collect()
 }
 
 /// `None` where there are none, which is what most events have.

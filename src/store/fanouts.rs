@@ -4,7 +4,22 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Error;
-use crate::domain::id::EventId;
+use crate::domain::id::{EventId, PartnerId, SubscriptionId};
+
+/// Notes whom an event matched, for [`spread`] to put their deliveries into the queue. In the transaction that stores the event.
+pub async fn insert(
+    db: &mut PgConnection,
+    (partner, event): (PartnerId, EventId),
+    subscriptions: &[SubscriptionId],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(include_str!("queries/fanouts/insert.sql"))
+        .bind(partner.0)
+        .bind(event.0)
+        .bind(subscriptions.iter().map(|subscription| subscription.0).collect::<Vec<_>>())
+        .execute(db)
+        .await?;
+    Ok(())
+}
 
 /// Puts the next chunk of any fan-out into the queue; `None` when there is none. Answers of which event it was, and with how many deliveries.
 pub async fn spread(db: &mut PgConnection) -> Result<Option<(EventId, i64)>, Error> {

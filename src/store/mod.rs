@@ -21,6 +21,7 @@ pub mod partners;
 pub mod queue;
 pub mod redirect_ids;
 pub mod redirect_sessions;
+pub mod routes;
 pub mod sealed;
 mod sections;
 pub mod sessions;

@@ -16,12 +16,13 @@ use herald::domain::id::{
     AttemptId, BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId,
 };
 use herald::domain::publication::OrderingKey;
+use herald::domain::route::Route;
 use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
-use herald::store::events::Alongside;
+use herald::store::events::{Alongside, Begins, Insert, NewDelivery};
 use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share, Walked};
-use herald::store::{deliveries, events, partitions, subscriptions, targets};
+use herald::store::{deliveries, events, partitions, routes, subscriptions, targets};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgConnection;
@@ -200,15 +201,35 @@ impl World<'_> {
         };
         let lease = events::BirthLease {
             owner: self.nodes[born_leased_to.unwrap_or_default()],
-            lease: Duration::from_millis(u64::try_from(LEASE_STEPS * STEP_MS).unwrap()),
-            rows_max: usize::from(born_leased_to.is_some()),
-            set_aside: &[],
+            duration: Duration::from_millis(u64::try_from(LEASE_STEPS * STEP_MS).unwrap()),
         };
-        let born = events::insert(self.db, &[event], lease, Alongside::default()).await.unwrap().born;
+        let routes = routes::read(self.db, &[(self.partner, &event.kind)]).await.unwrap().remove(0);
+        let delivery = |route: &Route| NewDelivery {
+            id: DeliveryId::beside(event.id),
+            partner: event.partner,
+            event: event.id,
+            subscription: route.subscription,
+            gathers: route.gathers,
+            begins: match born_leased_to {
+                _ if route.holds => Begins::Held,
+                Some(_) if !route.gathers => Begins::Leased,
+                _ => Begins::Due,
+            },
+        };
+        let born: Vec<_> = routes.of(&event.attributes).map(delivery).collect();
+        let insert = Insert {
+            events: std::slice::from_ref(&event),
+            matched: &[i32::try_from(born.len()).unwrap()],
+            deliveries: &born,
+            versions: &[(self.partner, routes.version)],
+            alongside: Alongside::default(),
+        };
+        let stored = events::insert(self.db, lease, insert).await.unwrap();
+        assert_eq!(stored.len(), born.len());
         let matched = self.model.publish(subscription, key, born_leased_to);
         assert_eq!(born.len(), usize::from(matched));
-        self.deliveries.extend(born.iter().map(|born| (born.delivery, born.event)));
-        self.rows.extend(born.iter().map(|born| (born.delivery, born.row_at)));
+        self.deliveries.extend(born.iter().map(|born| (born.id, born.event)));
+        self.rows.extend(stored.into_iter().map(|(id, stored)| (id, stored.row_at)));
     }
 
     async fn claim(&mut self, node: usize, limit: usize) {

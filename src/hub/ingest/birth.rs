@@ -9,9 +9,53 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::super::handoff::room_for;
 use super::super::{Handed, Handoff};
 use super::group::Written;
-use crate::domain::delivery::Lease;
+use crate::domain::delivery::{Lease, RowHint};
 use crate::domain::event::{Event, NewEvent};
-use crate::store::events::{Born, Standing};
+use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::store::events::{NewDelivery, Stored};
+
+/// A delivery that came into being with its event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Born {
+    partner: PartnerId,
+    delivery: DeliveryId,
+    event: EventId,
+    subscription: SubscriptionId,
+    standing: Standing,
+    row_at: RowHint,
+}
+
+/// How a delivery begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Leased to the node that inserted it.
+    Leased,
+    /// Due for anyone, or held.
+    Left,
+    /// Behind another with its ordering key, whose end lets it out.
+    Waits,
+    /// To be gathered into a batch.
+    Gathers,
+}
+
+impl Born {
+    pub(super) fn new(delivery: &NewDelivery, stored: &Stored) -> Self {
+        let standing = match (stored.leased, stored.waits, delivery.gathers) {
+            (true, ..) => Standing::Leased,
+            (_, true, _) => Standing::Waits,
+            (.., true) => Standing::Gathers,
+            _ => Standing::Left,
+        };
+        Self {
+            partner: delivery.partner,
+            delivery: delivery.id,
+            event: delivery.event,
+            subscription: delivery.subscription,
+            standing,
+            row_at: stored.row_at,
+        }
+    }
+}
 
 /// Gives the engine what was born leased, each with its share of the room.
 pub(super) fn hand_over(
@@ -85,8 +129,6 @@ fn stored(event: &NewEvent) -> Event {
 pub(super) mod tests {
     use super::super::super::handoff::handoff;
     use super::*;
-    use crate::domain::delivery::RowHint;
-    use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
     use crate::domain::publication::Attributes;
 
     pub(in crate::hub::ingest) fn event(bytes: usize) -> NewEvent {

@@ -2,23 +2,29 @@
 //! still is so. That takes one or two round trips to the database, and no transaction around them: one statement writes. Only where producers chose
 //! ids, which have to be claimed first, or where there is too much for one statement, is there a transaction.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
 use sqlx::PgConnection;
 
 use super::super::SetAside;
-use super::super::handoff::room_for;
 use super::super::once::Answer;
 use super::super::open_sessions::OpenSessions;
+use super::birth::Born;
 use super::cancels::Cancels;
+use super::matching::{KnownRoutes, Matched, match_all};
 use super::publications::{Publications, Receipt, Settled};
 use super::{LeaseTerms, Request};
 use crate::domain::Error;
 use crate::domain::event::NewEvent;
+use crate::domain::id::{DeliveryId, PartnerId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::publication::OrderingKey;
-use crate::store::events::{Alongside, BirthLease, Born, Inserted, Standing};
+use crate::domain::route::Routes;
+use crate::store::events::{Alongside, BirthLease, Insert, Stored};
 use crate::store::idempotency::Entry;
 use crate::store::redirect_sessions::Ended;
-use crate::store::{self, events, partitions};
+use crate::store::{self, events, fanouts, partitions, routes};
 
 /// Room asked for before it is known how many subscriptions match; what is not needed is given back at once.
 pub(super) const ROOM_WANTED: usize = 4_000;
@@ -39,6 +45,7 @@ pub(super) struct Birth {
 pub(super) struct Ground<'a> {
     pub keys: &'a KeyRing,
     pub open_sessions: &'a OpenSessions,
+    pub routes: &'a mut KnownRoutes,
     /// Whether sessions may be remembered instead of read.
     pub remembers: bool,
 }
@@ -46,8 +53,8 @@ pub(super) struct Ground<'a> {
 /// Has a session plan what most groups take, by asking for nothing: otherwise the first group waits for it.
 pub(super) async fn plan_ahead(db: &mut PgConnection, terms: LeaseTerms) -> Result<(), Error> {
     store::redirect_sessions::read(db, &[]).await?;
-    let lease = BirthLease { owner: terms.node, lease: terms.duration, rows_max: 0, set_aside: &[] };
-    Ok(events::plan_inserts(db, lease).await?)
+    routes::read(db, &[]).await?;
+    Ok(events::plan_inserts(db, BirthLease { owner: terms.node, duration: terms.duration }).await?)
 }
 
 /// What a group comes to, still to be written.
@@ -62,6 +69,9 @@ pub(super) struct Plan {
     pub events: Vec<NewEvent>,
     /// How many of the events were published; the others are cancelled sessions.
     published_count: usize,
+    /// Who takes each event, and what that comes to.
+    routes: Vec<Arc<Routes>>,
+    matched: Matched,
 }
 
 /// What a group wrote.
@@ -100,14 +110,15 @@ impl From<sqlx::Error> for Trouble {
 /// read. No transaction is left open on a connection that is still good.
 pub(super) async fn write(
     db: &mut PgConnection,
-    ground: &Ground<'_>,
+    ground: &mut Ground<'_>,
     birth: &Birth,
     group: &[Request],
 ) -> Result<Written, Trouble> {
     let mut has_made_partitions = false;
+    let mut overtaken = 0;
     for _ in 0..TRIES_MAX {
         let mut transaction = Begun(false);
-        let tried = match plan(db, &mut transaction, ground, group).await {
+        let tried = match plan(db, &mut transaction, ground, birth, group, overtaken).await {
             Ok(plan) => store(db, &mut transaction, plan, birth).await,
             Err(error) => Err(Stop::Failed(error)),
         };
@@ -127,7 +138,7 @@ pub(super) async fn write(
                 partitions::make_ahead(db).await?;
                 has_made_partitions = true;
             }
-            Stop::Overtaken => {}
+            Stop::Overtaken => overtaken += 1,
             Stop::InDoubt(plan, error) => return Err(Trouble::InDoubt(plan, error)),
             Stop::Failed(error) => return Err(Trouble::Undone(error)),
         }
@@ -137,6 +148,8 @@ pub(super) async fn write(
 
 /// How often a group begins before it is given up.
 const TRIES_MAX: usize = 5;
+/// After so many of them, routes are locked before they are read: whoever keeps changing them shall not keep others from being written.
+const OVERTAKEN_MAX: usize = 2;
 
 /// Whether a transaction was begun and is not over. One statement is a transaction by itself, and most groups are written by one.
 struct Begun(bool);
@@ -177,12 +190,14 @@ impl From<Error> for Stop {
     }
 }
 
-/// Reads, claims and decides. Begins a transaction if something has to be claimed.
+/// Reads, claims and decides. Begins a transaction if something has to be claimed or locked.
 async fn plan(
     db: &mut PgConnection,
     transaction: &mut Begun,
-    ground: &Ground<'_>,
+    ground: &mut Ground<'_>,
+    birth: &Birth,
     group: &[Request],
+    overtaken: usize,
 ) -> Result<Plan, Error> {
     let cancels = group.iter().filter_map(Request::cancel).collect();
     let cancels = Cancels::read(db, ground, cancels).await?;
@@ -201,6 +216,17 @@ async fn plan(
     let mut events = cancels.events;
     events.extend(publications.events);
     in_order_of_locking(&mut events);
+    if overtaken > 0 {
+        let partners: BTreeSet<_> = events.iter().map(|event| event.partner).collect();
+        let partners: Vec<_> = partners.into_iter().collect();
+        ground.routes.forget(&partners);
+        if overtaken > OVERTAKEN_MAX {
+            transaction.begin(db).await?;
+            routes::lock(db, &partners).await?;
+        }
+    }
+    let routes = ground.routes.find(db, &events).await?;
+    let matched = match_all(&events, &routes, birth);
     Ok(Plan {
         cancelled: cancels.answers,
         sessions: cancels.cancelled,
@@ -208,6 +234,8 @@ async fn plan(
         settled: publications.settled,
         events,
         published_count,
+        routes,
+        matched,
     })
 }
 
@@ -219,16 +247,16 @@ async fn store(
     birth: &Birth,
 ) -> Result<Written, Stop> {
     if !plan.writes_anything() && !transaction.0 {
-        return Ok(plan.written(Inserted::default(), birth.set_aside.clone()));
+        return Ok(plan.written(HashMap::new(), birth));
     }
-    if statements(&plan.events).nth(1).is_some() {
+    if statements(&plan.events).nth(1).is_some() || !plan.matched.large.is_empty() {
         transaction.begin(db).await?;
     }
-    let inserted = match insert_events(db, &plan, birth).await {
+    let stored = match insert_events(db, &plan, birth).await {
         Err(error) if !transaction.0 && store::is_in_doubt(&error) => {
             return Err(Stop::InDoubt(Box::new(plan), error));
         }
-        inserted => inserted?,
+        stored => stored?,
     };
     if transaction.0 {
         transaction.0 = false;
@@ -236,7 +264,7 @@ async fn store(
             return Err(Stop::InDoubt(Box::new(plan), error));
         }
     }
-    Ok(plan.written(inserted, birth.set_aside.clone()))
+    Ok(plan.written(stored, birth))
 }
 
 impl Plan {
@@ -244,17 +272,20 @@ impl Plan {
         !(self.events.is_empty() && self.sessions.is_empty() && self.kept.is_empty())
     }
 
-    pub(super) fn written(self, inserted: Inserted, set_aside: SetAside) -> Written {
-        let receipts = |settled: Settled| settled.receipts(&inserted.matched);
+    pub(super) fn written(self, stored: HashMap<DeliveryId, Stored>, birth: &Birth) -> Written {
+        let matched: HashMap<_, _> =
+            self.events.iter().map(|event| event.id).zip(self.matched.counts.iter().copied()).collect();
+        let receipts = |settled: Settled| settled.receipts(&matched);
+        let born = |delivery| Some(Born::new(delivery, stored.get(&delivery.id)?));
         Written {
             cancelled: self.cancelled,
             published: self.settled.into_iter().map(receipts).collect(),
+            overflow: self.matched.overflow,
+            fanned_out: !self.matched.large.is_empty(),
+            born: self.matched.deliveries.iter().filter_map(born).collect(),
             events: self.events,
             published_count: self.published_count,
-            overflow: inserted.overflow,
-            fanned_out: inserted.fanned_out,
-            born: inserted.born,
-            set_aside,
+            set_aside: birth.set_aside.clone(),
         }
     }
 }
@@ -266,36 +297,47 @@ fn in_order_of_locking(events: &mut [NewEvent]) {
     }
 }
 
-/// Inserts the events, a statement's worth at a time, and what goes along with the first of them; the first get the room. How many deliveries
-/// that is enough for is reckoned by the largest event of the statement.
-async fn insert_events(db: &mut PgConnection, plan: &Plan, birth: &Birth) -> Result<Inserted, sqlx::Error> {
-    let (mut all, mut room) = (Inserted::default(), birth.room);
+/// Inserts the events with their deliveries, a statement's worth at a time, and what goes along with the first of them.
+async fn insert_events(
+    db: &mut PgConnection,
+    plan: &Plan,
+    birth: &Birth,
+) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
+    let lease = BirthLease { owner: birth.lease.node, duration: birth.lease.duration };
     let mut alongside = Alongside { cancelled: &plan.sessions, answers: &plan.kept };
+    let (matched, mut first, mut first_delivery) = (&plan.matched, 0, 0);
+    let mut stored = HashMap::new();
     // Without events there may still be answers to keep.
     let none = plan.events.is_empty().then_some(&plan.events[..]);
-    for part in statements(&plan.events).chain(none) {
-        let each = part.iter().map(room_of).max().unwrap_or(1);
-        let lease = BirthLease {
-            owner: birth.lease.node,
-            lease: birth.lease.duration,
-            rows_max: room / each,
-            set_aside: &birth.set_aside,
+    for events in statements(&plan.events).chain(none) {
+        let end = first + events.len();
+        let end_delivery = end.checked_sub(1).map_or(0, |last| matched.ends[last]);
+        let insert = Insert {
+            events,
+            matched: &matched.counts[first..end],
+            deliveries: &matched.deliveries[first_delivery..end_delivery],
+            versions: &versions(events, &plan.routes[first..end]),
+            alongside: std::mem::take(&mut alongside),
         };
-        let inserted = events::insert(db, part, lease, std::mem::take(&mut alongside)).await?;
-        let count = |standing| inserted.born.iter().filter(|born| born.standing == standing).count();
-        let leased = count(Standing::Leased);
-        // While there is room, what is left is held, and nobody's to send.
-        all.overflow |= leased >= room / each && count(Standing::Left) > 0;
-        room = room.saturating_sub(leased * each);
-        all.born.extend(inserted.born);
-        all.matched.extend(inserted.matched);
-        all.fanned_out |= inserted.fanned_out;
+        (first, first_delivery) = (end, end_delivery);
+        let part = events::insert(db, lease, insert).await?;
+        match stored.is_empty() {
+            true => stored = part,
+            false => stored.extend(part),
+        }
     }
-    Ok(all)
+    for large in &plan.matched.large {
+        let event = &plan.events[large.event];
+        fanouts::insert(db, (event.partner, event.id), &large.subscriptions).await?;
+    }
+    Ok(stored)
 }
 
-fn room_of(event: &NewEvent) -> usize {
-    room_for(event.payload.len())
+/// By which versions of the partners' routes these events were matched; two of one partner never hold together.
+fn versions(events: &[NewEvent], routes: &[Arc<Routes>]) -> Vec<(PartnerId, i64)> {
+    let versions = events.iter().zip(routes).map(|(event, routes)| (event.partner, routes.version));
+    let distinct: BTreeSet<_> = versions.collect();
+    distinct.into_iter().collect()
 }
 
 fn statements(events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]> {

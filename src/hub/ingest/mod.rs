@@ -9,9 +9,11 @@
 mod birth;
 mod cancels;
 mod group;
+mod matching;
 mod publications;
 mod request;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
@@ -19,18 +21,19 @@ use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use self::group::Trouble;
+use self::matching::KnownRoutes;
 use super::handoff::Waited;
 use super::once::{Answer, Once};
 use super::open_sessions::OpenSessions;
 use super::{Handoff, Hub};
 use crate::domain::Error;
 use crate::domain::caller::Caller;
-use crate::domain::id::NodeId;
+use crate::domain::id::{DeliveryId, NodeId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
 use crate::own_thread;
 use crate::store;
-use crate::store::events::Inserted;
+use crate::store::events::Stored;
 use crate::store::sessions::Backend;
 use crate::telemetry::metrics::Origin;
 use crate::telemetry::{Heartbeat, Metrics};
@@ -82,8 +85,18 @@ impl Ingest {
         let (sender, line) = mpsc::channel(LINE_MAX);
         let _ends_with_the_line = own_thread::spawn("ingest", pool, CONNECTIONS_MAX, async move |pool| {
             let (connection, no_room_before) = (None, None);
-            let writer =
-                Writer { pool, keys, open_sessions, handoff, lease, metrics, connection, no_room_before };
+            let routes = KnownRoutes::default();
+            let writer = Writer {
+                pool,
+                keys,
+                open_sessions,
+                routes,
+                handoff,
+                lease,
+                metrics,
+                connection,
+                no_room_before,
+            };
             writer.run(line).await;
             drop(heartbeat);
         });
@@ -147,6 +160,7 @@ struct Writer {
     pool: PgPool,
     keys: KeyRing,
     open_sessions: OpenSessions,
+    routes: KnownRoutes,
     handoff: Handoff,
     lease: LeaseTerms,
     metrics: Metrics,
@@ -217,12 +231,13 @@ impl Writer {
             room: room.as_ref().map_or(0, |room| room.num_permits()),
             set_aside: self.handoff.set_aside(),
         };
-        let ground = group::Ground {
+        let mut ground = group::Ground {
             keys: &self.keys,
             open_sessions: &self.open_sessions,
+            routes: &mut self.routes,
             remembers: kept.used_at.elapsed() < GOOD_FOR,
         };
-        let written = match group::write(&mut kept.connection, &ground, &birth, group).await {
+        let written = match group::write(&mut kept.connection, &mut ground, &birth, group).await {
             Ok(written) => {
                 self.connection = Some(Kept { used_at: Instant::now(), ..kept });
                 written
@@ -235,8 +250,8 @@ impl Writer {
                 let Kept { mut connection, backend, .. } = kept;
                 connection.close_on_drop();
                 drop(connection);
-                let inserted = self.look_up(&plan, &backend, error).await?;
-                plan.written(inserted, birth.set_aside)
+                let stored = self.look_up(&plan, &backend, error).await?;
+                plan.written(stored, &birth)
             }
         };
         birth::hand_over(&self.handoff, &written, room, until);
@@ -281,14 +296,14 @@ impl Writer {
         plan: &group::Plan,
         backend: &Backend,
         error: sqlx::Error,
-    ) -> Result<Inserted, Failure> {
+    ) -> Result<HashMap<DeliveryId, Stored>, Failure> {
         if plan.events.is_empty() {
             return Err(Failure::Unknown(error.into()));
         }
         let give_up = Instant::now() + LOOK_UP_FOR;
         loop {
             match self.look(plan, backend).await {
-                Ok((Some(inserted), _)) => return Ok(inserted),
+                Ok((Some(stored), _)) => return Ok(stored),
                 Ok((None, true)) => return Err(Failure::Undone(error.into())),
                 Ok((None, false)) | Err(_) if Instant::now() < give_up => {
                     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
@@ -299,7 +314,11 @@ impl Writer {
     }
 
     /// What was stored, and whether the backend was gone before that was looked at.
-    async fn look(&self, plan: &group::Plan, backend: &Backend) -> Result<(Option<Inserted>, bool), Error> {
+    async fn look(
+        &self,
+        plan: &group::Plan,
+        backend: &Backend,
+    ) -> Result<(Option<HashMap<DeliveryId, Stored>>, bool), Error> {
         let mut connection = self.pool.acquire().await?;
         let is_gone = store::sessions::is_gone(&mut connection, backend).await?;
         let found = store::events::find_inserted(&mut connection, &plan.events, self.lease.node).await?;

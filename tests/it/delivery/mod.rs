@@ -9,6 +9,7 @@ mod draining;
 mod fairness;
 mod fan_outs;
 mod lifecycle;
+mod matching;
 mod nodes;
 mod ordering;
 mod outages;

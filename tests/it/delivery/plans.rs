@@ -12,7 +12,7 @@ use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use herald::domain::redirect_session::SessionState;
 use herald::domain::version::IfMatch;
-use herald::store::events::{self, Alongside, BirthLease};
+use herald::store::events::{self, Alongside, BirthLease, Insert};
 use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share};
 use herald::store::{event_keys, idempotency, partitions, redirect_sessions, sessions};
 use sqlx::{PgConnection, PgPool};
@@ -22,7 +22,7 @@ use crate::support::cluster;
 use crate::support::partner::PATIENCE;
 
 const ROWS: i64 = 20_000;
-const TAKEN: i64 = 40;
+pub const TAKEN: i64 = 40;
 const LEASE_MS: i64 = 30_000;
 
 /// Rows of one subscription that nobody has leased and that are due.
@@ -101,7 +101,7 @@ async fn read_so_far(db: &mut PgConnection, table: &str) -> (i64, i64) {
 }
 
 /// A few rows, and a few blocks, for each of those that are looked up.
-async fn assert_read_little(db: &mut PgConnection, table: &str, rows_each: i64, blocks_each: i64) {
+pub async fn assert_read_little(db: &mut PgConnection, table: &str, rows_each: i64, blocks_each: i64) {
     let (rows, blocks) = read_so_far(db, table).await;
     assert!(rows < rows_each * TAKEN, "{rows} rows of {table} were read");
     assert!(blocks < blocks_each * TAKEN, "{blocks} blocks of {table} were read for {rows} rows");
@@ -324,8 +324,7 @@ async fn sessions_are_looked_up_by_key_although_there_were_none_when_that_was_pl
     }
     let mut by_key = database.pool.acquire().await.unwrap();
     sessions::plan_once_by_key(&mut by_key).await.unwrap();
-    let lease =
-        BirthLease { owner: NodeId::new(), lease: Duration::from_secs(30), rows_max: 0, set_aside: &[] };
+    let lease = BirthLease { owner: NodeId::new(), duration: Duration::from_secs(30) };
     redirect_sessions::read(&mut by_key, &[]).await.unwrap();
     events::plan_inserts(&mut by_key, lease).await.unwrap();
 
@@ -345,7 +344,8 @@ async fn sessions_are_looked_up_by_key_although_there_were_none_when_that_was_pl
     let cancelled: Vec<_> = found.into_iter().enumerate().map(end).collect();
     assert_eq!(cancelled.len() as i64, TAKEN);
     let alongside = Alongside { cancelled: &cancelled, answers: &[] };
-    events::insert(&mut by_key, &[], lease, alongside).await.unwrap();
+    let insert = Insert { events: &[], matched: &[], deliveries: &[], versions: &[], alongside };
+    events::insert(&mut by_key, lease, insert).await.unwrap();
     assert_read_little(&mut by_key, "redirect_sessions", 4, 30).await;
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
 }

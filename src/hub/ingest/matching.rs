@@ -1,0 +1,241 @@
+//! Who takes the events of a group, and how each delivery begins.
+//!
+//! Routes that were read once are remembered. Others may change them at any moment: the insert looks whether they still hold, and writes nothing if they do
+//! not; the group then forgets them and begins again.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use sqlx::PgConnection;
+
+use super::super::handoff::room_for;
+use super::group::Birth;
+use crate::domain::Error;
+use crate::domain::event::NewEvent;
+use crate::domain::id::{DeliveryId, PartnerId, SubscriptionId};
+use crate::domain::route::Routes;
+use crate::store::events::{Begins, NewDelivery};
+use crate::store::routes;
+
+/// Routes remembered at most, and types of partners' events; some 20 MB.
+const REMEMBERED_MAX: usize = 200_000;
+/// An event that matches more subscriptions gets no queue rows with its commit, unless it has an ordering key: they follow in chunks.
+const AT_ONCE_MAX: usize = 1_000;
+
+/// The routes of the types of partners' events that were asked for lately.
+#[derive(Default)]
+pub(super) struct KnownRoutes {
+    by_partner: HashMap<PartnerId, HashMap<String, Arc<Routes>>>,
+    /// What counts against [`REMEMBERED_MAX`].
+    weight: usize,
+}
+
+impl KnownRoutes {
+    /// The routes of each of these events, in order. Those that are not remembered are read.
+    pub(super) async fn find(
+        &mut self,
+        db: &mut PgConnection,
+        events: &[NewEvent],
+    ) -> Result<Vec<Arc<Routes>>, Error> {
+        let mut found: Vec<_> = events.iter().map(|event| self.get(event)).collect();
+        let unknown = events.iter().zip(&found).filter(|(_, routes)| routes.is_none());
+        let unknown: BTreeSet<_> = unknown.map(|(event, _)| (event.partner, event.kind.as_str())).collect();
+        if !unknown.is_empty() {
+            let asked: Vec<_> = unknown.into_iter().collect();
+            let read = routes::read(db, &asked).await?.into_iter().map(Arc::new);
+            let read: HashMap<_, _> = asked.iter().copied().zip(read).collect();
+            for (event, found) in events.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+                *found = read.get(&(event.partner, event.kind.as_str())).cloned();
+            }
+            read.into_iter().for_each(|((partner, kind), routes)| self.remember(partner, kind, routes));
+        }
+        let unread = || Error::internal("routes were not read");
+        found.into_iter().map(|routes| routes.ok_or_else(unread)).collect()
+    }
+
+    fn get(&self, event: &NewEvent) -> Option<Arc<Routes>> {
+        self.by_partner.get(&event.partner)?.get(&event.kind).cloned()
+    }
+
+    /// Where there would be too many, all are forgotten: that costs a read each, once. In the place of what was remembered under this name there
+    /// is nothing, or it would not have been read.
+    fn remember(&mut self, partner: PartnerId, kind: &str, routes: Arc<Routes>) {
+        let weight = weight(&routes);
+        if self.weight + weight > REMEMBERED_MAX {
+            *self = Self::default();
+        }
+        if weight <= REMEMBERED_MAX {
+            self.weight += weight;
+            self.by_partner.entry(partner).or_default().insert(kind.to_owned(), routes);
+        }
+    }
+
+    /// Forgets what was remembered of the partners of these events.
+    pub(super) fn forget(&mut self, partners: &[PartnerId]) {
+        for forgotten in partners.iter().filter_map(|partner| self.by_partner.remove(partner)) {
+            self.weight -= forgotten.values().map(|routes| weight(routes)).sum::<usize>();
+        }
+    }
+}
+
+/// Campaigns' names are long.
+fn weight(routes: &Routes) -> usize {
+    1 + routes.all.iter().map(|route| 1 + route.campaigns.as_ref().map_or(0, Vec::len)).sum::<usize>()
+}
+
+/// The deliveries of a group's events, as they are to be stored.
+#[derive(Default)]
+pub(super) struct Matched {
+    /// How many subscriptions each event matched, in order.
+    pub counts: Vec<i32>,
+    /// In the order of their events.
+    pub deliveries: Vec<NewDelivery>,
+    /// How many there are with those of each event.
+    pub ends: Vec<usize>,
+    /// Events whose deliveries follow in chunks.
+    pub large: Vec<Large>,
+    /// Whether deliveries that could be sent at once found no room and are left to whoever has some.
+    pub overflow: bool,
+}
+
+/// An event by its place in the group, and everybody whom it matched.
+pub(super) struct Large {
+    pub event: usize,
+    pub subscriptions: Vec<SubscriptionId>,
+}
+
+/// Matches events with the routes that were found for them. The first deliveries get the room there is in memory; whether any of them has to wait for
+/// others with its ordering key, only the database knows.
+pub(super) fn match_all(events: &[NewEvent], routes: &[Arc<Routes>], birth: &Birth) -> Matched {
+    let mut matched = Matched { deliveries: Vec::with_capacity(events.len()), ..Matched::default() };
+    let set_aside: HashSet<_> = birth.set_aside.iter().collect();
+    let mut room = birth.room;
+    for (place, (event, routes)) in events.iter().zip(routes).enumerate() {
+        let count = routes.of(&event.attributes).count();
+        matched.counts.push(i32::try_from(count).unwrap_or(i32::MAX));
+        if count > AT_ONCE_MAX && event.ordering_key.is_none() {
+            let subscriptions = routes.of(&event.attributes).map(|route| route.subscription).collect();
+            matched.large.push(Large { event: place, subscriptions });
+            matched.ends.push(matched.deliveries.len());
+            continue;
+        }
+        let needs = room_for(event.payload.len());
+        for route in routes.of(&event.attributes) {
+            let at_once = !route.holds && !route.gathers && !set_aside.contains(&route.subscription);
+            let begins = match at_once {
+                _ if route.holds => Begins::Held,
+                true if room >= needs => Begins::Leased,
+                _ => Begins::Due,
+            };
+            match begins {
+                Begins::Leased => room -= needs,
+                _ => matched.overflow |= at_once,
+            }
+            matched.deliveries.push(NewDelivery {
+                id: DeliveryId::beside(event.id),
+                partner: event.partner,
+                event: event.id,
+                subscription: route.subscription,
+                gathers: route.gathers,
+                begins,
+            });
+        }
+        matched.ends.push(matched.deliveries.len());
+    }
+    matched
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::LeaseTerms;
+    use super::super::birth::tests::event;
+    use super::*;
+    use crate::domain::id::NodeId;
+    use crate::domain::publication::OrderingKey;
+    use crate::domain::route::Route;
+
+    fn route() -> Route {
+        Route { subscription: SubscriptionId::new(), holds: false, gathers: false, campaigns: None }
+    }
+
+    fn routes(all: Vec<Route>) -> Arc<Routes> {
+        Arc::new(Routes { version: 1, all })
+    }
+
+    fn birth(room: usize, set_aside: &[SubscriptionId]) -> Birth {
+        let lease = LeaseTerms { node: NodeId::new(), duration: Duration::from_secs(30) };
+        Birth { lease, room, set_aside: set_aside.into() }
+    }
+
+    fn begun(matched: &Matched) -> Vec<Begins> {
+        matched.deliveries.iter().map(|delivery| delivery.begins).collect()
+    }
+
+    #[test]
+    fn the_first_that_can_be_sent_get_the_room() {
+        use Begins::{Due, Held, Leased};
+        let [plain, aside] = [route(), route()];
+        let [holds, gathers] = [Route { holds: true, ..route() }, Route { gathers: true, ..route() }];
+        let both = Route { holds: true, gathers: true, ..route() };
+        let events = [event(1), event(1), event(1)];
+        let all = vec![holds, gathers, both, aside.clone(), plain];
+        let found = [routes(all.clone()), routes(vec![]), routes(all)];
+        for (room, begins, overflow) in [
+            (9, [Held, Due, Held, Due, Leased, Held, Due, Held, Due, Leased], false),
+            (2, [Held, Due, Held, Due, Leased, Held, Due, Held, Due, Leased], false),
+            (1, [Held, Due, Held, Due, Leased, Held, Due, Held, Due, Due], true),
+            (0, [Held, Due, Held, Due, Due, Held, Due, Held, Due, Due], true),
+        ] {
+            let matched = match_all(&events, &found, &birth(room, &[aside.subscription]));
+            assert_eq!(begun(&matched), begins, "room for {room}");
+            assert_eq!((matched.overflow, &matched.counts[..]), (overflow, &[5, 0, 5][..]));
+            assert!(matched.large.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_large_event_needs_more_room_than_a_small_one() {
+        let events = [event(4_096), event(1)];
+        let found = [routes(vec![route()]), routes(vec![route()])];
+        let begun = |room| begun(&match_all(&events, &found, &birth(room, &[])));
+        assert_eq!(begun(3), [Begins::Leased, Begins::Leased]);
+        assert_eq!(begun(2), [Begins::Leased, Begins::Due]);
+        assert_eq!(begun(1), [Begins::Due, Begins::Leased]);
+    }
+
+    #[test]
+    fn what_matches_very_many_follows_in_chunks_unless_it_is_ordered() {
+        let many = routes((0..=AT_ONCE_MAX).map(|_| route()).collect());
+        let ordered = NewEvent { ordering_key: OrderingKey::parse("k".to_owned()).ok(), ..event(1) };
+        let events = [event(1), ordered, event(1)];
+        let matched = match_all(&events, &[many.clone(), many, routes(vec![route()])], &birth(10, &[]));
+        assert_eq!(matched.counts, [1_001, 1_001, 1]);
+        assert_eq!((matched.large.len(), matched.large[0].event), (1, 0));
+        assert_eq!(matched.large[0].subscriptions.len(), 1_001);
+        assert_eq!(matched.ends, [0, 1_001, 1_002]);
+        assert!(matched.deliveries.iter().all(|delivery| delivery.event != events[0].id));
+        assert!(begun(&matched)[..10].iter().all(|begins| *begins == Begins::Leased), "it took no room");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut known = KnownRoutes::default();
+        let events: Vec<_> = (0..3).map(|_| event(1)).collect();
+        let half = routes((0..REMEMBERED_MAX / 2).map(|_| route()).collect());
+        known.remember(events[0].partner, &events[0].kind, half.clone());
+        assert!(known.get(&events[0]).is_some());
+        known.remember(events[1].partner, &events[1].kind, half);
+        assert!(known.get(&events[0]).is_none() && known.get(&events[1]).is_some());
+        let too_many = routes((0..REMEMBERED_MAX).map(|_| route()).collect());
+        known.remember(events[2].partner, &events[2].kind, too_many);
+        assert_eq!((known.weight, known.by_partner.len()), (0, 0));
+        known.remember(events[0].partner, &events[0].kind, routes(vec![route()]));
+        known.remember(events[0].partner, "other", routes(vec![]));
+        known.remember(events[1].partner, &events[1].kind, routes(vec![]));
+        assert_eq!(known.weight, 4);
+        known.forget(&[events[0].partner, events[2].partner]);
+        assert_eq!((known.weight, known.by_partner.len()), (1, 1));
+    }
+}
