@@ -15,7 +15,7 @@ use crate::domain::signature::SigningKey;
 use crate::domain::subscription::Subscription;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun, Violations};
-use crate::store::deliveries::DeliveryView;
+use crate::store::deliveries::{DeliveryView, LOOKED_AT_MAX, Listed};
 use crate::store::events::EventView;
 use crate::store::subscriptions::PolicyRow;
 use crate::store::{self, attempts, callbacks, deliveries, events, queue, subscriptions};
@@ -66,7 +66,7 @@ impl Hub {
         found.ok_or(Error::NotFound(Noun::Subscription))
     }
 
-    /// A page of the caller's deliveries, newest first. `of` narrows it to those of one published subscription, whichever stood behind it.
+    /// A page of the caller's deliveries, newest first. It may be short, or empty, and the list go on nevertheless. `of` narrows it to those of one published subscription, whichever stood behind it.
     pub async fn list_deliveries(
         &self,
         caller: &Caller,
@@ -74,13 +74,13 @@ impl Hub {
         of: Option<(Surface, &str)>,
         before: Option<DeliveryId>,
         limit: i64,
-    ) -> Result<Vec<DeliveryView>, Error> {
+    ) -> Result<Listed, Error> {
         let mut connection = self.connection().await?;
         if let Some((surface, key)) = of {
             let ids = subscriptions::list_ids_ever(&mut connection, caller.partner, surface, key).await?;
             filter.subscriptions = Some(ids);
         }
-        deliveries::list(&mut connection, caller.partner, &filter, before, limit).await
+        deliveries::list(&mut connection, caller.partner, &filter, before, limit, LOOKED_AT_MAX).await
     }
 
     /// One delivery of the caller with its history. Errors: `NotFound`.
@@ -107,7 +107,9 @@ impl Hub {
         let event = events::find(&mut moment, caller.partner, id).await?;
         let event = event.ok_or(Error::NotFound(Noun::Event))?;
         let filter = deliveries::Filter { event: Some(id), ..deliveries::Filter::default() };
-        let mut deliveries = deliveries::list(&mut moment, caller.partner, &filter, None, limit).await?;
+        let listed =
+            deliveries::list(&mut moment, caller.partner, &filter, None, limit, LOOKED_AT_MAX).await?;
+        let mut deliveries = listed.deliveries;
         deliveries.reverse();
         Ok((event, deliveries))
     }

@@ -1,10 +1,12 @@
 //! Deliveries as their partner sees them. A delivery has no row of its own: it is its queue row, else its last final attempt.
 
+use std::sync::LazyLock;
+
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::unknown_word;
+use super::{sections, unknown_word};
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
@@ -51,31 +53,84 @@ pub struct Filter {
     pub delivery: Option<DeliveryId>,
 }
 
-/// Up to `limit` deliveries older than the cursor, newest first.
+impl Filter {
+    fn narrows(&self) -> bool {
+        self.state.is_some() || self.subscriptions.is_some() || self.event_type.is_some()
+    }
+}
+
+/// Deliveries looked at for one page of a list that is narrowed: what the filter leaves may be far apart.
+pub const LOOKED_AT_MAX: i64 = 10_000;
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Listed {
+    pub deliveries: Vec<DeliveryView>,
+    /// Where the list goes on, if it may: before this one.
+    pub rest: Option<DeliveryId>,
+}
+
+/// Deliveries older than the cursor, newest first, up to `limit`, as far as they are found among the next `looked_at_max`.
 pub async fn list(
     db: &mut PgConnection,
     partner: PartnerId,
     filter: &Filter,
     before: Option<DeliveryId>,
     limit: i64,
-) -> Result<Vec<DeliveryView>, Error> {
+    looked_at_max: i64,
+) -> Result<Listed, Error> {
     // Deliveries share their event's millisecond, so those of one event lie between two ids.
     let moment = filter.event.map(|id| id.0).or(filter.delivery.map(|id| id.0));
     let (from, to) = moment.map_or((Uuid::nil(), Uuid::max()), millisecond_of);
+    let before = before.map_or(to, |id| id.0.min(to));
+    let floor: Option<Uuid> = match moment {
+        None if filter.narrows() => {
+            sqlx::query_scalar(include_str!("queries/deliveries/floor.sql"))
+                .bind(partner.0)
+                .bind(before)
+                .bind(filter.state.map(DeliveryState::as_str))
+                .bind(looked_at_max)
+                .fetch_one(&mut *db)
+                .await?
+        }
+        _ => None,
+    };
     let ids = |ids: &Vec<SubscriptionId>| ids.iter().map(|id| id.0).collect::<Vec<_>>();
-    let rows: Vec<Row> = sqlx::query_as(include_str!("queries/deliveries/list.sql"))
+    let mut rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(page_of(filter.state)))
         .bind(partner.0)
-        .bind(before.map_or(to, |id| id.0.min(to)))
+        .bind(before)
         .bind(filter.state.map(DeliveryState::as_str))
         .bind(filter.subscriptions.as_ref().map(ids))
         .bind(&filter.event_type)
         .bind(filter.event.map(|id| id.0))
         .bind(filter.delivery.map(|id| id.0))
-        .bind(limit)
-        .bind(from)
+        // One more tells whether there is more.
+        .bind(limit.saturating_add(1))
+        .bind(floor.unwrap_or(from))
         .fetch_all(db)
         .await?;
-    rows.into_iter().map(DeliveryView::try_from).collect()
+    let page_size = usize::try_from(limit).unwrap_or(usize::MAX);
+    let is_full = rows.len() > page_size;
+    rows.truncate(page_size);
+    let last = rows.last().filter(|_| is_full).map(|row| row.delivery_id);
+    let deliveries = rows.into_iter().map(DeliveryView::try_from).collect::<Result<_, _>>()?;
+    Ok(Listed { deliveries, rest: last.or(floor).map(DeliveryId) })
+}
+
+/// The statement for deliveries in a state, or in any.
+fn page_of(state: Option<DeliveryState>) -> &'static str {
+    static PAGES: LazyLock<[String; 4]> = LazyLock::new(|| {
+        let list = include_str!("queries/deliveries/list.sql");
+        let all: [&[&str]; 4] = [&["live", "both", "ended"], &["live"], &["ended"], &["ended", "rare"]];
+        all.map(|sections| sections::with(list, sections))
+    });
+    let place = match state {
+        None => 0,
+        Some(DeliveryState::Pending | DeliveryState::Held) => 1,
+        Some(DeliveryState::Delivered) => 2,
+        Some(DeliveryState::Dead | DeliveryState::Cancelled | DeliveryState::Expired) => 3,
+    };
+    &PAGES[place]
 }
 
 pub async fn find(
@@ -84,7 +139,7 @@ pub async fn find(
     id: DeliveryId,
 ) -> Result<Option<DeliveryView>, Error> {
     let filter = Filter { delivery: Some(id), ..Filter::default() };
-    Ok(list(db, partner, &filter, None, 1).await?.pop())
+    Ok(list(db, partner, &filter, None, 1, LOOKED_AT_MAX).await?.deliveries.pop())
 }
 
 /// The smallest and largest uuid that share the millisecond of a version 7 uuid.

@@ -1,16 +1,16 @@
 //! Statements of which not all is always needed. Their sections stand between a line `--{ name` and a line `--}`, and a statement is used with
-//! those that are named: what is left out is neither planned nor touched.
+//! those that are named: what is left out is neither planned nor touched. A section may have others inside.
 
 /// A statement with these of its sections and no other.
 pub(super) fn with(sql: &str, sections: &[&str]) -> String {
-    let mut kept = true;
+    let mut inside = Vec::new();
     let mut chosen = String::with_capacity(sql.len());
     for line in sql.lines() {
         if let Some(name) = line.strip_prefix("--{ ") {
-            kept = sections.contains(&name);
+            inside.push(sections.contains(&name));
         } else if line == "--}" {
-            kept = true;
-        } else if kept {
+            inside.pop();
+        } else if inside.iter().all(|named| *named) {
             chosen.push_str(line);
             chosen.push('\n');
         }
@@ -28,5 +28,9 @@ mod tests {
         assert_eq!(with(sql, &["one"]), "-- why\nselect\n1,\n3\n");
         assert_eq!(with(sql, &["two", "one"]), "-- why\nselect\n1,\n2,\n3\n");
         assert_eq!(with(sql, &[]), "-- why\nselect\n3\n");
+        let nested = "1\n--{ outer\n2\n--{ inner\n3\n--}\n4\n--}\n5\n";
+        assert_eq!(with(nested, &["outer", "inner"]), "1\n2\n3\n4\n5\n");
+        assert_eq!(with(nested, &["outer"]), "1\n2\n4\n5\n");
+        assert_eq!(with(nested, &["inner"]), "1\n5\n");
     }
 }

@@ -462,7 +462,8 @@ impl World<'_> {
     /// What the partner sees, against the model.
     async fn compare_views(&mut self) {
         let everything = deliveries::Filter::default();
-        let views = deliveries::list(self.db, self.partner, &everything, None, 1_000).await.unwrap();
+        let listed = deliveries::list(self.db, self.partner, &everything, None, 1_000, 1_000).await.unwrap();
+        let views = listed.deliveries;
         assert_eq!(views.len(), self.deliveries.len(), "none is lost, none is invented, none is seen twice");
         for ((id, _), expected) in self.deliveries.iter().zip(&self.model.deliveries) {
             let seen = views.iter().find(|view| view.id == *id).map(|view| view.state);

@@ -28,15 +28,10 @@ pub async fn list_deliveries(
     let before = query.cursor.as_deref().map(|text| cursor::read(keys, caller.partner, &list, text));
     let filter = Filter { state: query.state, event_type: query.event_type, ..Filter::default() };
     let of = query.subscription.as_ref().map(|(surface, id)| (*surface, id.as_str()));
-    // One more than asked for tells whether there is a next page.
     let before = before.transpose()?.map(DeliveryId);
-    let mut found = api.hub.list_deliveries(&caller, filter, of, before, query.limit + 1).await?;
-    let page_size = usize::try_from(query.limit).unwrap_or(usize::MAX);
-    let more = found.len() > page_size;
-    found.truncate(page_size);
-    let last = found.last().filter(|_| more);
-    let next_cursor = last.map(|last| cursor::write(keys, caller.partner, &list, last.id.0));
-    Ok(Json(Page { items: found.into_iter().map(Delivery::from).collect(), next_cursor }))
+    let found = api.hub.list_deliveries(&caller, filter, of, before, query.limit).await?;
+    let next_cursor = found.rest.map(|last| cursor::write(keys, caller.partner, &list, last.0));
+    Ok(Json(Page { items: found.deliveries.into_iter().map(Delivery::from).collect(), next_cursor }))
 }
 
 pub async fn get_delivery(

@@ -9,6 +9,7 @@ mod draining;
 mod fairness;
 mod fan_outs;
 mod lifecycle;
+mod lists;
 mod matching;
 mod nodes;
 mod ordering;

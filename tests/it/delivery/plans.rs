@@ -92,7 +92,7 @@ const ENDS: [(Ending, Outcome); 4] = [
 
 /// Rows of a table, of all its days where it has days, that this transaction has read so far, and blocks of it and of its indexes: to find one
 /// row by walking along an index reads one row.
-async fn read_so_far(db: &mut PgConnection, table: &str) -> (i64, i64) {
+pub async fn read_so_far(db: &mut PgConnection, table: &str) -> (i64, i64) {
     let read = "select sum(seq_tup_read + idx_tup_fetch)::int8,
             sum(pg_stat_get_xact_blocks_fetched(relid)
                 + (select sum(pg_stat_get_xact_blocks_fetched(indexrelid)) from pg_index where indrelid = relid))::int8

@@ -1,7 +1,12 @@
 -- A page of a partner's deliveries, newest first: those still in the queue and those whose last final attempt ended them.
 -- Every filter is optional: $3 state, $4 subscriptions (inside), $5 event type, $6 one event, $7 one delivery.
 -- What waits behind another delivery with its ordering key is held if its subscription is stopped, and pending if it is not.
-with live as (
+--
+-- Where a state is asked for, only one of the two is looked into: sections "live" and "ended". What ended otherwise than by arriving has an
+-- index of its own ("rare").
+with
+--{ live
+live as (
     select q.delivery_id, q.event_id, q.subscription_id, e.type as event_type, stands.state,
            case when q.due_at < 'infinity' then q.due_at end as due_at, null::timestamptz as ended_at
     from queue q
@@ -12,7 +17,7 @@ with live as (
         select case when q.due_at = 'infinity' and (not q.waits or s.state in ('paused', 'disabled')) then 'held' else 'pending' end as state
     ) stands
     where q.partner_id = $1 and q.delivery_id < $2 and q.delivery_id >= $9
-      and ($3::text is null or $3 in ('pending', 'held') and $3 = stands.state)
+      and ($3::text is null or $3 = stands.state)
       and ($4::uuid[] is null or q.subscription_id = any ($4))
       and ($5::text is null or e.type = $5)
       and ($6::uuid is null or q.event_id = $6)
@@ -20,12 +25,17 @@ with live as (
     order by q.delivery_id desc
     limit $8
 ),
+--}
+--{ ended
 ended as (
     select a.delivery_id, a.event_id, a.subscription_id, a.event_type, a.final_state as state, null::timestamptz as due_at,
            a.started_at + make_interval(secs => a.latency_ms / 1000.0) as ended_at
     from attempts a
     where a.partner_id = $1 and a.delivery_id < $2 and a.delivery_id >= $9 and a.final_state is not null
-      and ($3::text is null or $3 not in ('pending', 'held') and a.final_state = $3)
+      and ($3::text is null or a.final_state = $3)
+--{ rare
+      and a.final_state in ('dead', 'cancelled', 'expired')
+--}
       and ($4::uuid[] is null or a.subscription_id = any ($4))
       and ($5::text is null or a.event_type = $5)
       and ($6::uuid is null or a.event_id = $6)
@@ -36,8 +46,18 @@ ended as (
     order by a.delivery_id desc
     limit $8
 ),
+--}
 page as (
-    select * from live union all select * from ended order by delivery_id desc limit $8
+--{ live
+    select * from live
+--}
+--{ both
+    union all
+--}
+--{ ended
+    select * from ended
+--}
+    order by delivery_id desc limit $8
 )
 select p.delivery_id, p.event_id, p.subscription_id, p.event_type, p.state, p.due_at, p.ended_at,
        s.surface, s.external_key, c.url,
