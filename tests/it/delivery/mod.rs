@@ -10,6 +10,7 @@ mod fairness;
 mod fan_outs;
 mod lifecycle;
 mod lists;
+mod long_queues;
 mod matching;
 mod nodes;
 mod ordering;

@@ -21,9 +21,9 @@ use uuid::Uuid;
 use crate::support::cluster;
 use crate::support::partner::PATIENCE;
 
-const ROWS: i64 = 20_000;
+pub const ROWS: i64 = 20_000;
 pub const TAKEN: i64 = 40;
-const LEASE_MS: i64 = 30_000;
+pub const LEASE_MS: i64 = 30_000;
 
 /// Rows of one subscription that nobody has leased and that are due.
 async fn fill(db: &mut PgConnection, rows: i64) -> SubscriptionId {

@@ -1,0 +1,141 @@
+//! What batches, resuming, hastening and forgetting read: as much as they take, however long the queue and the history are. What is done again and
+//! again does so although both were empty when it was planned; what is done now and then is planned with what is known by then.
+
+use herald::domain::id::{DeliveryId, NodeId, PartnerId, SubscriptionId};
+use herald::store::batches::{self, Terms};
+use herald::store::{event_keys, idempotency, partitions, queue, sessions};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::plans::{LEASE_MS, ROWS, TAKEN, assert_read_little};
+use crate::support::cluster::{self, TestDatabase};
+
+const BATCH_SIZE: i32 = 10;
+/// A database whose tables are said to be empty, and stay so.
+async fn said_to_be_empty() -> TestDatabase {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut connection).await.unwrap();
+    for empty in [
+        "alter table queue set (autovacuum_enabled = false)",
+        "alter table event_keys set (autovacuum_enabled = false)",
+        "alter table idempotency set (autovacuum_enabled = false)",
+        "vacuum analyze",
+    ] {
+        sqlx::raw_sql(empty).execute(&mut *connection).await.unwrap();
+    }
+    database
+}
+
+/// A subscription with [`ROWS`] deliveries in the queue, each with its event.
+async fn fill(pool: &PgPool, batched: bool, due_at: &str) -> (PartnerId, SubscriptionId) {
+    let id = Uuid::now_v7();
+    let subscribed = "with partner as (insert into partners (id, name) values ($1, 'one')),
+        callback as (insert into callbacks (id, partner_id, surface, url, batch_size)
+                     values ($1, $1, 'notifications', 'https://partner.example/', $2))
+        insert into subscriptions (id, partner_id, surface, external_key, callback_id) values ($1, $1, 'notifications', 'one', $1)";
+    sqlx::query(subscribed).bind(id).bind(BATCH_SIZE).execute(pool).await.unwrap();
+    let rows = format!(
+        "with events as (
+             insert into events (id, partner_id, type, source, payload, occurred_at, matched)
+             select herald_uuid7_beside(herald_uuid7_floor(herald_now())), $1, 'it.happened', '/', '', herald_now(), 1
+             from generate_series(1, $2) returning id)
+         insert into queue (partner_id, delivery_id, event_id, subscription_id, batched, due_at)
+         select $1, herald_uuid7_beside(id), id, $1, $3, {due_at} from events"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(rows)).bind(id).bind(ROWS).bind(batched).execute(pool).await.unwrap();
+    (PartnerId(id), SubscriptionId(id))
+}
+
+/// A session that has read nothing yet.
+async fn unused(pool: &PgPool) -> PgConnection {
+    PgConnection::connect_with(&pool.connect_options()).await.unwrap()
+}
+
+async fn begin(db: &mut PgConnection) {
+    sqlx::raw_sql("begin").execute(db).await.unwrap();
+}
+
+#[tokio::test]
+async fn batches_are_formed_and_claimed_without_reading_what_is_left() {
+    let database = said_to_be_empty().await;
+    let terms = Terms { owner: NodeId::new(), lease_ms: LEASE_MS, deliveries_max: TAKEN, except: &[] };
+    let [forming, claiming] = [(), ()].map(|()| sessions::in_index_order(&database.pool, 1));
+    let (mut forming, mut claiming) = (forming.acquire().await.unwrap(), claiming.acquire().await.unwrap());
+    assert!(batches::form(&mut forming, &terms, 0, 8).await.unwrap().is_empty());
+    assert!(batches::claim(&mut claiming, &terms).await.unwrap().is_empty());
+
+    fill(&database.pool, true, "herald_now()").await;
+    begin(&mut forming).await;
+    let formed = batches::form(&mut forming, &terms, 0, 8).await.unwrap();
+    assert_eq!(formed.concat().len() as i64, TAKEN);
+    assert!(formed.concat().iter().all(|claimed| claimed.r#type.is_some()), "each with its event");
+    assert_read_little(&mut forming, "queue", 12, 40).await;
+    assert_read_little(&mut forming, "events", 12, 40).await;
+    sqlx::raw_sql("commit").execute(&mut *forming).await.unwrap();
+
+    let due = "update queue set due_at = herald_now() where batch_id is not null";
+    sqlx::raw_sql(due).execute(&database.pool).await.unwrap();
+    begin(&mut claiming).await;
+    let claimed = batches::claim(&mut claiming, &terms).await.unwrap();
+    assert_eq!(claimed.concat().len() as i64, TAKEN);
+    assert_read_little(&mut claiming, "queue", 12, 40).await;
+    assert_read_little(&mut claiming, "events", 4, 12).await;
+}
+
+#[tokio::test]
+async fn what_was_held_is_made_due_a_little_at_a_time_without_reading_the_rest() {
+    for of_one in [true, false] {
+        let database = said_to_be_empty().await;
+        let in_order = sessions::in_index_order(&database.pool, 1);
+        let mut in_order = in_order.acquire().await.unwrap();
+        let resume = async |db: &mut PgConnection, subscription| match of_one {
+            true => queue::resume(db, subscription, TAKEN).await.unwrap(),
+            false => queue::resume_stranded(db, TAKEN).await.unwrap(),
+        };
+        assert_eq!(resume(&mut in_order, SubscriptionId::new()).await.moved, 0);
+        let (_, subscription) = fill(&database.pool, false, "'infinity'").await;
+        begin(&mut in_order).await;
+        let resumed = resume(&mut in_order, subscription).await;
+        assert_eq!((resumed.moved, resumed.unfinished), (TAKEN, true));
+        assert_read_little(&mut in_order, "queue", 12, 40).await;
+    }
+}
+
+#[tokio::test]
+async fn one_delivery_is_hastened_without_reading_the_others() {
+    let database = said_to_be_empty().await;
+    let (partner, _) = fill(&database.pool, true, "herald_now() + interval '1 hour'").await;
+    let first = "select delivery_id from queue order by delivery_id limit 1";
+    let first: Uuid = sqlx::query_scalar(first).fetch_one(&database.pool).await.unwrap();
+    sqlx::raw_sql("vacuum analyze queue").execute(&database.pool).await.unwrap();
+    let mut connection = unused(&database.pool).await;
+    begin(&mut connection).await;
+    assert!(queue::hasten(&mut connection, partner, DeliveryId(first)).await.unwrap());
+    assert_read_little(&mut connection, "queue", 1, 2).await;
+}
+
+#[tokio::test]
+async fn what_is_old_is_forgotten_without_reading_what_is_not() {
+    let database = said_to_be_empty().await;
+    for many in [
+        "insert into event_keys (partner_id, key, event_id, content_hash, created_at)
+         select gen_random_uuid(), 'key', gen_random_uuid(), sha256(''),
+                herald_now() - case when n > $1 - 100 then interval '8 days' else interval '1 hour' end
+         from generate_series(1, $1) as n",
+        "insert into idempotency (partner_id, request_id, fingerprint, status, answer, created_at)
+         select gen_random_uuid(), gen_random_uuid(), '', 200, '',
+                herald_now() - case when n > $1 - 100 then interval '2 days' else interval '1 hour' end
+         from generate_series(1, $1) as n",
+    ] {
+        sqlx::query(many).bind(ROWS).execute(&database.pool).await.unwrap();
+    }
+    sqlx::raw_sql("vacuum analyze event_keys, idempotency").execute(&database.pool).await.unwrap();
+    let mut connection = unused(&database.pool).await;
+    begin(&mut connection).await;
+    assert_eq!(event_keys::forget(&mut connection, TAKEN).await.unwrap() as i64, TAKEN);
+    assert_eq!(idempotency::forget(&mut connection, TAKEN).await.unwrap() as i64, TAKEN);
+    for table in ["event_keys", "idempotency"] {
+        assert_read_little(&mut connection, table, 4, 12).await;
+    }
+}
