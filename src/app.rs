@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tower::ServiceExt as _;
+use tower::{ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::config::{Config, Mode, RATE_PER_S_MAX};
@@ -28,8 +28,9 @@ use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{self, Hub};
 use crate::operator::{self, Operator};
-use crate::surfaces::kit::access_log::{self, AccessLog};
-use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy, conversation};
+use crate::surfaces::kit::access_log::{AccessLog, record};
+use crate::surfaces::kit::conversation::converse;
+use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
 use crate::surfaces::{self, notifications, redirect, webhooks};
 use crate::telemetry::{Health, Metrics};
 use crate::{listener, store};
@@ -224,18 +225,15 @@ pub fn api_router(api: Api, metrics: Metrics) -> Router {
     let notifications = notifications::router(api.clone());
     let webhooks = webhooks::router(api.clone());
     let own = surfaces::herald::router(api);
-    // No route with a wildcard: its parameter would join those of the routes inside.
-    let nobodys = redirect.clone();
-    let router = Router::new().nest(redirect::MOUNT, redirect).fallback(async move |request: Request| {
-        let surface = match surface_of(request.uri().path()) {
-            "herald" => own,
-            "notifications" => notifications,
-            "webhooks" => webhooks,
-            _ => nobodys,
-        };
-        surface.oneshot(request).await
-    });
-    observed(router, AccessLog { metrics, surface_of, trusted_proxies })
+    let mounted = Router::new().nest(redirect::MOUNT, redirect.clone()).fallback_service(redirect.clone());
+    let router_of = move |path: &str| match surface_of(path) {
+        "herald" => own.clone(),
+        "notifications" => notifications.clone(),
+        "webhooks" => webhooks.clone(),
+        _ if path.starts_with(redirect::MOUNT) => mounted.clone(),
+        _ => redirect.clone(),
+    };
+    observed(router_of, AccessLog { metrics, surface_of, trusted_proxies })
 }
 
 /// The API that a path belongs to, by its first part.
@@ -251,14 +249,23 @@ fn surface_of(path: &str) -> &'static str {
 pub fn operator_router(operator: Operator) -> Router {
     let metrics = operator.metrics.clone();
     let trusted_proxies = operator.settings.trusted_proxies.clone();
-    observed(operator::router(operator), AccessLog { metrics, surface_of: |_| "operator", trusted_proxies })
+    let router = operator::router(operator);
+    observed(move |_| router.clone(), AccessLog { metrics, surface_of: |_| "operator", trusted_proxies })
 }
 
-/// The layers around a whole listener: the ids of the exchange outermost, then the line that names them.
-fn observed(router: Router, log: AccessLog) -> Router {
-    router
-        .layer(from_fn(move |request: Request, next: Next| access_log::record(request, next, log.clone())))
-        .layer(from_fn(conversation::converse))
+/// A whole listener: the ids of the exchange outermost, then the line that names them, then the router for the path. These are one service,
+/// since axum would put layers around each route, in boxes of their own.
+fn observed(router_of: impl Fn(&str) -> Router + Clone + Send + Sync + 'static, log: AccessLog) -> Router {
+    Router::new().fallback_service(service_fn(move |request: Request| {
+        let (router, log) = (router_of(request.uri().path()), log.clone());
+        async move {
+            Ok(converse(request, |request| record(request, log, |request| answer(router, request))).await)
+        }
+    }))
+}
+
+async fn answer(router: Router, request: Request) -> Response {
+    router.oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
 #[cfg(test)]

@@ -273,8 +273,11 @@ impl Plan {
     }
 
     pub(super) fn written(self, stored: HashMap<DeliveryId, Stored>, birth: &Birth) -> Written {
-        let matched: HashMap<_, _> =
-            self.events.iter().map(|event| event.id).zip(self.matched.counts.iter().copied()).collect();
+        let counts = self.events.iter().map(|event| event.id).zip(self.matched.counts.iter().copied());
+        let matched: HashMap<_, _> = match self.published_count {
+            0 => HashMap::new(),
+            _ => counts.collect(),
+        };
         let receipts = |settled: Settled| settled.receipts(&matched);
         let born = |delivery| Some(Born::new(delivery, stored.get(&delivery.id)?));
         Written {

@@ -17,8 +17,8 @@ use crate::domain::route::Routes;
 use crate::store::events::{Begins, NewDelivery};
 use crate::store::routes;
 
-/// Routes remembered at most, and types of partners' events; some 20 MB.
-const REMEMBERED_MAX: usize = 200_000;
+/// Routes remembered at most, and types of partners' events; some 25 MB where each partner has one of either.
+const REMEMBERED_MAX: usize = 100_000;
 /// An event that matches more subscriptions gets no queue rows with its commit, unless it has an ordering key: they follow in chunks.
 const AT_ONCE_MAX: usize = 1_000;
 

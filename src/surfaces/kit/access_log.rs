@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::middleware::Next;
 use axum::response::Response;
 
 use ipnet::IpNet;
@@ -19,7 +18,7 @@ use crate::telemetry::Metrics;
 
 const PATH_CHARS_MAX: usize = 200;
 
-/// What the layer stands on.
+/// What it takes to write it.
 #[derive(Clone)]
 pub struct AccessLog {
     pub metrics: Metrics,
@@ -40,8 +39,11 @@ impl CallerSlot {
     }
 }
 
-/// The layer right inside [`super::conversation::converse`], whose ids it logs.
-pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Response {
+/// Right inside [`super::conversation::converse`], whose ids it logs.
+pub async fn record<F>(mut request: Request, log: AccessLog, answer: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let began = Instant::now();
     let method = request.method().clone();
     let surface = (log.surface_of)(request.uri().path());
@@ -51,7 +53,7 @@ pub async fn record(mut request: Request, next: Next, log: AccessLog) -> Respons
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
 
-    let response = next.run(request).await;
+    let response = answer(request).await;
 
     let (took, status) = (began.elapsed(), response.status().as_u16());
     log.metrics.request_answered(surface, method.as_str(), status, took);
@@ -91,7 +93,7 @@ mod tests {
 
     use axum::Router;
     use axum::body::Body;
-    use axum::middleware::from_fn;
+    use axum::middleware::{Next, from_fn};
     use axum::routing::get;
     use tower::ServiceExt as _;
     use tracing_subscriber::fmt::MakeWriter;
@@ -121,6 +123,10 @@ mod tests {
         }
     }
 
+    async fn observed(request: Request, log: AccessLog, next: Next) -> Response {
+        converse(request, |request| record(request, log, |request| next.run(request))).await
+    }
+
     #[tokio::test]
     async fn rule_14_a_forwarded_address_is_logged_only_if_a_trusted_proxy_says_it() {
         let lines = Lines::default();
@@ -130,8 +136,7 @@ mod tests {
         let log = AccessLog { metrics: Metrics::default(), surface_of: |_| "redirect", trusted_proxies };
         let router = Router::new()
             .route("/greet", get(async || "hello"))
-            .layer(from_fn(move |request, next| record(request, next, log.clone())))
-            .layer(from_fn(converse));
+            .layer(from_fn(move |request, next| observed(request, log.clone(), next)));
         for peer in ["10.0.0.1:1", "192.0.2.9:1"] {
             let mut request =
                 Request::get("/greet").header("x-forwarded-for", "198.51.100.7").body(Body::empty()).unwrap();
@@ -162,8 +167,7 @@ mod tests {
         };
         let router = Router::new()
             .route("/greet", greet)
-            .layer(from_fn(move |request, next| record(request, next, log.clone())))
-            .layer(from_fn(converse));
+            .layer(from_fn(move |request, next| observed(request, log.clone(), next)));
         let request = Request::get("/greet?password=canary-query")
             .header("x-api-key", "canary-header")
             .header("x-request-id", "r-1")

@@ -2,7 +2,6 @@
 
 use axum::extract::Request;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
 
@@ -39,11 +38,14 @@ fn echoed(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     (printable && (1..=ID_BYTES_MAX).contains(&text.len())).then(|| text.to_owned())
 }
 
-/// The outermost layer of a listener.
-pub async fn converse(mut request: Request, next: Next) -> Response {
+/// Outermost around whatever answers a listener's requests.
+pub async fn converse<F>(mut request: Request, answer: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let conversation = Conversation::of(request.headers());
     request.extensions_mut().insert(conversation.clone());
-    let mut response = next.run(request).await;
+    let mut response = answer(request).await;
     for (name, id) in [(REQUEST_ID, &conversation.request_id), (CORRELATION_ID, &conversation.correlation_id)]
     {
         if let Ok(value) = HeaderValue::from_str(id) {

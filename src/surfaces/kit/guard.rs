@@ -49,7 +49,7 @@ pub async fn guard(
     }
 }
 
-/// The ids of a request's exchange, which the listener's outermost layer put there.
+/// The ids of a request's exchange, which [`super::conversation::converse`] put there.
 pub fn conversation(request: &Request) -> Conversation {
     Conversation::among(request.extensions())
 }

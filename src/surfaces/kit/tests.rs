@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Router, middleware};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use sqlx::postgres::PgPoolOptions;
@@ -71,8 +71,8 @@ pub async fn ask(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let listener = surface.layer(middleware::from_fn(converse));
-    let response = listener.oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let answer = async |request| surface.oneshot(request).await.unwrap_or_else(|never| match never {});
+    let response = converse(request.body(body.into()).unwrap(), answer).await;
     let (parts, body) = response.into_parts();
     (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
 }

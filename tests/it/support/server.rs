@@ -5,6 +5,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::{Router, middleware};
 use herald::domain::egress::EgressPolicy;
 use herald::domain::id::{NodeId, PartnerId};
@@ -39,6 +42,10 @@ pub struct Server {
     /// Takes what would go to the engine, so that it has somewhere to go.
     _intake: Intake,
     serving: JoinHandle<()>,
+}
+
+async fn conversing(request: Request, next: Next) -> Response {
+    converse(request, |request| next.run(request)).await
 }
 
 impl Server {
@@ -79,7 +86,7 @@ impl Server {
             trusted_proxies: Arc::from([]),
         };
         let api = Api { hub: hub.clone(), settings: Arc::new(settings) };
-        let router = listener(api).layer(middleware::from_fn(converse));
+        let router = listener(api).layer(middleware::from_fn(conversing));
         let serving = tokio::spawn(async move { axum::serve(socket, router).await.unwrap() });
         Server { hub, url, _intake: intake, serving }
     }
