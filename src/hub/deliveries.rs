@@ -66,7 +66,8 @@ impl Hub {
         found.ok_or(Error::NotFound(Noun::Subscription))
     }
 
-    /// A page of the caller's deliveries, newest first. It may be short, or empty, and the list go on nevertheless. `of` narrows it to those of one published subscription, whichever stood behind it.
+    /// A page of the caller's deliveries, newest first. It may be short, or empty, and the list go on nevertheless. `of` narrows it to those of
+    /// one published subscription, whichever stood behind it.
     pub async fn list_deliveries(
         &self,
         caller: &Caller,

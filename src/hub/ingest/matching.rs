@@ -1,7 +1,7 @@
 //! Who takes the events of a group, and how each delivery begins.
 //!
-//! Routes that were read once are remembered. Others may change them at any moment: the insert looks whether they still hold, and writes nothing if they do
-//! not; the group then forgets them and begins again.
+//! Routes that were read once are remembered. Others may change them at any moment: the insert looks whether they still hold, and writes nothing
+//! if they do not; the group then forgets them and begins again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
