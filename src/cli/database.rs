@@ -25,6 +25,7 @@ impl DatabaseArgs {
             "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database"
                 .to_owned()
         })?;
+        let options = options.application_name("herald");
         // A pool would try for half a minute and then say only that the time is over.
         let first = options.connect().await;
         drop(first.map_err(|error| format!("the database cannot be used: {error}"))?);

@@ -1,5 +1,7 @@
 //! Ordering keys within batches and across them.
 
+use std::time::{Duration, Instant};
+
 use chrono::TimeDelta;
 use herald::config::RawConfig;
 use herald::store::queue::{self, Walked};
@@ -7,6 +9,7 @@ use herald::store::queue::{self, Walked};
 use super::subscriber::{numbers, subscribe, told};
 use crate::support::app::{App, settings};
 use crate::support::cluster;
+use crate::support::partner::PATIENCE;
 use crate::support::receiver::{Call, Receiver};
 
 fn keys_of(call: &Call) -> Vec<String> {
@@ -60,6 +63,43 @@ async fn one_key_alone_fills_batches_in_its_order() {
     let calls = receiver.wait_until("all of them", all).await;
     assert_eq!(numbers(&calls).concat(), (0..95).collect::<Vec<u64>>());
     assert_eq!(calls.len(), 10, "full but for the last");
+    app.stop().await;
+}
+
+/// A node that has not heard of a pause yet may gather what was published before, and nothing else.
+#[tokio::test]
+async fn what_got_in_line_after_a_pause_is_not_gathered_with_those_before_it() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let patient = RawConfig { batch_linger_ms: Some("60000".to_owned()), ..settings() };
+    let app = App::start(&database, patient).await;
+    let subscriber = subscribe(&database.pool, "order.paid", &receiver.url, 2).await;
+    let before = app.operator().publish(&subscriber.events(Some("a"), 0..1)).await;
+    let set_state = async |state: &str| {
+        let change = "update subscriptions set state = $1, version = version + 1";
+        sqlx::query(change).bind(state).execute(&database.pool).await.unwrap();
+    };
+    set_state("paused").await;
+    // Together they would be full.
+    let after = app.operator().publish(&subscriber.events(Some("a"), 1..3)).await;
+    database.advance(TimeDelta::seconds(61)).await;
+    let is_gathered = "select not exists (select from queue where event_id = $1::uuid and batch_id is null)";
+    let is_gathered = async |event: &str| {
+        sqlx::query_scalar::<_, bool>(is_gathered).bind(event).fetch_one(&database.pool).await.unwrap()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !is_gathered(&before[0]).await {
+        assert!(Instant::now() < deadline, "what was published before is not gathered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for event in &after {
+        assert!(!is_gathered(event).await);
+        app.wait_for_state(&app.delivery_of(event).await, "held").await;
+    }
+    set_state("active").await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    queue::resume(&mut connection, subscriber.id, 10).await.unwrap();
+    let calls = receiver.wait_until("all of them", |calls| numbers(calls).concat().len() == 3).await;
+    assert_eq!(numbers(&calls), [vec![0], vec![1, 2]]);
     app.stop().await;
 }
 

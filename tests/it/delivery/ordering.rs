@@ -132,6 +132,35 @@ async fn what_was_held_keeps_its_order() {
     assert_eq!(app.standing(subscription).await["heldCount"], 0);
 }
 
+/// A node hears of a pause within a second. Until then it may send what was published before, and nothing else.
+#[tokio::test]
+async fn what_got_in_line_after_a_pause_is_let_out_held() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    let under_way = gate();
+    receiver.reply([Reply::Gate(under_way.clone(), 204)]);
+    let before = app.operator().publish(&[event("a", 1)]).await;
+    receiver.wait_for(1).await;
+    // As another node does whose notice is still on its way.
+    let pause = "update subscriptions set state = 'paused', version = version + 1";
+    sqlx::query(pause).execute(&database.pool).await.unwrap();
+    let after = app.operator().publish(&[event("a", 2), event("a", 3)]).await;
+    let [first] = ids(&app, &before).await;
+    let [second, third] = ids(&app, &after).await;
+    under_way.add_permits(1);
+    app.wait_for_state(&first, "delivered").await;
+    // Held from the first, not after somebody had leased it.
+    let let_out =
+        "select not waits and due_at = 'infinity', lease_epoch from queue where delivery_id = $1::uuid";
+    let let_out: (bool, i32) = sqlx::query_as(let_out).bind(&second).fetch_one(&database.pool).await.unwrap();
+    assert_eq!(let_out, (true, 0));
+    app.change(subscription, json!({ "apiKey": "another-key" })).await;
+    app.wait_for_state(&third, "delivered").await;
+    assert_eq!(all_told(&receiver.calls()), [a(1), a(2), a(3)]);
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn when_the_first_expires_the_next_is_let_out() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);

@@ -59,9 +59,10 @@ pub struct Delivery {
 
 impl Delivery {
     pub fn state(&self, of_subscription: SubscriptionState) -> DeliveryState {
-        let stopped = matches!(of_subscription, SubscriptionState::Paused | SubscriptionState::Disabled);
         match &self.queued {
-            Some(Queued { due: None, waits, .. }) if stopped || !waits => DeliveryState::Held,
+            Some(Queued { due: None, waits, .. }) if is_stopped(of_subscription) || !waits => {
+                DeliveryState::Held
+            }
             Some(_) => DeliveryState::Pending,
             None => self.ended.expect("a delivery is queued or has ended: else it is lost"),
         }
@@ -91,6 +92,11 @@ pub struct Model {
     pub given: Vec<Given>,
 }
 
+/// Whether what it is to get is held.
+fn is_stopped(state: SubscriptionState) -> bool {
+    matches!(state, SubscriptionState::Paused | SubscriptionState::Disabled)
+}
+
 impl Model {
     pub fn new(subscriptions: usize) -> Self {
         Self {
@@ -104,11 +110,11 @@ impl Model {
     /// A delivery comes into being, leased to the node that stores it if there is one with room; false when the subscription is deleted.
     /// What leaves in batches is leased to nobody, nor is who waits for another with its key.
     pub fn publish(&mut self, subscription: usize, key: Option<usize>, node: Option<usize>) -> bool {
-        let flows = match self.subscriptions[subscription] {
-            SubscriptionState::Deleted => return false,
-            SubscriptionState::Active => true,
-            SubscriptionState::Paused | SubscriptionState::Disabled => false,
-        };
+        let state = self.subscriptions[subscription];
+        if state == SubscriptionState::Deleted {
+            return false;
+        }
+        let flows = !is_stopped(state);
         let (batched, batch) = (subscription == BATCHED, None);
         let waits = key.is_some_and(|key| self.first_in_line(subscription, key).is_some());
         let owner = node.filter(|_| flows && !waits && !batched);
@@ -129,7 +135,7 @@ impl Model {
         self.deliveries.iter().position(stands)
     }
 
-    /// Those who have ended leave their lines; whoever is first there now waits no longer.
+    /// Those who have ended leave their lines; whoever is first there now waits no longer, but is held if the subscription is stopped.
     fn leave_line(&mut self, left: &[usize]) {
         for delivery in left {
             let subscription = self.deliveries[*delivery].subscription;
@@ -137,7 +143,7 @@ impl Model {
             let Some(first) = self.first_in_line(subscription, key) else { continue };
             let queued = self.deliveries[first].queued.as_mut().expect("who stands in line is queued");
             if std::mem::take(&mut queued.waits) && queued.batch.is_none() {
-                queued.due = Some(self.now);
+                queued.due = (!is_stopped(self.subscriptions[subscription])).then_some(self.now);
             }
         }
     }
@@ -167,7 +173,8 @@ impl Model {
             .collect()
     }
 
-    /// Whether these may be a new batch: each is to be gathered by itself, or comes right after the one before it in its line.
+    /// Whether these may be a new batch: each is to be gathered by itself, or comes right after the one before it in its line, unless the
+    /// subscription is stopped.
     pub fn may_be_together(&self, batch: &[usize]) -> bool {
         let alone = self.to_gather();
         let line = |place: usize| {
@@ -181,7 +188,9 @@ impl Model {
         let follows = |at: usize, place: usize| {
             let line = line(place);
             let before = line.iter().take_while(|mate| **mate != place).last();
-            self.deliveries[place].key.is_some() && before.is_some_and(|before| batch[..at].contains(before))
+            let flows = !is_stopped(self.subscriptions[self.deliveries[place].subscription]);
+            let has_key = self.deliveries[place].key.is_some();
+            flows && has_key && before.is_some_and(|before| batch[..at].contains(before))
         };
         batch.len() <= BATCH_SIZE
             && batch.iter().enumerate().all(|(at, place)| alone.contains(place) || follows(at, *place))

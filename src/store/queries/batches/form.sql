@@ -3,7 +3,8 @@
 --
 -- A batch goes when it is full, in number or in bytes of data ($7), or when the oldest in it has been due for $3 milliseconds. Only who is
 -- first in line for its ordering key is locked; those who wait behind it in the same line can go nowhere without it, and go with it in their
--- order. A batch ends a line's part in it: who does not fit waits for the end of those before, as ever.
+-- order. A batch ends a line's part in it: who does not fit waits for the end of those before, as ever. Nobody goes along while the subscription
+-- is stopped: who got in line after that must not be sent even by a node that has not heard of it.
 --
 -- What is not gathered is let go of when the statement ends. SKIP LOCKED lets any number of nodes gather side by side.
 with recursive gathering as (
@@ -16,7 +17,7 @@ with recursive gathering as (
     from gathering g where g.subscription_id is not null
 ),
 ready as materialized (
-    select s.id as subscription_id, c.batch_size
+    select s.id as subscription_id, c.batch_size, s.state = 'active' as flows
     from gathering g
     join subscriptions s on s.id = g.subscription_id and s.id <> all ($5)
     join callbacks c on c.id = s.callback_id
@@ -29,14 +30,15 @@ ready as materialized (
     cross join lateral (
         select count(*) as waiting from (
             select from queue q
-            where q.partner_id = s.partner_id and q.subscription_id = s.id and q.line is not null and q.waits and q.batch_id is null
+            where s.state = 'active'
+              and q.partner_id = s.partner_id and q.subscription_id = s.id and q.line is not null and q.waits and q.batch_id is null
             limit c.batch_size) as w
     ) as followers
     where firsts.due > 0
       and (firsts.due + followers.waiting >= c.batch_size or firsts.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
 ),
 firsts as materialized (
-    select r.subscription_id, r.batch_size, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
+    select r.subscription_id, r.batch_size, r.flows, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
     from ready r cross join lateral (
         select q.partner_id, q.delivery_id, q.event_id, q.line, q.place, q.due_at
         from queue q
@@ -54,7 +56,7 @@ followers as (
         where q.partner_id = f.partner_id and q.subscription_id = f.subscription_id and q.line = f.line and q.place > f.place
         order by q.place
         limit f.batch_size - 1) as n
-    where f.line is not null
+    where f.line is not null and f.flows
 ),
 candidates as (
     select subscription_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from firsts

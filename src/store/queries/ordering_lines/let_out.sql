@@ -1,5 +1,6 @@
 -- Lets out the next in each of these lines in which nobody is first. Two that do so at once choose the same, and the second changes nothing.
-update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
+update queue q set waits = false, due_at = case
+    when q.batch_id is not null then q.due_at when s.state in ('paused', 'disabled') then 'infinity' else herald_now() end
 from unnest($1::uuid[], $2::bigint[]) as l (subscription_id, line)
 join subscriptions s on s.id = l.subscription_id
 cross join lateral (

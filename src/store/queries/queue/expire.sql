@@ -47,7 +47,10 @@ shorter as (
     where l.partner_id = g.partner_id and l.subscription_id = g.subscription_id and l.line = g.line and g.unfinished > 0
 ),
 let_out as (
-    update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
+    update queue q set waits = false, due_at = case
+        when q.batch_id is not null then q.due_at
+        when (select s.state in ('paused', 'disabled') from subscriptions s where s.id = q.subscription_id) then 'infinity'
+        else herald_now() end
     from left_line g cross join lateral (
         select n.partner_id, n.delivery_id from queue n
         where n.partner_id = g.partner_id and n.subscription_id = g.subscription_id and n.line = g.line

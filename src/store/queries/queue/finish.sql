@@ -6,7 +6,9 @@
 --   verdict 'retry'    due again after delay_ms, and the attempt counts
 --   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is. Counts if there was an attempt
 --   verdict 'release'  due again after delay_ms, and nothing counts, not even an attempt that is recorded
--- Who was first in line for its ordering key and has ended lets out the next in the same statement.
+-- Who was first in line for its ordering key and has ended lets out the next in the same statement: held, if the subscription is stopped. It
+-- may have got in line after that, and then must not be sent even by a node that has not heard of it. The subscription is not locked for this:
+-- what is held while it is resumed is found by the next sweep.
 with done as materialized (
     select *, herald_now() - make_interval(secs => started_ago_ms / 1000.0) as started_at
     from unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
@@ -82,7 +84,10 @@ next as materialized (
     where g.unfinished > 0
 ),
 let_out as (
-    update queue q set waits = false, due_at = case when q.batch_id is null then herald_now() else q.due_at end
+    update queue q set waits = false, due_at = case
+        when q.batch_id is not null then q.due_at
+        when (select s.state in ('paused', 'disabled') from subscriptions s where s.id = q.subscription_id) then 'infinity'
+        else herald_now() end
     from next n
     -- Written so that it can only be looked up in the index, see docs/decisions/0027.
     where q.partner_id = any (array[n.partner_id]) and q.delivery_id between n.delivery_id and n.delivery_id and q.waits
