@@ -216,12 +216,14 @@ async fn write(
     batch: &[Finished],
 ) -> Result<bool, sqlx::Error> {
     let rows: Vec<Finish<'_>> = batch.iter().map(finish).collect();
-    let gone: Vec<(&Finished, &Disable)> =
+    let mut gone: Vec<(&Finished, &Disable)> =
         batch.iter().filter_map(|one| one.disable.as_ref().map(|disable| (one, disable))).collect();
     note_turns(db, batch).await?;
     if gone.is_empty() {
         return finish_all(db, clock, node, &rows).await;
     }
+    // In order, so that two nodes lock subscriptions, and at the commit their partners' matching, in the same order.
+    gone.sort_by_key(|(finished, _)| (finished.held.lease.partner, finished.held.lease.subscription));
     // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
     let mut transaction = db.begin().await?;
     for (finished, Disable { reason, judged }) in gone {

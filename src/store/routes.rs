@@ -40,10 +40,11 @@ pub async fn read(db: &mut PgConnection, asked: &[(PartnerId, &str)]) -> Result<
     Ok(read)
 }
 
-/// Keeps the routes of these partners as they are until the transaction is over; waits for those who are changing them.
+/// Keeps the routes of these partners as they are until the transaction is over; waits for those who are changing them. A partner without changes
+/// keeps the version that it has without a row: what is read under a lock is still right if that is rolled back.
 pub async fn lock(db: &mut PgConnection, partners: &[PartnerId]) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into matching_versions as m (partner_id) select id from unnest($1::uuid[]) as id order by id
+        "insert into matching_versions as m (partner_id, version) select id, 0 from unnest($1::uuid[]) as id order by id
          on conflict (partner_id) do update set version = m.version",
     )
     .bind(partners.iter().map(|partner| partner.0).collect::<Vec<_>>())

@@ -104,8 +104,8 @@ fn lease(born: &Born, event: Arc<Event>, until: Instant) -> Lease {
         subscription: born.subscription,
         event,
         attempts: 0,
-        // The epoch that rows are born with; see queries/events/insert.sql.
-        epoch: 1,
+        // That of every row at its birth. Claims give higher ones.
+        epoch: 0,
         probe: false,
         draining: false,
         crashes: 0,

@@ -120,7 +120,7 @@ pub(super) async fn write(
         let mut transaction = Begun(false);
         let tried = match plan(db, &mut transaction, ground, birth, group, overtaken).await {
             Ok(plan) => store(db, &mut transaction, plan, birth).await,
-            Err(error) => Err(Stop::Failed(error)),
+            Err(stop) => Err(stop),
         };
         let stop = match tried {
             Ok(written) => return Ok(written),
@@ -198,7 +198,7 @@ async fn plan(
     birth: &Birth,
     group: &[Request],
     overtaken: usize,
-) -> Result<Plan, Error> {
+) -> Result<Plan, Stop> {
     let cancels = group.iter().filter_map(Request::cancel).collect();
     let cancels = Cancels::read(db, ground, cancels).await?;
     let publishing: Vec<_> = group.iter().filter_map(Request::publish).collect();

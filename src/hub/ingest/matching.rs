@@ -13,12 +13,15 @@ use super::group::Birth;
 use crate::domain::Error;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{DeliveryId, PartnerId, SubscriptionId};
-use crate::domain::route::Routes;
+use crate::domain::route::{Route, Routes};
 use crate::store::events::{Begins, NewDelivery};
 use crate::store::routes;
 
-/// Routes remembered at most, and types of partners' events; some 25 MB where each partner has one of either.
-const REMEMBERED_MAX: usize = 100_000;
+/// Memory for what is remembered, about.
+const REMEMBERED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What a type of a partner's events takes of it, with its place in two maps, and each of its routes.
+const TYPE_BYTES: usize = 256;
+const ROUTE_BYTES: usize = size_of::<Route>();
 /// An event that matches more subscriptions gets no queue rows with its commit, unless it has an ordering key: they follow in chunks.
 const AT_ONCE_MAX: usize = 1_000;
 
@@ -26,8 +29,8 @@ const AT_ONCE_MAX: usize = 1_000;
 #[derive(Default)]
 pub(super) struct KnownRoutes {
     by_partner: HashMap<PartnerId, HashMap<String, Arc<Routes>>>,
-    /// What counts against [`REMEMBERED_MAX`].
-    weight: usize,
+    /// What counts against [`REMEMBERED_BYTES_MAX`].
+    bytes: usize,
 }
 
 impl KnownRoutes {
@@ -57,30 +60,33 @@ impl KnownRoutes {
         self.by_partner.get(&event.partner)?.get(&event.kind).cloned()
     }
 
-    /// Where there would be too many, all are forgotten: that costs a read each, once. In the place of what was remembered under this name there
-    /// is nothing, or it would not have been read.
+    /// Where there would be too much, all is forgotten: that costs a read each, once. What is too much by itself is not remembered. In the place of
+    /// what was remembered under this name there is nothing, or it would not have been read.
     fn remember(&mut self, partner: PartnerId, kind: &str, routes: Arc<Routes>) {
-        let weight = weight(&routes);
-        if self.weight + weight > REMEMBERED_MAX {
+        let bytes = bytes(&routes);
+        if bytes > REMEMBERED_BYTES_MAX {
+            return;
+        }
+        if self.bytes + bytes > REMEMBERED_BYTES_MAX {
             *self = Self::default();
         }
-        if weight <= REMEMBERED_MAX {
-            self.weight += weight;
-            self.by_partner.entry(partner).or_default().insert(kind.to_owned(), routes);
-        }
+        self.bytes += bytes;
+        self.by_partner.entry(partner).or_default().insert(kind.to_owned(), routes);
     }
 
     /// Forgets what was remembered of the partners of these events.
     pub(super) fn forget(&mut self, partners: &[PartnerId]) {
         for forgotten in partners.iter().filter_map(|partner| self.by_partner.remove(partner)) {
-            self.weight -= forgotten.values().map(|routes| weight(routes)).sum::<usize>();
+            self.bytes -= forgotten.values().map(|routes| bytes(routes)).sum::<usize>();
         }
     }
 }
 
-/// Campaigns' names are long.
-fn weight(routes: &Routes) -> usize {
-    1 + routes.all.iter().map(|route| 1 + route.campaigns.as_ref().map_or(0, Vec::len)).sum::<usize>()
+/// Campaigns' names may be long, and many.
+fn bytes(routes: &Routes) -> usize {
+    let name = |name: &String| size_of::<String>() + name.capacity();
+    let names = routes.all.iter().filter_map(|route| route.campaigns.as_ref()).flatten();
+    TYPE_BYTES + routes.all.len() * ROUTE_BYTES + names.map(name).sum::<usize>()
 }
 
 /// The deliveries of a group's events, as they are to be stored.
@@ -154,7 +160,6 @@ mod tests {
     use super::*;
     use crate::domain::id::NodeId;
     use crate::domain::publication::OrderingKey;
-    use crate::domain::route::Route;
 
     fn route() -> Route {
         Route { subscription: SubscriptionId::new(), holds: false, gathers: false, campaigns: None }
@@ -220,22 +225,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn what_is_remembered_is_bounded_in_bytes() {
         let mut known = KnownRoutes::default();
         let events: Vec<_> = (0..3).map(|_| event(1)).collect();
-        let half = routes((0..REMEMBERED_MAX / 2).map(|_| route()).collect());
-        known.remember(events[0].partner, &events[0].kind, half.clone());
-        assert!(known.get(&events[0]).is_some());
-        known.remember(events[1].partner, &events[1].kind, half);
-        assert!(known.get(&events[0]).is_none() && known.get(&events[1]).is_some());
-        let too_many = routes((0..REMEMBERED_MAX).map(|_| route()).collect());
-        known.remember(events[2].partner, &events[2].kind, too_many);
-        assert_eq!((known.weight, known.by_partner.len()), (0, 0));
-        known.remember(events[0].partner, &events[0].kind, routes(vec![route()]));
+        let named = |bytes: usize| {
+            let campaigns = Some(vec!["n".repeat(bytes)]);
+            routes(vec![Route { campaigns, ..route() }])
+        };
+        let remember = |known: &mut KnownRoutes, event: &NewEvent, bytes| {
+            known.remember(event.partner, &event.kind, named(bytes));
+        };
+        let half = REMEMBERED_BYTES_MAX / 2;
+        remember(&mut known, &events[0], half);
+        remember(&mut known, &events[1], REMEMBERED_BYTES_MAX);
+        assert!(known.get(&events[1]).is_none(), "it is too much by itself");
+        assert!(known.get(&events[0]).is_some(), "and displaces nobody");
+        remember(&mut known, &events[2], half);
+        assert!(known.get(&events[0]).is_none() && known.get(&events[2]).is_some());
         known.remember(events[0].partner, "other", routes(vec![]));
-        known.remember(events[1].partner, &events[1].kind, routes(vec![]));
-        assert_eq!(known.weight, 4);
-        known.forget(&[events[0].partner, events[2].partner]);
-        assert_eq!((known.weight, known.by_partner.len()), (1, 1));
+        known.forget(&[events[2].partner, events[1].partner]);
+        assert_eq!((known.bytes, known.by_partner.len()), (TYPE_BYTES, 1));
     }
 }

@@ -273,7 +273,10 @@ impl Writer {
         room
     }
 
-    async fn connect(&self) -> Result<Kept, Error> {
+    /// What is remembered of routes goes with the session that it was read in: the database behind the next one may be a standby that has lost the
+    /// last commits, and counts versions from there.
+    async fn connect(&mut self) -> Result<Kept, Error> {
+        self.routes = KnownRoutes::default();
         let mut connection = self.pool.acquire().await?;
         store::sessions::plan_once_by_key(&mut connection).await?;
         group::plan_ahead(&mut connection, self.lease).await?;

@@ -1,11 +1,19 @@
 //! The answer to a commit never comes: the connection is lost before or after it, and nobody may be told what is not so.
 
+use std::time::Duration;
+
+use herald::config::RawConfig;
+use herald::domain::event::NewEvent;
+use herald::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::publication::Attributes;
+use herald::store::events::{self, Alongside, Begins, BirthLease, Insert, NewDelivery};
+use herald::store::{partitions, queue};
+
 use crate::support::app::{App, settings};
 use crate::support::cluster;
 use crate::support::partner::of_attempts;
 use crate::support::receiver::{Receiver, Reply, gate};
 use crate::support::wire::{Cut, Wire};
-use herald::config::RawConfig;
 
 /// Leases far longer than any test: what arrives was sent under its first one.
 fn long_leases() -> RawConfig {
@@ -64,4 +72,43 @@ async fn rule_18_results_whose_recording_was_not_answered_are_recorded_once() {
         assert_eq!(of_attempts(&delivery, "late"), [false], "{when:?}");
     }
     assert_eq!(receiver.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn rule_18_what_this_node_claimed_before_it_looked_is_not_taken_for_born_leased() {
+    let database = cluster::database().await;
+    let mut db = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut db).await.unwrap();
+    let owner = NodeId::new();
+    let event = NewEvent {
+        id: EventId::new(),
+        partner: PartnerId::new(),
+        kind: "order.paid".to_owned(),
+        source: "/orders".to_owned(),
+        payload: b"{}".to_vec(),
+        occurred_at: chrono::DateTime::UNIX_EPOCH,
+        attributes: Attributes::default(),
+        ordering_key: None,
+    };
+    let deliveries = [Begins::Leased, Begins::Due].map(|begins| NewDelivery {
+        id: DeliveryId::beside(event.id),
+        partner: event.partner,
+        event: event.id,
+        subscription: SubscriptionId::new(),
+        gathers: false,
+        begins,
+    });
+    let insert = Insert {
+        events: std::slice::from_ref(&event),
+        matched: &[2],
+        deliveries: &deliveries,
+        versions: &[],
+        alongside: Alongside::default(),
+    };
+    let lease = BirthLease { owner, duration: Duration::from_secs(60) };
+    events::insert(&mut db, lease, insert).await.unwrap();
+    let claimed = queue::claim(&mut db, owner, 10, 60_000).await.unwrap();
+    assert_eq!(claimed.iter().map(|row| row.delivery_id).collect::<Vec<_>>(), [deliveries[1].id.0]);
+    let found = events::find_inserted(&mut db, &[event], owner).await.unwrap().unwrap();
+    assert_eq!(deliveries.map(|delivery| found[&delivery.id].leased), [true, false]);
 }

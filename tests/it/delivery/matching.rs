@@ -137,6 +137,28 @@ async fn version(db: &mut PgConnection, partner: Uuid) -> i64 {
 }
 
 #[tokio::test]
+async fn what_was_read_under_a_lock_that_was_rolled_back_does_not_outlive_the_first_change() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    let partner = "select id from partners order by created_at limit 1";
+    let partner: Uuid = sqlx::query_scalar(partner).fetch_one(&mut *connection).await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut *connection).await.unwrap();
+    routes::lock(&mut connection, &[PartnerId(partner)]).await.unwrap();
+    let read = routes::read(&mut connection, &[(PartnerId(partner), TYPE)]).await.unwrap();
+    assert!(read[0].all.is_empty());
+    sqlx::raw_sql("rollback").execute(&mut *connection).await.unwrap();
+    let (owner, alongside) = (NodeId::new(), Alongside::default());
+    let lease = BirthLease { owner, duration: Duration::from_secs(30) };
+    let versions = [(PartnerId(partner), read[0].version)];
+    let insert = Insert { events: &[], matched: &[], deliveries: &[], versions: &versions, alongside };
+    events::insert(&mut connection, lease, insert).await.unwrap();
+    app.subscribe(&receiver.url).await;
+    let refused = events::insert(&mut connection, lease, insert).await.unwrap_err();
+    assert!(herald::store::is_overtaken(&refused), "{refused}");
+}
+
+#[tokio::test]
 async fn routes_are_read_and_looked_at_by_key_although_there_were_none_when_that_was_planned() {
     let database = cluster::database().await;
     let mut connection = database.pool.acquire().await.unwrap();

@@ -118,7 +118,7 @@ impl Model {
         let (batched, batch) = (subscription == BATCHED, None);
         let waits = key.is_some_and(|key| self.first_in_line(subscription, key).is_some());
         let owner = node.filter(|_| flows && !waits && !batched);
-        let epoch = i32::from(owner.is_some());
+        let epoch = 0;
         let leased_for = if owner.is_some() { LEASE_STEPS } else { 0 };
         let due = (flows && !waits).then_some(self.now + leased_for);
         let delivery = self.deliveries.len();

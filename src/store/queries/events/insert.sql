@@ -70,13 +70,12 @@ lined_up as (
 ),
 --}
 queued as (
-    insert into queue (partner_id, delivery_id, event_id, subscription_id, batched, line, place, waits, due_at, lease_owner, lease_epoch)
+    insert into queue (partner_id, delivery_id, event_id, subscription_id, batched, line, place, waits, due_at, lease_owner)
     select d.partner_id, d.id, d.event_id, d.subscription_id, d.gathers, d.line, u.place, u.waits is true,
            case when d.held or u.waits then 'infinity'
                 when d.leased then herald_now() + make_interval(secs => $18 / 1000.0)
                 else herald_now() end,
-           case when d.leased and u.waits is not true then $17::uuid end,
-           case when d.leased and u.waits is not true then 1 else 0 end
+           case when d.leased and u.waits is not true then $17::uuid end
     from deliveries d
 --{ ordered
     left join lined_up u on u.id = d.id
