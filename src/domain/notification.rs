@@ -13,6 +13,10 @@ pub const FILTERS_MAX: usize = 100;
 pub const CAMPAIGNS_MAX: usize = 1_000;
 /// As long as an attribute's value may be.
 pub const CAMPAIGN_CHARS_MAX: usize = 1_000;
+/// What the filters of all of a partner's subscriptions may weigh, see [`weight_bytes`]: whoever matches an event has those of its type in memory.
+pub const FILTERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a campaign's name weighs beside its bytes, which is what it takes in memory.
+pub const CAMPAIGN_BYTES: usize = 24;
 /// In characters.
 pub const STATUS_REASON_CHARS_MAX: usize = 1_000;
 /// The attribute of an event that filters look at.
@@ -118,6 +122,13 @@ pub fn passing_campaigns(filters: &[Filter], event_type: &str) -> Option<Vec<Str
     campaigns.sort_unstable();
     campaigns.dedup();
     Some(campaigns)
+}
+
+/// What filters count against [`FILTERS_BYTES_MAX`]: each campaign's name once for each type that it is given for.
+pub fn weight_bytes(filters: &[Filter]) -> usize {
+    let name = |name: &String| CAMPAIGN_BYTES + name.len();
+    let names = |filter: &Filter| filter.campaign_names.iter().flatten().map(name).sum::<usize>();
+    filters.iter().map(|filter| filter.event_types.len() * names(filter)).sum()
 }
 
 /// What a request wants a subscription to be, as it was said: in the published order, whether it makes sense is told only once the
@@ -274,6 +285,14 @@ mod tests {
         assert_eq!(passing("EMAIL_FAILED").unwrap(), ["a", "b", "c"]);
         assert_eq!(passing("SMS_FAILED").unwrap(), ["a", "b", "c", "d"]);
         assert_eq!(passing_campaigns(&[], "EMAIL_FAILED"), None);
+    }
+
+    #[test]
+    fn a_filter_weighs_its_names_once_for_each_of_its_types() {
+        assert_eq!(weight_bytes(&[]), 0);
+        assert_eq!(weight_bytes(&[filter(&["X"], &[&["é"]])]), CAMPAIGN_BYTES + 2);
+        let two = [filter(&["X", "Y"], &[&["a", "bc"], &["d"]]), filter(&["X"], &[&["a"]])];
+        assert_eq!(weight_bytes(&two), 2 * (3 * CAMPAIGN_BYTES + 4) + CAMPAIGN_BYTES + 1);
     }
 
     #[test]

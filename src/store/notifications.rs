@@ -9,7 +9,7 @@ use super::named_callbacks::NamedCallback;
 use super::unknown_word;
 use crate::domain::Error;
 use crate::domain::id::{CallbackId, PartnerId, SubscriptionId};
-use crate::domain::notification::{Filter, Name, passing_campaigns};
+use crate::domain::notification::{Filter, Name, passing_campaigns, weight_bytes};
 use crate::domain::subscription::SubscriptionState;
 use crate::domain::version::Version;
 
@@ -154,6 +154,18 @@ pub async fn list_of_callback(
     rows.into_iter().map(Notification::try_from).collect()
 }
 
+/// What the filters of all of the partner's subscriptions weigh together.
+pub async fn filters_bytes(db: &mut PgConnection, partner: PartnerId) -> Result<usize, Error> {
+    let bytes: i64 = sqlx::query_scalar(
+        "select coalesce(sum(filters_bytes), 0) from subscriptions
+         where partner_id = $1 and surface = 'notifications' and state <> 'deleted'",
+    )
+    .bind(partner.0)
+    .fetch_one(db)
+    .await?;
+    usize::try_from(bytes).map_err(Error::internal)
+}
+
 /// Gives a subscription its callback and its filters.
 pub async fn update(
     db: &mut PgConnection,
@@ -162,14 +174,16 @@ pub async fn update(
     callback: CallbackId,
     filters: &[Filter],
 ) -> Result<(), Error> {
+    let bytes = i32::try_from(weight_bytes(filters)).map_err(Error::internal)?;
     let filters = (!filters.is_empty()).then(|| written_filters(filters).to_string());
     sqlx::query(
-        "update subscriptions set callback_id = $3, filters = $4::jsonb where partner_id = $1 and id = $2",
+        "update subscriptions set callback_id = $3, filters = $4::jsonb, filters_bytes = $5 where partner_id = $1 and id = $2",
     )
     .bind(partner.0)
     .bind(id.0)
     .bind(callback.0)
     .bind(filters)
+    .bind(bytes)
     .execute(db)
     .await?;
     Ok(())

@@ -33,7 +33,12 @@ pub async fn read(db: &mut PgConnection, asked: &[(PartnerId, &str)]) -> Result<
         if let (Some(subscription), Some(holds), Some(gathers)) =
             (row.subscription_id, row.holds, row.gathers)
         {
-            let (subscription, campaigns) = (SubscriptionId(subscription), row.campaign_names);
+            // They are stored in this order, but nothing in the database keeps it.
+            let sorted = |mut names: Vec<String>| {
+                names.sort_unstable();
+                names
+            };
+            let (subscription, campaigns) = (SubscriptionId(subscription), row.campaign_names.map(sorted));
             routes.all.push(Route { subscription, holds, gathers, campaigns });
         }
     }

@@ -5,7 +5,9 @@ use sqlx::PgConnection;
 use super::PER_PARTNER_MAX;
 use crate::domain::caller::Caller;
 use crate::domain::id::{PartnerId, SubscriptionId};
-use crate::domain::notification::{Filter, Granted, Name, Refused, Status, Wish};
+use crate::domain::notification::{
+    CAMPAIGN_BYTES, FILTERS_BYTES_MAX, Filter, Granted, Name, Refused, Status, Wish, weight_bytes,
+};
 use crate::domain::subscription::SubscriptionState;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun, Violations};
@@ -51,6 +53,7 @@ impl Hub {
         notifications::update(&mut transaction, partner, id, callback.id, &filters).await?;
         let whole = (granted.event_types.as_slice(), filters.as_slice(), true);
         take_event_types(&mut transaction, partner, id, whole).await?;
+        leaves_room(&mut transaction, partner, &filters, &[]).await?;
         let made = own(&mut transaction, caller, name.as_str()).await?;
         transaction.commit().await.map_err(Error::from)?;
         self.handoff.changed();
@@ -167,10 +170,32 @@ async fn update(
     notifications::update(db, partner, id, callback.id, filters).await?;
     let active = state == SubscriptionState::Active;
     take_event_types(db, partner, id, (&granted.event_types, filters, active)).await?;
+    leaves_room(db, partner, filters, &current.filters).await?;
     if active {
         queue::resume(db, id, ROWS_PER_REQUEST).await?;
     }
     Ok(())
+}
+
+/// Refuses filters that are more than were there before, if a partner's filters are too much together with them.
+async fn leaves_room(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    filters: &[Filter],
+    before: &[Filter],
+) -> Result<(), Refused> {
+    if weight_bytes(filters) <= weight_bytes(before) {
+        return Ok(());
+    }
+    let bytes = notifications::filters_bytes(db, partner).await?;
+    if bytes <= FILTERS_BYTES_MAX {
+        return Ok(());
+    }
+    let full = format!(
+        "would make the filters of all your subscriptions {bytes} bytes, of which there may be {FILTERS_BYTES_MAX}; each campaign's name counts \
+         its bytes and {CAMPAIGN_BYTES} more, once for each type in its filter: name fewer campaigns or types, or delete subscriptions"
+    );
+    Err(Violations::one("filters", full).into())
 }
 
 /// Gives a subscription its event types. Errors: `EventTaken`, whether the subscription is active or not.

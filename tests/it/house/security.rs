@@ -99,12 +99,13 @@ const RULES: [Rule; 25] = [
     ),
     rule(
         14,
-        "Inbound: bodies, JSON's depth, the time for headers, connections, requests per partner and the backlog are bounded; \
+        "Inbound: bodies, JSON's depth, the time for headers, connections, requests per partner, the backlog and what filters take are bounded; \
          forwarded headers count only from configured proxies; SIGTERM drains within a bound.",
         &[
             "src/listener.rs",
             "src/surfaces/kit/body.rs",
             "src/surfaces/kit/guard.rs",
+            "src/domain/notification.rs",
             "src/hub/admission.rs",
             "src/domain/client_address.rs",
         ],

@@ -1,5 +1,6 @@
 //! Subscriptions: made, listed, read, deleted.
 
+use herald::domain::notification;
 use herald::store::{subscriptions, targets};
 use serde_json::json;
 
@@ -74,6 +75,66 @@ async fn the_list_has_the_active_ones_with_where_to_go_from_them() {
     ]);
     assert_eq!(ann.get(SUBSCRIPTIONS).await.ok(), json!([expected]));
     assert_eq!(ann.get(&path).await.ok()["subscriptionName"], "Email Bounces");
+}
+
+/// Whoever matches an event has all of a partner's filters for its type in memory, those of paused subscriptions as well.
+#[tokio::test]
+async fn rule_14_the_filters_of_all_of_a_partners_subscriptions_are_bounded_together() {
+    let world = world().await;
+    let [ann, ben] = [world.ann.clone().with_callback().await, world.ben.clone().with_callback().await];
+    // What is filtered need not be subscribed to.
+    let filters = |names: usize| {
+        let names: Vec<_> = (0..names).map(|number| format!("{number:010}")).collect();
+        json!([{ "eventTypes": notification::EVENT_TYPES, "values": [{ "campaignNames": names }] }])
+    };
+    let bytes = |names: usize| 26 * names * 34;
+    let wish = |name: &str, event_type: &str, names: usize| {
+        let mut wish = subscription(name, &[event_type]);
+        wish["filters"] = filters(names);
+        wish
+    };
+    let full = |bytes: usize| {
+        format!(
+            "filters would make the filters of all your subscriptions {bytes} bytes, of which there may be 4194304; \
+             each campaign's name counts its bytes and 24 more, once for each type in its filter: name fewer campaigns or types, \
+             or delete subscriptions"
+        )
+    };
+    for event_type in &notification::EVENT_TYPES[10..14] {
+        ann.post(SUBSCRIPTIONS, &wish(event_type, event_type, 1_000)).await.ok();
+    }
+    ann.post(SUBSCRIPTIONS, &wish("first", "SMS_FAILED", 400)).await.ok();
+    let second = wish("second", "EMAIL_FAILED", 345);
+    assert_eq!(ann.post(SUBSCRIPTIONS, &second).await.told(), invalid(&full(bytes(4_745))));
+    assert_eq!(ann.get(&subscription_path("second")).await.status, 404, "nothing was left behind");
+    ann.post(SUBSCRIPTIONS, &wish("second", "EMAIL_FAILED", 344)).await.ok();
+    ben.post(SUBSCRIPTIONS, &wish("first", "SMS_FAILED", 400)).await.ok();
+
+    let update = async |name: &str, event_type: &str, names: usize| {
+        ann.put_json(&subscription_path(name), &wish(name, event_type, names)).await
+    };
+    assert_eq!(update("first", "SMS_FAILED", 401).await.told(), invalid(&full(bytes(4_745))));
+    // What is too much already, by an earlier rule, may be kept as it is and made less.
+    let weights = "select sum(filters_bytes) from subscriptions where state <> 'deleted'";
+    let weight: i64 = sqlx::query_scalar(weights).fetch_one(&world.database.pool).await.unwrap();
+    assert_eq!(weight, i64::try_from(bytes(4_744 + 400)).unwrap());
+    let heavier =
+        "update subscriptions set filters_bytes = filters_bytes + 1000000 where external_key = 'second'";
+    sqlx::query(heavier).execute(&world.database.pool).await.unwrap();
+    update("first", "SMS_FAILED", 400).await.ok();
+    update("first", "SMS_FAILED", 399).await.ok();
+    assert_eq!(update("first", "SMS_FAILED", 400).await.told().0, 400);
+    ann.remove(&subscription_path("second")).await;
+    update("first", "SMS_FAILED", 744).await.ok();
+
+    // What was there before the column was is weighed in the same way.
+    let weight = sqlx::query_scalar::<_, i64>(weights).fetch_one(&world.database.pool).await.unwrap();
+    sqlx::query("update subscriptions set filters_bytes = 0").execute(&world.database.pool).await.unwrap();
+    let migration = include_str!("../../../migrations/0023_weight_of_filters.sql");
+    let (_, weigh) = migration.split_once("\nupdate ").unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("update {weigh}"))).execute(&world.database.pool).await.unwrap();
+    let again = sqlx::query_scalar::<_, i64>(weights).fetch_one(&world.database.pool).await.unwrap();
+    assert_eq!(again, weight);
 }
 
 #[tokio::test]
