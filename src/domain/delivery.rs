@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::event::Event;
 use super::id::{BatchId, DeliveryId, PartnerId, SubscriptionId};
+use super::row_hint::RowHint;
 
 /// Where a delivery stands: its queue row, else its last final attempt. Nothing stores this twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,13 +70,6 @@ pub struct Lease {
     /// What is sent together with it. A batch of one is a batch, too: its id is what the receiver knows.
     pub batch: Option<Box<Batch>>,
     pub row_at: RowHint,
-}
-
-/// Where the store last saw a delivery's row, in words that the store alone understands. Rows move; the default is nowhere.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RowHint {
-    pub page: u32,
-    pub slot: u16,
 }
 
 /// Deliveries of one subscription that are sent together, whole or not at all, under an id of their own. The first of them is the lease's own.

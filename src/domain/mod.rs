@@ -29,6 +29,7 @@ pub mod redirect_session;
 pub mod retry;
 pub mod retry_after;
 pub mod route;
+pub mod row_hint;
 pub mod secret;
 pub mod signature;
 pub mod subscription;

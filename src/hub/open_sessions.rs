@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::database_clock::DatabaseClock;
 use crate::domain::redirect_session::RedirectSession;
+use crate::domain::row_hint::RowHint;
 
 /// Sessions remembered at most, some 20 MB; the oldest go first.
 const REMEMBERED_MAX: usize = 100_000;
@@ -19,17 +20,17 @@ pub(super) struct OpenSessions(Arc<Mutex<Memory>>);
 
 #[derive(Default)]
 struct Memory {
-    sessions: HashMap<Uuid, RedirectSession>,
+    sessions: HashMap<Uuid, (RedirectSession, RowHint)>,
     /// Oldest first; of those that were taken some may still stand here.
     order: VecDeque<Uuid>,
     clock: DatabaseClock,
 }
 
 impl OpenSessions {
-    pub(super) fn remember(&self, session: RedirectSession) {
+    pub(super) fn remember(&self, session: RedirectSession, row_at: RowHint) {
         let mut memory = self.memory();
         let id = session.id;
-        if memory.sessions.insert(id, session).is_none() {
+        if memory.sessions.insert(id, (session, row_at)).is_none() {
             memory.order.push_back(id);
         }
         while memory.order.len() > REMEMBERED_MAX {
@@ -44,9 +45,9 @@ impl OpenSessions {
         &self,
         id: Uuid,
         is_right: impl FnOnce(&RedirectSession) -> bool,
-    ) -> Option<RedirectSession> {
+    ) -> Option<(RedirectSession, RowHint)> {
         let mut memory = self.memory();
-        memory.sessions.get(&id).filter(|session| is_right(session))?;
+        memory.sessions.get(&id).filter(|(session, _)| is_right(session))?;
         memory.sessions.remove(&id)
     }
 
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn a_session_is_taken_once_and_only_by_whom_it_suits() {
         let sessions = OpenSessions::default();
-        sessions.remember(session(1));
+        sessions.remember(session(1), RowHint::default());
         let id = Uuid::from_u128(1);
         assert!(sessions.take_if(id, |_| false).is_none());
         assert!(sessions.take_if(id, |session| session.id == id).is_some());
@@ -102,7 +103,7 @@ mod tests {
     fn the_oldest_are_forgotten_also_where_most_were_taken() {
         let sessions = OpenSessions::default();
         (0..REMEMBERED_MAX * 3).for_each(|number| {
-            sessions.remember(session(number));
+            sessions.remember(session(number), RowHint::default());
             if number > 0 && number % 2 == 0 {
                 sessions.take_if(Uuid::from_u128(number as u128), |_| true);
             }

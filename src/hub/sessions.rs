@@ -16,6 +16,7 @@ use crate::domain::caller::Caller;
 use crate::domain::id::{CustomerId, PartnerId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::{RedirectSession, SessionKind, SessionState};
+use crate::domain::row_hint::RowHint;
 use crate::domain::secret::Secret;
 use crate::domain::version::IfMatch;
 use crate::domain::{Error, Noun};
@@ -40,6 +41,7 @@ pub struct Opened {
     /// What was asked of it, as [`Open`] had it.
     pub content: Vec<u8>,
     pub token: Secret,
+    pub row_at: RowHint,
 }
 
 impl Hub {
@@ -78,8 +80,8 @@ impl Hub {
                 (session_of(&result), turn.close(result, render).await?)
             }
         };
-        if let Some(session) = opened.filter(|session| session.state == SessionState::Active) {
-            self.open_sessions.remember(session);
+        if let Some((session, row_at)) = opened.filter(|(session, _)| session.state == SessionState::Active) {
+            self.open_sessions.remember(session, row_at);
         }
         Ok(answer)
     }
@@ -92,7 +94,7 @@ impl Hub {
         if found.customer_erased {
             return Err(Error::NotFound(Noun::Customer));
         }
-        opened(&self.keys, found.session.at(found.read_at), asked)
+        opened(&self.keys, (found.session.at(found.read_at), found.row_at), asked)
     }
 
     /// Completes anyone's session, for the operator. Errors: `NotFound`, `Transition`.
@@ -131,9 +133,9 @@ async fn open(
         let content = Content { content: command.content, content_digest: digest.clone(), token };
         let Open { id, kind, customer, .. } = command;
         let fresh = Fresh { id, partner, kind, customer, ttl, asked: &content };
-        if let Some(session) = redirect_sessions::open(db, fresh).await? {
+        if let Some((session, row_at)) = redirect_sessions::open(db, fresh).await? {
             open_sessions.set_clock(session.created_at, asked);
-            return opened(keys, session, content);
+            return opened(keys, (session, row_at), content);
         }
     }
     // Somebody has the id, or the caller takes it that somebody has.
@@ -149,17 +151,21 @@ async fn open(
     if content.content_digest != digest {
         return Err(Error::Duplicate(Noun::Session));
     }
-    opened(keys, session, content)
+    opened(keys, (session, found.row_at), content)
 }
 
-fn session_of(result: &Result<Opened, Error>) -> Option<RedirectSession> {
-    result.as_ref().ok().map(|opened| opened.session.clone())
+fn session_of(result: &Result<Opened, Error>) -> Option<(RedirectSession, RowHint)> {
+    result.as_ref().ok().map(|opened| (opened.session.clone(), opened.row_at))
 }
 
-fn opened(keys: &KeyRing, session: RedirectSession, asked: Content) -> Result<Opened, Error> {
+fn opened(
+    keys: &KeyRing,
+    (session, row_at): (RedirectSession, RowHint),
+    asked: Content,
+) -> Result<Opened, Error> {
     let token =
         keys.open(&token_identity(session.partner, session.id), &asked.token).map_err(Error::internal)?;
-    Ok(Opened { session, content: asked.content, token })
+    Ok(Opened { session, content: asked.content, token, row_at })
 }
 
 fn content_digest(content: &[u8]) -> Vec<u8> {

@@ -14,10 +14,10 @@ use super::idempotency::Entry;
 use super::redirect_sessions::Ended;
 use super::sections;
 use crate::domain::Error;
-use crate::domain::delivery::RowHint;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use crate::domain::publication::{Attributes, OrderingKey};
+use crate::domain::row_hint::RowHint;
 
 /// A delivery to be stored with its event.
 #[derive(Debug, Clone, Copy)]
@@ -162,6 +162,7 @@ async fn insert_by(
         .bind(answers.iter().map(|answer| answer.fingerprint.as_slice()).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.row_at).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
     Ok(stored(rows))

@@ -22,6 +22,7 @@ pub mod queue;
 pub mod redirect_ids;
 pub mod redirect_sessions;
 pub mod routes;
+mod row_hint;
 pub mod sealed;
 mod sections;
 pub mod sessions;

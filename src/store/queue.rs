@@ -2,7 +2,6 @@
 
 mod claim;
 mod finish;
-mod row_hint;
 
 use sqlx::PgConnection;
 use uuid::Uuid;

@@ -8,6 +8,7 @@ use super::unknown_word;
 use crate::domain::Error;
 use crate::domain::id::{CustomerId, PartnerId};
 use crate::domain::redirect_session::{RedirectSession, SessionKind, SessionState};
+use crate::domain::row_hint::RowHint;
 use crate::domain::version::Version;
 
 #[derive(sqlx::FromRow)]
@@ -23,6 +24,7 @@ struct Row {
     expires_at: DateTime<Utc>,
     customer_erased: bool,
     read_at: DateTime<Utc>,
+    row_at: RowHint,
 }
 
 /// A session as stored, with what its use cases need to know about it.
@@ -32,12 +34,15 @@ pub struct Found {
     pub customer_erased: bool,
     /// By database time.
     pub read_at: DateTime<Utc>,
+    pub row_at: RowHint,
 }
 
 /// A session that was ended, as it is from now on: one version further than it was before.
 #[derive(Debug, Clone)]
 pub struct Ended {
     pub session: RedirectSession,
+    /// It is written there or not at all: whatever moves a session's row changes its version as well.
+    pub row_at: RowHint,
     /// Whether it was not read but remembered. Then all that reading would have shown is looked at when it is written.
     pub remembered: bool,
 }
@@ -58,7 +63,7 @@ impl TryFrom<Row> for Found {
             updated_at: row.updated_at,
             expires_at: row.expires_at,
         };
-        Ok(Self { session, customer_erased: row.customer_erased, read_at: row.read_at })
+        Ok(Self { session, customer_erased: row.customer_erased, read_at: row.read_at, row_at: row.row_at })
     }
 }
 
@@ -76,7 +81,7 @@ pub struct Content {
 const STANDING: &str = "s.partner_id, s.id, s.state, s.type, s.customer_id, s.version, s.created_at, s.updated_at, s.expires_at,
     s.customer_id is not null and not exists
         (select from customers c where c.id = s.customer_id and c.partner_id = s.partner_id and c.erased_at is null) as customer_erased,
-    herald_now() as read_at";
+    herald_now() as read_at, s.ctid as row_at";
 
 pub async fn find(
     db: &mut PgConnection,
@@ -91,7 +96,9 @@ pub async fn find(
         content: Content,
     }
     let whole: Option<Whole> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {STANDING}, s.content, s.content_digest, s.token from redirect_sessions s where s.partner_id = $1 and s.id = $2"
+        "select {STANDING}, asked.content, asked.content_digest, asked.token from redirect_sessions s
+         join redirect_session_contents asked on asked.partner_id = s.partner_id and asked.id = s.id
+         where s.partner_id = $1 and s.id = $2"
     )))
     .bind(partner.0)
     .bind(id)
@@ -128,14 +135,20 @@ pub struct Fresh<'a> {
 
 /// Claims a session's id and stores the session, in one statement; `None` if somebody has claimed that id before, for which a claim that is being made
 /// at this moment is waited for. It is open from now, by database time.
-pub async fn open(db: &mut PgConnection, fresh: Fresh<'_>) -> Result<Option<RedirectSession>, Error> {
+pub async fn open(
+    db: &mut PgConnection,
+    fresh: Fresh<'_>,
+) -> Result<Option<(RedirectSession, RowHint)>, Error> {
     let Fresh { id, partner, kind, customer, ttl, asked } = fresh;
-    let opened: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
+    let opened: Option<(DateTime<Utc>, DateTime<Utc>, RowHint)> = sqlx::query_as(
         "with claimed as (
-             insert into redirect_ids (kind, id, partner_id) values ('session', $2, $1) on conflict do nothing returning id)
-         insert into redirect_sessions (partner_id, id, type, customer_id, content, content_digest, token, created_at, updated_at, expires_at)
-         select $1, id, $3, $4, $5, $6, $7, herald_now(), herald_now(), herald_now() + $8 from claimed
-         returning created_at, expires_at",
+             insert into redirect_ids (kind, id, partner_id) values ('session', $2, $1) on conflict do nothing returning id),
+         asked as (
+             insert into redirect_session_contents (partner_id, id, content, content_digest, token)
+             select $1, id, $5, $6, $7 from claimed)
+         insert into redirect_sessions (partner_id, id, type, customer_id, created_at, updated_at, expires_at)
+         select $1, id, $3, $4, herald_now(), herald_now(), herald_now() + $8 from claimed
+         returning created_at, expires_at, ctid",
     )
     .bind(partner.0)
     .bind(id)
@@ -147,7 +160,7 @@ pub async fn open(db: &mut PgConnection, fresh: Fresh<'_>) -> Result<Option<Redi
     .bind(ttl)
     .fetch_optional(db)
     .await?;
-    Ok(opened.map(|(now, expires_at)| RedirectSession {
+    let session = |(now, expires_at)| RedirectSession {
         id,
         partner,
         state: SessionState::Active,
@@ -157,7 +170,8 @@ pub async fn open(db: &mut PgConnection, fresh: Fresh<'_>) -> Result<Option<Redi
         created_at: now,
         updated_at: now,
         expires_at,
-    }))
+    };
+    Ok(opened.map(|(now, expires_at, row_at)| (session((now, expires_at)), row_at)))
 }
 
 /// Writes the end of a session, if it still is active and at the version it was read at; says whether it was.

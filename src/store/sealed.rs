@@ -41,7 +41,7 @@ pub const SEALED_COLUMNS: [SealedColumn; 4] = [
         identity: "'callbacks/' || id || '/signing_key'",
     },
     SealedColumn {
-        table: "redirect_sessions",
+        table: "redirect_session_contents",
         column: "token",
         key: ("partner_id", "id"),
         identity: "'redirect_sessions/' || partner_id || '/' || id || '/token'",

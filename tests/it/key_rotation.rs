@@ -27,8 +27,8 @@ const NOT_SEALED: [(&str, &str); 12] = [
     ("events", "payload"),
     ("idempotency", "answer"),
     ("idempotency", "fingerprint"),
-    ("redirect_sessions", "content"),
-    ("redirect_sessions", "content_digest"),
+    ("redirect_session_contents", "content"),
+    ("redirect_session_contents", "content_digest"),
     ("subscription_event_types", "exclusive_in"),
     ("webhooks", "recipient_key"),
     ("_sqlx_migrations", "checksum"),
@@ -88,9 +88,8 @@ async fn sessions(database: &TestDatabase, ring: &str, count: usize) -> Uuid {
     let token = |id: &Uuid| keys.seal(&format!("redirect_sessions/{partner}/{id}/token"), id.as_bytes());
     let tokens: Vec<Vec<u8>> = ids.iter().map(token).collect();
     sqlx::query(
-        "insert into redirect_sessions (partner_id, id, type, content, content_digest, token, created_at, updated_at, expires_at)
-         select $1, id, 'NewCustomer', '', decode(repeat('00', 32), 'hex'), token, now(), now(), now() + interval '1 hour'
-         from unnest($2::uuid[], $3::bytea[]) as s (id, token)",
+        "insert into redirect_session_contents (partner_id, id, content, content_digest, token)
+         select $1, id, '', decode(repeat('00', 32), 'hex'), token from unnest($2::uuid[], $3::bytea[]) as s (id, token)",
     )
     .bind(partner)
     .bind(&ids)
@@ -105,7 +104,7 @@ async fn sessions(database: &TestDatabase, ring: &str, count: usize) -> Uuid {
 async fn assert_tokens(database: &TestDatabase, ring: &str, partner: Uuid) {
     let keys = KeyRing::parse(ring).unwrap();
     let rows: Vec<(Uuid, Vec<u8>)> =
-        sqlx::query_as("select id, token from redirect_sessions where partner_id = $1")
+        sqlx::query_as("select id, token from redirect_session_contents where partner_id = $1")
             .bind(partner)
             .fetch_all(&database.pool)
             .await
@@ -253,7 +252,7 @@ async fn rule_09_a_rotation_that_was_killed_goes_on_where_it_was() {
         cut_short = stale(&database, &both).await > 0;
         assert!(at_work || !cut_short, "who is at work is known by its name");
         if !cut_short {
-            sqlx::query("delete from redirect_sessions").execute(&database.pool).await.unwrap();
+            sqlx::query("delete from redirect_session_contents").execute(&database.pool).await.unwrap();
             sessions(&database, &old, 20_000).await;
         }
     }
@@ -293,8 +292,8 @@ async fn rule_09_a_value_that_does_not_open_is_named_and_left_and_the_others_are
     let database = cluster::database().await;
     let partner = sessions(&database, &ring(&["k1"]), 600).await;
     let broken: Uuid = sqlx::query_scalar(
-        "update redirect_sessions set token = set_byte(token, length(token) - 1, get_byte(token, length(token) - 1) # 1)
-         where id = (select id from redirect_sessions where partner_id = $1 order by id limit 1) returning id",
+        "update redirect_session_contents set token = set_byte(token, length(token) - 1, get_byte(token, length(token) - 1) # 1)
+         where id = (select id from redirect_session_contents where partner_id = $1 order by id limit 1) returning id",
     )
     .bind(partner)
     .fetch_one(&database.pool)

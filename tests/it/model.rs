@@ -10,13 +10,14 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use herald::domain::attempt::Outcome;
 use herald::domain::database_clock::DatabaseClock;
-use herald::domain::delivery::{Batch, DeliveryState, Lease, Member, RowHint};
+use herald::domain::delivery::{Batch, DeliveryState, Lease, Member};
 use herald::domain::event::{Event, NewEvent};
 use herald::domain::id::{
     AttemptId, BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId,
 };
 use herald::domain::publication::OrderingKey;
 use herald::domain::route::Route;
+use herald::domain::row_hint::RowHint;
 use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};

@@ -6,9 +6,9 @@ use chrono::DateTime;
 
 use super::*;
 use crate::domain::delivery::Lease;
-use crate::domain::delivery::RowHint;
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::domain::row_hint::RowHint;
 
 fn held_in(room: &Arc<Semaphore>) -> Held {
     let event = Event {

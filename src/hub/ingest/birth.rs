@@ -9,9 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::super::handoff::room_for;
 use super::super::{Handed, Handoff};
 use super::group::Written;
-use crate::domain::delivery::{Lease, RowHint};
+use crate::domain::delivery::Lease;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::domain::row_hint::RowHint;
 use crate::store::events::{NewDelivery, Stored};
 
 /// A delivery that came into being with its event.

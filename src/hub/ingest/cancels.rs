@@ -150,8 +150,8 @@ fn recall(
             let ends = |request: &&CancelRequest| end(session, request, now).is_ok();
             session.partner == *partner && requests.iter().all(ends)
         };
-        let Some(session) = open_sessions.take_if(*id, suits) else { return true };
-        let found = Found { session, customer_erased: false, read_at: now };
+        let Some((session, row_at)) = open_sessions.take_if(*id, suits) else { return true };
+        let found = Found { session, customer_erased: false, read_at: now, row_at };
         sessions.insert((*partner, *id), Standing::Own { found, remembered: true });
         false
     });
@@ -198,7 +198,7 @@ fn cancel(sessions: &mut Sessions, request: &CancelRequest, now: DateTime<Utc>) 
     }
     let session = end(&found.session, request, now)?;
     found.session = session.clone();
-    Ok(Ended { session, remembered })
+    Ok(Ended { session, row_at: found.row_at, remembered })
 }
 
 fn end(

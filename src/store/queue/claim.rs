@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Error;
-use crate::domain::delivery::RowHint;
 use crate::domain::id::{NodeId, SubscriptionId};
+use crate::domain::row_hint::RowHint;
 
 /// A row claimed from the queue. Its event is missing when its day has left the retention window.
 #[derive(sqlx::FromRow)]

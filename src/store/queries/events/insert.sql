@@ -10,9 +10,9 @@
 -- on another node nor a finish can slip in between. Without ordering keys none of this touches anything.
 --
 -- Sessions that were cancelled ($22 to $26) and answers to keep ($27 to $31) are written by the same statement, which is a transaction by itself.
--- They were read without a lock: each is written only if it still is as it was read, and unless all of them are, nothing is. A session that was
--- not even read, but remembered ($26), has to be as reading it would have found it: not expired, its customer not erased, and cancelled at what
--- is about the present by the database's time.
+-- They were read without a lock: each is written only if it still is as it was read, and unless all of them are, nothing is. Each is looked up
+-- where it was then ($32): one that has moved is not as it was. A session that was not even read, but remembered ($26), has to be as reading it
+-- would have found it: not expired, its customer not erased, and cancelled at what is about the present by the database's time.
 --
 -- What is not needed is left out: the sections named "alongside" where there are neither sessions nor answers, which then touches neither table,
 -- and those named "ordered" where no event has an ordering key. Places that are looked up are looked up in an index whatever the planner
@@ -23,8 +23,10 @@ with
 --{ alongside
 cancelled as (
     update redirect_sessions s set state = 'Cancelled', version = c.version, updated_at = c.updated_at
-    from unnest($22::uuid[], $23::uuid[], $24::bigint[], $25::timestamptz[], $26::boolean[]) as c (partner_id, id, version, updated_at, remembered)
-    where s.partner_id = any (array[c.partner_id]) and s.id between c.id and c.id
+    from unnest($22::uuid[], $23::uuid[], $24::bigint[], $25::timestamptz[], $26::boolean[], $32::tid[])
+        as c (partner_id, id, version, updated_at, remembered, row_at)
+    -- Compared in words that no index and no other way of joining understands.
+    where s.ctid = c.row_at and s.partner_id is not distinct from c.partner_id and s.id is not distinct from c.id
       and s.state = 'Active' and s.version = c.version - 1
       and (not c.remembered
            or s.expires_at > herald_now()
@@ -86,7 +88,8 @@ queued as (
     returning delivery_id, lease_owner, waits, ctid as row_at
 )
 select q.delivery_id, q.lease_owner is not null as leased, q.waits, q.row_at
-from (select herald_expect(
+from (select case when counted = expected then true else herald_expect(counted, expected) end as ok
+      from (select
           (select count(*) from unnest($19::uuid[], $20::bigint[]) as known (partner_id, version)
            left join lateral (select version from matching_versions where partner_id = known.partner_id limit 1) now on true
            where coalesce(now.version, 0) = known.version)
@@ -94,5 +97,5 @@ from (select herald_expect(
           + (select count(*) from cancelled) + (select count(*) from answered)
           - cardinality($22::uuid[]) - cardinality($27::uuid[])
 --}
-          , cardinality($19::uuid[])) as ok) as written
+          as counted, cardinality($19::uuid[]) as expected offset 0) as sums) as written
 left join queued q on written.ok

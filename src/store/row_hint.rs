@@ -1,4 +1,4 @@
-//! Where a row of the queue lies: PostgreSQL's `tid`, page and place in it. Finding a row by it spares a look into the index.
+//! Where a row lies: PostgreSQL's `tid`, page and place in it. Finding a row by it spares a look into the index.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -6,7 +6,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 
-use crate::domain::delivery::RowHint;
+use crate::domain::row_hint::RowHint;
 
 /// PostgreSQL's own numbers of `tid` and `tid[]`.
 const TID: Oid = Oid(27);
