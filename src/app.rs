@@ -27,13 +27,14 @@ use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
 use crate::hub::{self, Hub};
+use crate::listener::{self, Responder};
 use crate::operator::{self, Operator};
+use crate::store;
 use crate::surfaces::kit::access_log::{AccessLog, record};
 use crate::surfaces::kit::conversation::converse;
 use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
 use crate::surfaces::{self, notifications, redirect, webhooks};
 use crate::telemetry::{Health, Metrics};
-use crate::{listener, store};
 
 /// Fresh deliveries in memory at most, waiting or under way, if their events are small (larger ones take more of the room: 80 MB in all); what
 /// does not fit waits in the database.
@@ -157,10 +158,10 @@ impl App {
         };
         let operator_state =
             Operator { hub, health: health.clone(), metrics: metrics.clone(), settings: Arc::new(settings) };
-        let routers = (api_router(state, metrics), operator_router(operator_state));
-        let serving_api = listener::serve(api, routers.0, config.connections_max, drain, stop.clone());
+        let answers = (self::api(state, metrics), self::operator(operator_state));
+        let serving_api = listener::serve(api, answers.0, config.connections_max, drain, stop.clone());
         let serving_operator =
-            listener::serve(operator, routers.1, config.connections_max, drain, stop.clone());
+            listener::serve(operator, answers.1, config.connections_max, drain, stop.clone());
         let mut stopping = stop;
         let started_to_stop = async move {
             let _sender_is_gone = stopping.wait_for(|stop| *stop).await;
@@ -218,8 +219,8 @@ fn dialects() -> Dialects {
     ])
 }
 
-/// The API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
-pub fn api_router(api: Api, metrics: Metrics) -> Router {
+/// What answers the API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
+pub fn api(api: Api, metrics: Metrics) -> impl Responder {
     let trusted_proxies = api.settings.trusted_proxies.clone();
     let redirect = redirect::router(api.clone());
     let notifications = notifications::router(api.clone());
@@ -246,7 +247,8 @@ fn surface_of(path: &str) -> &'static str {
     }
 }
 
-pub fn operator_router(operator: Operator) -> Router {
+/// What answers the operator's listener.
+pub fn operator(operator: Operator) -> impl Responder {
     let metrics = operator.metrics.clone();
     let trusted_proxies = operator.settings.trusted_proxies.clone();
     let router = operator::router(operator);
@@ -255,13 +257,16 @@ pub fn operator_router(operator: Operator) -> Router {
 
 /// A whole listener: the ids of the exchange outermost, then the line that names them, then the router for the path. These are one service,
 /// since axum would put layers around each route, in boxes of their own.
-fn observed(router_of: impl Fn(&str) -> Router + Clone + Send + Sync + 'static, log: AccessLog) -> Router {
-    Router::new().fallback_service(service_fn(move |request: Request| {
-        let (router, log) = (router_of(request.uri().path()), log.clone());
+fn observed(router_of: impl Fn(&str) -> Router + Send + Sync + 'static, log: AccessLog) -> impl Responder {
+    let shared = Arc::new((router_of, log));
+    service_fn(move |request: Request| {
+        let shared = shared.clone();
         async move {
+            let (router_of, log) = &*shared;
+            let router = router_of(request.uri().path());
             Ok(converse(request, |request| record(request, log, |request| answer(router, request))).await)
         }
-    }))
+    })
 }
 
 async fn answer(router: Router, request: Request) -> Response {

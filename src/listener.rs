@@ -1,19 +1,21 @@
 //! A listening socket and its connections: bounded in number, impatient with slow headers, and drained on stop. Knows no routes.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ConnectInfo;
-use axum::middleware::AddExtension;
-use axum::{Extension, Router};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tower::Layer as _;
+use tower::{Service, ServiceExt as _};
 
 /// A client that has not sent its whole header by then is let go (SECURITY rule 14). It also bounds an idle keep-alive connection.
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
@@ -31,10 +33,21 @@ pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, Str
     })
 }
 
-/// Serves a router until told to stop; then lets requests under way finish within `drain`.
+/// What answers the requests of a listener.
+pub trait Responder:
+    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Responder for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// Has requests answered until told to stop; then lets those under way finish within `drain`.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    responder: impl Responder,
     connections_max: usize,
     drain: Duration,
     mut stop: watch::Receiver<bool>,
@@ -53,7 +66,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = graceful.watch(connection(stream, peer, router.clone()));
+                let connection = graceful.watch(connection(stream, peer, responder.clone()));
                 tokio::spawn(async move {
                     // A connection that breaks is the client's affair; what its requests did is logged where they are handled.
                     let _broken = connection.await;
@@ -75,16 +88,19 @@ pub async fn serve(
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
-) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<AddExtension<Router, ConnectInfo<SocketAddr>>>>
-{
-    // Who opened the connection; what that says of the client is for others to judge.
-    let service = Extension(ConnectInfo(peer)).layer(router);
+    responder: impl Responder,
+) -> impl GracefulConnection<Error = hyper::Error> + Send {
     // Answers are small and whole; waiting to fill a packet would only delay them.
     let _kept_waiting = stream.set_nodelay(true);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        // Who opened the connection; what that says of the client is for others to judge.
+        request.extensions_mut().insert(ConnectInfo(peer));
+        responder.clone().oneshot(request)
+    });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .serve_connection(TokioIo::new(stream), service)
 }

@@ -19,7 +19,6 @@ use crate::telemetry::Metrics;
 const PATH_CHARS_MAX: usize = 200;
 
 /// What it takes to write it.
-#[derive(Clone)]
 pub struct AccessLog {
     pub metrics: Metrics,
     /// The surface that a path belongs to, as one of a few fixed words.
@@ -40,7 +39,7 @@ impl CallerSlot {
 }
 
 /// Right inside [`super::conversation::converse`], whose ids it logs.
-pub async fn record<F>(mut request: Request, log: AccessLog, answer: impl FnOnce(Request) -> F) -> Response
+pub async fn record<F>(mut request: Request, log: &AccessLog, answer: impl FnOnce(Request) -> F) -> Response
 where
     F: Future<Output = Response>,
 {
@@ -123,8 +122,8 @@ mod tests {
         }
     }
 
-    async fn observed(request: Request, log: AccessLog, next: Next) -> Response {
-        converse(request, |request| record(request, log, |request| next.run(request))).await
+    async fn observed(request: Request, log: Arc<AccessLog>, next: Next) -> Response {
+        converse(request, |request| record(request, &log, |request| next.run(request))).await
     }
 
     #[tokio::test]
@@ -133,7 +132,8 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
         let _here = tracing::subscriber::set_default(subscriber);
         let trusted_proxies: Arc<[IpNet]> = Arc::from(["10.0.0.0/8".parse().unwrap()]);
-        let log = AccessLog { metrics: Metrics::default(), surface_of: |_| "redirect", trusted_proxies };
+        let log =
+            Arc::new(AccessLog { metrics: Metrics::default(), surface_of: |_| "redirect", trusted_proxies });
         let router = Router::new()
             .route("/greet", get(async || "hello"))
             .layer(from_fn(move |request, next| observed(request, log.clone(), next)));
@@ -160,11 +160,11 @@ mod tests {
             "hello"
         });
         let metrics = Metrics::default();
-        let log = AccessLog {
+        let log = Arc::new(AccessLog {
             metrics: metrics.clone(),
             surface_of: |_| "redirect",
             trusted_proxies: Arc::from([]),
-        };
+        });
         let router = Router::new()
             .route("/greet", greet)
             .layer(from_fn(move |request, next| observed(request, log.clone(), next)));

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use herald::app::{api_router, operator_router};
+use herald::app;
 use herald::domain::attempt::Outcome;
 use herald::domain::database_clock::DatabaseClock;
 use herald::domain::delivery::{DeliveryState, Lease};
@@ -18,6 +18,7 @@ use herald::hub::deliveries::PolicyLimits;
 use herald::hub::handoff::{Handed, handoff};
 use herald::hub::ingest::LeaseTerms;
 use herald::hub::{Hub, Settings};
+use herald::listener::{self, Responder};
 use herald::operator::{self, Operator};
 use herald::store::queue::{self, Claimed, Ending, Finish, Record};
 use herald::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
@@ -27,6 +28,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::cluster::{self, TestDatabase};
@@ -123,8 +125,8 @@ impl Desk {
         let operator =
             Operator { hub: hub.clone(), health: health.clone(), metrics: metrics.clone(), settings };
         Desk {
-            api: serve(api_router(api, metrics.clone())).await,
-            operator: serve(operator_router(operator)).await,
+            api: serve(app::api(api, metrics.clone())).await,
+            operator: serve(app::operator(operator)).await,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             document: Document::load(),
             database,
@@ -358,10 +360,13 @@ impl Desk {
 /// An attempt's outcome, status and answer.
 type Made<'a> = (Outcome, Option<u16>, Option<&'a [u8]>);
 
-async fn serve(router: axum::Router) -> String {
+async fn serve(answer: impl Responder) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    tokio::spawn(async move {
+        let (_never, stop) = watch::channel(false);
+        listener::serve(listener, answer, 1_000, Duration::ZERO, stop).await;
+    });
     format!("http://{address}")
 }
 
