@@ -28,11 +28,12 @@ pub struct Taken {
 }
 
 /// Takes ids within the present transaction, none of them named twice, in their order so that two takers cannot wait for each other. Waits
-/// while another transaction is taking one. Returns those that are ours now; the others stood for something within the week.
+/// while another transaction is taking one. Returns those that are ours now; the others stood for something within the week. Who forgets old ones
+/// takes them in no order: a deadlock is the driver's own error, so that the caller can tell it (`super::is_overtaken`) and begin again.
 pub async fn claim_many(
     db: &mut PgConnection,
     entries: &[Entry],
-) -> Result<HashSet<(PartnerId, String)>, Error> {
+) -> Result<HashSet<(PartnerId, String)>, sqlx::Error> {
     let claimed: Vec<(Uuid, String)> = sqlx::query_as(
         "insert into event_keys (partner_id, key, event_id, content_hash)
          select partner_id, key, event_id, content_hash

@@ -1,5 +1,7 @@
 //! Publishing over `POST /events`: what is taken, what is refused and names why, and that the same id never happens twice.
 
+use std::time::Duration;
+
 use herald::store::event_keys;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -244,6 +246,32 @@ async fn rule_25_chosen_ids_are_forgotten_after_a_week_and_not_before() {
     let left: String =
         sqlx::query_scalar("select key from event_keys").fetch_one(&mut *connection).await.unwrap();
     assert_eq!(left, "young");
+}
+
+/// Who forgets old ids takes them in no order, and so may wait for a publisher who waits for it.
+#[tokio::test]
+async fn a_publisher_who_loses_a_race_for_ids_begins_again() {
+    let desk = Desk::open().await;
+    let (partner, key) = desk.partner("producer").await;
+    let taken = json!({ "type": "a", "data": 1, "id": "b" });
+    assert_eq!(publish(&desk, &key, taken).await.status, 202);
+    let mut other = desk.database.pool.begin().await.unwrap();
+    sqlx::query("select from event_keys for update").execute(&mut *other).await.unwrap();
+    let lines = "{\"type\":\"a\",\"data\":1,\"id\":\"a\"}\n{\"type\":\"a\",\"data\":1,\"id\":\"b\"}\n";
+    let race = async {
+        let waits = "select count(*) from pg_locks l join pg_database d on d.datname = current_database()
+                     join pg_stat_activity s on s.pid = l.pid and s.datid = d.oid where not granted";
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *other).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The publisher has waited longer, so that it is the one to find that this is a circle.
+        let circle = "insert into event_keys (partner_id, key, event_id, content_hash) select $1, 'a', event_id, content_hash from event_keys";
+        sqlx::query(circle).bind(partner.0).execute(&mut *other).await.unwrap();
+        other.rollback().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(publish_lines(&desk, &key, lines), race);
+    assert_eq!(results(&answer).len(), 2);
+    assert_eq!(event_count(&desk).await, 2);
 }
 
 #[tokio::test]

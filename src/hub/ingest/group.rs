@@ -165,7 +165,7 @@ impl Begun {
 }
 
 /// What ends a try.
-enum Stop {
+pub(super) enum Stop {
     NoPartition,
     Overtaken,
     InDoubt(Box<Plan>, sqlx::Error),

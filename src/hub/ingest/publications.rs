@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::PublishRequest;
+use super::group::Stop;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{EventId, PartnerId};
 use crate::domain::publication::{COMPLAINTS_MAX, Publication};
@@ -106,10 +107,7 @@ impl Settled {
 }
 
 impl<'a> Publications<'a> {
-    pub(super) async fn lock(
-        db: &mut PgConnection,
-        requests: Vec<&'a PublishRequest>,
-    ) -> Result<Self, Error> {
+    pub(super) async fn lock(db: &mut PgConnection, requests: Vec<&'a PublishRequest>) -> Result<Self, Stop> {
         let mut claims: HashMap<Key, Entry> = HashMap::new();
         let mut identities = Vec::with_capacity(requests.len());
         for request in &requests {
@@ -130,7 +128,7 @@ impl<'a> Publications<'a> {
         Ok(publications)
     }
 
-    async fn claim(&mut self, db: &mut PgConnection, claims: HashMap<Key, Entry>) -> Result<(), Error> {
+    async fn claim(&mut self, db: &mut PgConnection, claims: HashMap<Key, Entry>) -> Result<(), Stop> {
         let entries: Vec<Entry> = claims.into_values().collect();
         let ours = event_keys::claim_many(db, &entries).await?;
         let mut others = Vec::new();
@@ -153,8 +151,8 @@ impl<'a> Publications<'a> {
             self.standing.insert((PartnerId(taken.partner_id), taken.key), standing);
         }
         if others.iter().any(|key| !self.standing.contains_key(key)) {
-            // Forgotten between the two statements; the request may be sent again.
-            return Err(Error::unavailable("a chosen id was forgotten while it was looked up"));
+            // Forgotten between the two statements.
+            return Err(Stop::Overtaken);
         }
         Ok(())
     }
