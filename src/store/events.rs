@@ -87,11 +87,40 @@ pub struct Alongside<'a> {
     pub answers: &'a [Entry],
 }
 
-/// With ordering keys or without, and with what goes along or without.
-static INSERTS: LazyLock<[[String; 2]; 2]> = LazyLock::new(|| {
+/// What goes along with events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Nothing,
+    Sessions,
+    /// And sessions, of which there may be none.
+    Answers,
+}
+
+impl Company {
+    const ALL: [Self; 3] = [Self::Nothing, Self::Sessions, Self::Answers];
+
+    fn of(alongside: Alongside<'_>) -> Self {
+        match alongside {
+            Alongside { answers: [], cancelled: [] } => Self::Nothing,
+            Alongside { answers: [], .. } => Self::Sessions,
+            _ => Self::Answers,
+        }
+    }
+
+    fn sections(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &[],
+            Self::Sessions => &["cancelled"],
+            Self::Answers => &["cancelled", "answered"],
+        }
+    }
+}
+
+/// Without ordering keys or with, each with every company.
+static INSERTS: LazyLock<[[String; 3]; 2]> = LazyLock::new(|| {
     let insert = include_str!("queries/events/insert.sql");
-    let with = |ordered, company| sections::with(insert, &[ordered, company]);
-    ["unordered", "ordered"].map(|ordered| ["alone", "alongside"].map(|company| with(ordered, company)))
+    let with = |ordered, company: Company| sections::with(insert, &[&[ordered], company.sections()].concat());
+    ["unordered", "ordered"].map(|ordered| Company::ALL.map(|company| with(ordered, company)))
 });
 
 /// Stores events with their deliveries, and what goes along with them. One statement: without a transaction around it, it is one by itself.
@@ -103,27 +132,26 @@ pub async fn insert(
     insert: Insert<'_>,
 ) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
     let is_ordered = insert.events.iter().any(|event| event.ordering_key.is_some());
-    let has_company = !(insert.alongside.cancelled.is_empty() && insert.alongside.answers.is_empty());
-    insert_by((is_ordered, has_company), db, lease, insert).await
+    insert_by((is_ordered, Company::of(insert.alongside)), db, lease, insert).await
 }
 
 /// Has a session plan the usual inserts, by inserting nothing: otherwise the first that come wait for it.
 pub async fn plan_inserts(db: &mut PgConnection, lease: BirthLease) -> Result<(), sqlx::Error> {
     let nothing =
         Insert { events: &[], matched: &[], deliveries: &[], versions: &[], alongside: Alongside::default() };
-    for has_company in [true, false] {
-        insert_by((false, has_company), db, lease, nothing).await?;
+    for company in Company::ALL {
+        insert_by((false, company), db, lease, nothing).await?;
     }
     Ok(())
 }
 
 async fn insert_by(
-    (is_ordered, has_company): (bool, bool),
+    (is_ordered, company): (bool, Company),
     db: &mut PgConnection,
     lease: BirthLease,
     Insert { events, matched, deliveries, versions, alongside: Alongside { cancelled, answers } }: Insert<'_>,
 ) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
-    let sql = &INSERTS[usize::from(is_ordered)][usize::from(has_company)];
+    let sql = &INSERTS[usize::from(is_ordered)][company as usize];
     let keys = || events.iter().map(|event| event.ordering_key.as_ref());
     let begins = |which| deliveries.iter().map(move |delivery| delivery.begins == which);
     let insert = sqlx::query_as(AssertSqlSafe(sql.as_str()))
@@ -147,25 +175,28 @@ async fn insert_by(
         .bind(lease.duration.as_secs_f64() * 1_000.0)
         .bind(versions.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
         .bind(versions.iter().map(|(_, version)| *version).collect::<Vec<_>>())
-        .bind(if is_ordered { lines(events, deliveries) } else { Vec::new() });
-    if !has_company {
+        .bind(if is_ordered { lines(events, deliveries) } else { Vec::new() })
+        .bind(versions.iter().filter(|(_, version)| *version > 0).count() as i64);
+    if company == Company::Nothing {
         return Ok(stored(insert.fetch_all(db).await?));
     }
-    let rows = insert
+    let insert = insert
         .bind(cancelled.iter().map(|ended| ended.session.partner.0).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.session.id).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.session.version.0).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.session.updated_at).collect::<Vec<_>>())
         .bind(cancelled.iter().map(|ended| ended.remembered).collect::<Vec<_>>())
+        .bind(cancelled.iter().map(|ended| ended.row_at).collect::<Vec<_>>());
+    if company == Company::Sessions {
+        return Ok(stored(insert.fetch_all(db).await?));
+    }
+    let insert = insert
         .bind(answers.iter().map(|answer| answer.partner.0).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.id).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.fingerprint.as_slice()).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
-        .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>())
-        .bind(cancelled.iter().map(|ended| ended.row_at).collect::<Vec<_>>())
-        .fetch_all(db)
-        .await?;
-    Ok(stored(rows))
+        .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>());
+    Ok(stored(insert.fetch_all(db).await?))
 }
 
 /// The line that each delivery gets into, if its event has an ordering key.

@@ -1,6 +1,7 @@
 -- Stores events together with the means to deliver them: a queue row for each delivery. Who takes an event was matched beforehand by what this
 -- node remembers of the partner's subscriptions; that holds as long as the partner's matching version is still the one that it was read under
--- ($19, $20). This is looked at here, so that no match can be stale, and unless it holds for all of them, nothing is written.
+-- ($19, $20; $22 of them are above 0, which is the version of whoever has no row). This is looked at here, so that no match can be stale, and
+-- unless it holds for all of them, nothing is written.
 --
 -- A delivery is leased to this node ($16), which sends it from memory, or held ($15), or due at once for whoever has room. What leaves in
 -- batches is due at once and leased to nobody: it is gathered first.
@@ -9,21 +10,21 @@
 -- row is locked by being written, in the order in which everybody locks lines, and answers with its newest numbers, so that neither a writer
 -- on another node nor a finish can slip in between. Without ordering keys none of this touches anything.
 --
--- Sessions that were cancelled ($22 to $26) and answers to keep ($27 to $31) are written by the same statement, which is a transaction by itself.
+-- Sessions that were cancelled ($23 to $28) and answers to keep ($29 to $33) are written by the same statement, which is a transaction by itself.
 -- They were read without a lock: each is written only if it still is as it was read, and unless all of them are, nothing is. Each is looked up
--- where it was then ($32): one that has moved is not as it was. A session that was not even read, but remembered ($26), has to be as reading it
+-- where it was then ($28): one that has moved is not as it was. A session that was not even read, but remembered ($27), has to be as reading it
 -- would have found it: not expired, its customer not erased, and cancelled at what is about the present by the database's time.
 --
--- What is not needed is left out: the sections named "alongside" where there are neither sessions nor answers, which then touches neither table,
--- and those named "ordered" where no event has an ordering key. Places that are looked up are looked up in an index whatever the planner
+-- What is not needed is left out: the sections named "cancelled" and "answered" where there is nothing of that, so that their tables are not even
+-- opened, and those named "ordered" where no event has an ordering key. Places that are looked up are looked up in an index whatever the planner
 -- believes, see docs/decisions/0027.
 --
 -- Answers with a row for each delivery.
 with
---{ alongside
+--{ cancelled
 cancelled as (
     update redirect_sessions s set state = 'Cancelled', version = c.version, updated_at = c.updated_at
-    from unnest($22::uuid[], $23::uuid[], $24::bigint[], $25::timestamptz[], $26::boolean[], $32::tid[])
+    from unnest($23::uuid[], $24::uuid[], $25::bigint[], $26::timestamptz[], $27::boolean[], $28::tid[])
         as c (partner_id, id, version, updated_at, remembered, row_at)
     -- Compared in words that no index and no other way of joining understands.
     where s.ctid = c.row_at and s.partner_id is not distinct from c.partner_id and s.id is not distinct from c.id
@@ -35,9 +36,11 @@ cancelled as (
                    or (select k.erased_at is null from customers k where k.id = s.customer_id and k.partner_id = s.partner_id) is true))
     returning s.id
 ),
+--}
+--{ answered
 answered as (
     insert into idempotency (partner_id, request_id, fingerprint, status, answer)
-    select * from unnest($27::uuid[], $28::uuid[], $29::bytea[], $30::smallint[], $31::bytea[]) order by 1, 2
+    select * from unnest($29::uuid[], $30::uuid[], $31::bytea[], $32::smallint[], $33::bytea[]) order by 1, 2
     on conflict (partner_id, request_id) do update
         set fingerprint = excluded.fingerprint, status = excluded.status, answer = excluded.answer, created_at = herald_now()
         where idempotency.created_at < herald_now() - interval '24 hours'
@@ -90,12 +93,14 @@ queued as (
 select q.delivery_id, q.lease_owner is not null as leased, q.waits, q.row_at
 from (select case when counted = expected then true else herald_expect(counted, expected) end as ok
       from (select
-          (select count(*) from unnest($19::uuid[], $20::bigint[]) as known (partner_id, version)
-           left join lateral (select version from matching_versions where partner_id = known.partner_id limit 1) now on true
-           where coalesce(now.version, 0) = known.version)
---{ alongside
-          + (select count(*) from cancelled) + (select count(*) from answered)
-          - cardinality($22::uuid[]) - cardinality($27::uuid[])
+          (select coalesce(sum(case when version = ($20::bigint[])[array_position($19::uuid[], partner_id)] then least(version, 1)::int
+                               else -1 end), 0)
+           from matching_versions where partner_id = any ($19::uuid[]))
+--{ cancelled
+          + (select count(*) from cancelled) - cardinality($23::uuid[])
 --}
-          as counted, cardinality($19::uuid[]) as expected offset 0) as sums) as written
+--{ answered
+          + (select count(*) from answered) - cardinality($29::uuid[])
+--}
+          as counted, $22::bigint as expected offset 0) as sums) as written
 left join queued q on written.ok
