@@ -1,5 +1,7 @@
 -- What was asked of a session, and its token, apart from how the session stands: ending one writes its whole row anew, and nothing of this ever
 -- changes but the token's seal. Rows that stand alone are small, and a page has room for the one change that each of them sees.
+-- Nobody opens one meanwhile, whose content would be left behind.
+lock table redirect_sessions in access exclusive mode;
 create table redirect_session_contents (
     partner_id      uuid not null,
     id              uuid not null,

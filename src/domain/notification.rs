@@ -15,7 +15,7 @@ pub const CAMPAIGNS_MAX: usize = 1_000;
 pub const CAMPAIGN_CHARS_MAX: usize = 1_000;
 /// What the filters of all of a partner's subscriptions may weigh, see [`weight_bytes`]: whoever matches an event has those of its type in memory.
 pub const FILTERS_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What a campaign's name weighs beside its bytes, which is what it takes in memory.
+/// What a campaign's name weighs beside its bytes: about what it takes in memory beside them.
 pub const CAMPAIGN_BYTES: usize = 24;
 /// In characters.
 pub const STATUS_REASON_CHARS_MAX: usize = 1_000;

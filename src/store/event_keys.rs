@@ -28,8 +28,8 @@ pub struct Taken {
 }
 
 /// Takes ids within the present transaction, none of them named twice, in their order so that two takers cannot wait for each other. Waits
-/// while another transaction is taking one. Returns those that are ours now; the others stood for something within the week. Who forgets old ones
-/// takes them in no order: a deadlock is the driver's own error, so that the caller can tell it (`super::is_overtaken`) and begin again.
+/// while another transaction is taking one. Returns those that are ours now; the others stood for something within the week. A deadlock
+/// with whoever writes them in another order is the driver's own error, so that the caller can tell it (`super::is_overtaken`) and begin again.
 pub async fn claim_many(
     db: &mut PgConnection,
     entries: &[Entry],
@@ -85,8 +85,10 @@ pub async fn release_many(db: &mut PgConnection, keys: &[(PartnerId, String)]) -
 /// Forgets up to `limit` ids that are a week old; returns how many.
 pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "delete from event_keys where ctid = any (array(
-             select ctid from event_keys where created_at < herald_now() - interval '7 days' order by created_at limit $1))",
+        // What somebody is just claiming anew is young when that is committed.
+        "delete from event_keys where created_at < herald_now() - interval '7 days' and ctid = any (array(
+             select ctid from event_keys where created_at < herald_now() - interval '7 days' order by created_at limit $1
+             for update skip locked))",
     )
     .bind(limit)
     .execute(db)

@@ -75,7 +75,7 @@ pub struct Insert<'a> {
     pub matched: &'a [i32],
     /// In the order of their events.
     pub deliveries: &'a [NewDelivery],
-    /// By which versions of the partners' routes they were matched.
+    /// By which versions of the partners' routes they were matched, in order. Two of one partner never hold together.
     pub versions: &'a [(PartnerId, i64)],
     pub alongside: Alongside<'a>,
 }
@@ -151,6 +151,7 @@ async fn insert_by(
     lease: BirthLease,
     Insert { events, matched, deliveries, versions, alongside: Alongside { cancelled, answers } }: Insert<'_>,
 ) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
+    debug_assert!(versions.is_sorted(), "they are looked up as such");
     let sql = &INSERTS[usize::from(is_ordered)][company as usize];
     let keys = || events.iter().map(|event| event.ordering_key.as_ref());
     let begins = |which| deliveries.iter().map(move |delivery| delivery.begins == which);
@@ -176,7 +177,7 @@ async fn insert_by(
         .bind(versions.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
         .bind(versions.iter().map(|(_, version)| *version).collect::<Vec<_>>())
         .bind(if is_ordered { lines(events, deliveries) } else { Vec::new() })
-        .bind(versions.iter().filter(|(_, version)| *version > 0).count() as i64);
+        .bind(rows_wanted(versions));
     if company == Company::Nothing {
         return Ok(stored(insert.fetch_all(db).await?));
     }
@@ -197,6 +198,13 @@ async fn insert_by(
         .bind(answers.iter().map(|answer| answer.status).collect::<Vec<_>>())
         .bind(answers.iter().map(|answer| answer.answer.as_slice()).collect::<Vec<_>>());
     Ok(stored(insert.fetch_all(db).await?))
+}
+
+/// How many partners have to have a row with the version that is known of them; more than there can be if two are known of one.
+fn rows_wanted(versions: &[(PartnerId, i64)]) -> i64 {
+    let twice = versions.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
+    let changed = versions.iter().filter(|(_, version)| *version > 0).count();
+    (changed + twice) as i64
 }
 
 /// The line that each delivery gets into, if its event has an ordering key.

@@ -111,8 +111,10 @@ pub async fn answer(
 /// Forgets up to `limit` answers that are a day old; returns how many.
 pub async fn forget(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
-        "delete from idempotency where ctid = any (array(
-             select ctid from idempotency where created_at < herald_now() - interval '24 hours' order by created_at limit $1))",
+        // What somebody is just claiming anew is young when that is committed.
+        "delete from idempotency where created_at < herald_now() - interval '24 hours' and ctid = any (array(
+             select ctid from idempotency where created_at < herald_now() - interval '24 hours' order by created_at limit $1
+             for update skip locked))",
     )
     .bind(limit)
     .execute(db)

@@ -35,9 +35,12 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::domain::Error;
 
-/// Brings the schema up to date and makes the partitions of the days ahead. Safe to call from several nodes at once.
+/// Brings the schema up to date and makes the partitions of the days ahead. Safe to call from several nodes at once. What is there already may have
+/// to be written anew, or another node's doing that to be waited for: that takes as long as it takes.
 pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
-    sqlx::migrate!().run(pool).await?;
+    let patient = sessions::patient(pool);
+    sqlx::migrate!().run(&patient).await?;
+    patient.close().await;
     let mut connection = pool.acquire().await?;
     partitions::make_ahead(&mut connection).await?;
     Ok(())

@@ -41,7 +41,7 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct Ended {
     pub session: RedirectSession,
-    /// It is written there or not at all: whatever moves a session's row changes its version as well.
+    /// It is written there or not at all: who changes a session moves its row. One that was moved for another reason is read again.
     pub row_at: RowHint,
     /// Whether it was not read but remembered. Then all that reading would have shown is looked at when it is written.
     pub remembered: bool,

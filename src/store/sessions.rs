@@ -23,6 +23,8 @@ const BY_KEY: &str =
 /// each time, because it takes them to be few.
 const IN_INDEX_ORDER: &str = "set enable_bitmapscan = off; set enable_sort = off";
 
+const PATIENT: &str = "set statement_timeout = 0; set lock_timeout = 0";
+
 /// The pool that everybody shares.
 pub async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
     set_up_by(&[ANY], SHARED_MAX).connect_with(database.application_name("herald")).await
@@ -32,6 +34,11 @@ pub async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> 
 pub fn in_index_order(like: &PgPool, sessions_max: u32) -> PgPool {
     set_up_by(&[ANY, BY_KEY, IN_INDEX_ORDER], sessions_max)
         .connect_lazy_with(like.connect_options().as_ref().clone())
+}
+
+/// A pool of one session whose statements take as long as they take.
+pub(super) fn patient(like: &PgPool) -> PgPool {
+    set_up_by(&[ANY, PATIENT], 1).connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
 fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOptions {

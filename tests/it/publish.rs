@@ -5,6 +5,7 @@ use std::time::Duration;
 use herald::store::event_keys;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 
 use crate::support::app::{App, settings};
 use crate::support::cluster;
@@ -240,15 +241,29 @@ async fn rule_25_chosen_ids_are_forgotten_after_a_week_and_not_before() {
     let age = "update event_keys set created_at = created_at - case key when 'young' then interval '167 h' else interval '169 h' end";
     sqlx::query(age).execute(&desk.database.pool).await.unwrap();
     let mut connection = desk.database.pool.acquire().await.unwrap();
-    for forgotten in [1, 1, 0] {
-        assert_eq!(event_keys::forget(&mut connection, 1).await.unwrap(), forgotten);
+    let mut claiming = desk.database.pool.begin().await.unwrap();
+    sqlx::query("select from event_keys where key = 'old-1' for update")
+        .execute(&mut *claiming)
+        .await
+        .unwrap();
+    let forget = async |connection: &mut PgConnection| event_keys::forget(connection, 1).await.unwrap();
+    for forgotten in [1, 0] {
+        assert_eq!(
+            forget(&mut connection).await,
+            forgotten,
+            "what somebody is just claiming is not waited for"
+        );
+    }
+    claiming.rollback().await.unwrap();
+    for forgotten in [1, 0] {
+        assert_eq!(forget(&mut connection).await, forgotten);
     }
     let left: String =
         sqlx::query_scalar("select key from event_keys").fetch_one(&mut *connection).await.unwrap();
     assert_eq!(left, "young");
 }
 
-/// Who forgets old ids takes them in no order, and so may wait for a publisher who waits for it.
+/// Whoever else writes ids in another order may wait for a publisher who waits for it.
 #[tokio::test]
 async fn a_publisher_who_loses_a_race_for_ids_begins_again() {
     let desk = Desk::open().await;
@@ -256,6 +271,8 @@ async fn a_publisher_who_loses_a_race_for_ids_begins_again() {
     let taken = json!({ "type": "a", "data": 1, "id": "b" });
     assert_eq!(publish(&desk, &key, taken).await.status, 202);
     let mut other = desk.database.pool.begin().await.unwrap();
+    // Of the two, it is the publisher who finds that this is a circle.
+    sqlx::query("set local deadlock_timeout = '1min'").execute(&mut *other).await.unwrap();
     sqlx::query("select from event_keys for update").execute(&mut *other).await.unwrap();
     let lines = "{\"type\":\"a\",\"data\":1,\"id\":\"a\"}\n{\"type\":\"a\",\"data\":1,\"id\":\"b\"}\n";
     let race = async {
@@ -264,7 +281,6 @@ async fn a_publisher_who_loses_a_race_for_ids_begins_again() {
         while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *other).await.unwrap() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // The publisher has waited longer, so that it is the one to find that this is a circle.
         let circle = "insert into event_keys (partner_id, key, event_id, content_hash) select $1, 'a', event_id, content_hash from event_keys";
         sqlx::query(circle).bind(partner.0).execute(&mut *other).await.unwrap();
         other.rollback().await.unwrap();

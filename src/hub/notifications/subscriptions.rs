@@ -51,9 +51,8 @@ impl Hub {
         }
         let filters = granted.filters.unwrap_or_default();
         notifications::update(&mut transaction, partner, id, callback.id, &filters).await?;
-        let whole = (granted.event_types.as_slice(), filters.as_slice(), true);
+        let whole = (granted.event_types.as_slice(), [filters.as_slice(), &[]], true);
         take_event_types(&mut transaction, partner, id, whole).await?;
-        leaves_room(&mut transaction, partner, &filters, &[]).await?;
         let made = own(&mut transaction, caller, name.as_str()).await?;
         transaction.commit().await.map_err(Error::from)?;
         self.handoff.changed();
@@ -169,20 +168,18 @@ async fn update(
     }
     notifications::update(db, partner, id, callback.id, filters).await?;
     let active = state == SubscriptionState::Active;
-    take_event_types(db, partner, id, (&granted.event_types, filters, active)).await?;
-    leaves_room(db, partner, filters, &current.filters).await?;
+    take_event_types(db, partner, id, (&granted.event_types, [filters, &current.filters], active)).await?;
     if active {
         queue::resume(db, id, ROWS_PER_REQUEST).await?;
     }
     Ok(())
 }
 
-/// Refuses filters that are more than were there before, if a partner's filters are too much together with them.
+/// Refuses filters that are more than there were before, if a partner's filters are too much together with them.
 async fn leaves_room(
     db: &mut PgConnection,
     partner: PartnerId,
-    filters: &[Filter],
-    before: &[Filter],
+    [filters, before]: [&[Filter]; 2],
 ) -> Result<(), Refused> {
     if weight_bytes(filters) <= weight_bytes(before) {
         return Ok(());
@@ -198,15 +195,18 @@ async fn leaves_room(
     Err(Violations::one("filters", full).into())
 }
 
-/// Gives a subscription its event types. Errors: `EventTaken`, whether the subscription is active or not.
+/// Gives a subscription its event types, with what filters say of each; before, there were others. Errors: `EventTaken`, whether the subscription
+/// is active or not; `Invalid` where the filters are too much.
 async fn take_event_types(
     db: &mut PgConnection,
     partner: PartnerId,
     id: SubscriptionId,
-    (event_types, filters, active): (&[String], &[Filter], bool),
+    (event_types, [filters, before], active): (&[String], [&[Filter]; 2], bool),
 ) -> Result<(), Refused> {
     let mut taken = notifications::taken(db, partner, id, event_types).await?;
     if taken.is_empty() {
+        // Before they are written once for each type.
+        leaves_room(db, partner, [filters, before]).await?;
         // The index has the last word, whoever else writes.
         taken = notifications::replace_event_types(db, partner, id, event_types, filters, active).await?;
     }

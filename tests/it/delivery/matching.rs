@@ -158,6 +158,58 @@ async fn what_was_read_under_a_lock_that_was_rolled_back_does_not_outlive_the_fi
     assert!(herald::store::is_overtaken(&refused), "{refused}");
 }
 
+/// Three partners: with the version 3, with a row of version 0, and without a row.
+#[tokio::test]
+async fn a_group_is_stored_only_if_every_version_is_what_it_was_matched_by() {
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut connection).await.unwrap();
+    let partners = "insert into partners (id, name) select gen_random_uuid(), 'one' from generate_series(1, 3) returning id";
+    let mut partners: Vec<Uuid> = sqlx::query_scalar(partners).fetch_all(&mut *connection).await.unwrap();
+    let (lease, alongside) =
+        (BirthLease { owner: NodeId::new(), duration: Duration::from_secs(30) }, Alongside::default());
+    // Whichever of them comes first in the order in which they are looked up.
+    for _ in 0..3 {
+        partners.rotate_left(1);
+        let [three, zero, none] = partners[..] else { unreachable!() };
+        sqlx::query("delete from matching_versions").execute(&mut *connection).await.unwrap();
+        let rows = "insert into matching_versions (partner_id, version) values ($1, 3), ($2, 0)";
+        sqlx::query(rows).bind(three).bind(zero).execute(&mut *connection).await.unwrap();
+        for (known, holds) in [
+            (&[][..], true),
+            (&[(three, 3)], true),
+            (&[(zero, 0)], true),
+            (&[(none, 0)], true),
+            (&[(three, 3), (zero, 0), (none, 0)], true),
+            (&[(three, 2)], false),
+            (&[(three, 4)], false),
+            (&[(three, 0)], false),
+            (&[(zero, 1)], false),
+            (&[(none, 1)], false),
+            (&[(three, 3), (zero, 0), (none, 1)], false),
+            (&[(three, 3), (zero, 1), (none, 0)], false),
+            (&[(three, 0), (zero, 0), (none, 0)], false),
+            (&[(three, 2), (zero, 1), (none, 1)], false),
+            // Two of one partner, whichever of them it is.
+            (&[(three, 3), (three, 4)], false),
+            (&[(three, 2), (three, 3)], false),
+            (&[(three, 0), (three, 3)], false),
+            (&[(zero, 0), (zero, 1)], false),
+            (&[(none, 0), (none, 1)], false),
+        ] {
+            let mut versions: Vec<_> =
+                known.iter().map(|(partner, version)| (PartnerId(*partner), *version)).collect();
+            versions.sort_unstable();
+            let insert =
+                Insert { events: &[], matched: &[], deliveries: &[], versions: &versions, alongside };
+            match events::insert(&mut connection, lease, insert).await {
+                Ok(_) => assert!(holds, "{known:?}"),
+                Err(error) => assert!(!holds && herald::store::is_overtaken(&error), "{known:?}: {error}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn routes_are_read_and_looked_at_by_key_although_there_were_none_when_that_was_planned() {
     let database = cluster::database().await;
@@ -193,8 +245,9 @@ async fn routes_are_read_and_looked_at_by_key_although_there_were_none_when_that
     for (routes, (partner, _)) in read.iter().zip(&asked) {
         assert_eq!(routes.all.iter().map(|route| route.subscription.0).collect::<Vec<_>>(), [partner.0]);
     }
-    let versions: Vec<_> =
+    let mut versions: Vec<_> =
         asked.iter().zip(&read).map(|((partner, _), routes)| (*partner, routes.version)).collect();
+    versions.sort_unstable();
     let alongside = Alongside::default();
     let insert = Insert { events: &[], matched: &[], deliveries: &[], versions: &versions, alongside };
     events::insert(&mut by_key, lease, insert).await.unwrap();

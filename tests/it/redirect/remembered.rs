@@ -3,6 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use herald::domain::id::NodeId;
+use herald::domain::redirect_session::SessionState;
+use herald::domain::row_hint::RowHint;
+use herald::domain::version::IfMatch;
+use herald::store::events::{self, Alongside, BirthLease, Insert};
+use herald::store::is_overtaken;
+use herald::store::redirect_sessions::{self, Ended};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -33,6 +40,8 @@ async fn what_has_changed_since_a_session_was_opened_counts() {
         ("set version = 2", Some("\"1\""), (409, "EntityVersionMismatch")),
         ("set version = 2", Some("\"2\""), (200, "")),
         ("set version = 2", None, (200, "")),
+        // It is as it was, and not where it was.
+        ("set version = version", None, (200, "")),
     ];
     for (change, condition, (status, code)) in changes {
         let condition: Vec<_> = condition.map(|condition| ("if-match", condition)).into_iter().collect();
@@ -71,6 +80,30 @@ async fn the_time_of_a_cancel_is_the_databases() {
     let after = time(&cancelled, "lastModifiedOn") - time(&cancelled, "createdOn");
     assert!(after >= TimeDelta::minutes(5), "{cancelled}");
     assert_eq!(world.ann.get(&session(id)).await.json()["lastModifiedOn"], cancelled["lastModifiedOn"]);
+}
+
+/// A place may have been given to another row since.
+#[tokio::test]
+async fn who_lies_where_another_session_was_is_not_taken_for_it() {
+    let world = world().await;
+    let mut connection = world.database.pool.acquire().await.unwrap();
+    let wanted = [world.ann.opened().await, world.ann.opened().await].map(|id| (world.ann.id, id));
+    let mut found = redirect_sessions::read(&mut connection, &wanted).await.unwrap();
+    let (at_the_others, found) = (found[1].row_at, found.swap_remove(0));
+    let lease = BirthLease { owner: NodeId::new(), duration: Duration::from_secs(30) };
+    let session = found.session.end(SessionState::Cancelled, &IfMatch::Absent, found.read_at).unwrap();
+    for (row_at, cancels) in [(at_the_others, false), (RowHint::default(), false), (found.row_at, true)] {
+        let cancelled = [Ended { session: session.clone(), row_at, remembered: false }];
+        let alongside = Alongside { cancelled: &cancelled, answers: &[] };
+        let insert = Insert { events: &[], matched: &[], deliveries: &[], versions: &[], alongside };
+        match events::insert(&mut connection, lease, insert).await {
+            Ok(_) => assert!(cancels),
+            Err(error) => assert!(!cancels && is_overtaken(&error), "{error}"),
+        }
+        let ended = "select count(*) from redirect_sessions where state <> 'Active'";
+        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(ended, i64::from(cancels));
+    }
 }
 
 /// How often sessions were looked for, and changed. The writer's session tells a second late what it did; each repeat of a cancel that was answered

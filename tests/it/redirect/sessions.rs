@@ -272,3 +272,20 @@ async fn every_wrong_field_of_a_session_is_named_with_its_path() {
         ]
     );
 }
+
+#[tokio::test]
+async fn what_was_opened_before_content_lay_apart_is_found_as_it_was() {
+    let world = world().await;
+    let id = world.ann.opened().await;
+    let before = world.ann.get(&session(id)).await.json();
+    let as_it_was = "alter table redirect_sessions add column content bytea, add column content_digest bytea, add column token bytea;
+        update redirect_sessions s set content = c.content, content_digest = c.content_digest, token = c.token
+        from redirect_session_contents c where c.partner_id = s.partner_id and c.id = s.id;
+        drop table redirect_session_contents";
+    for change in [as_it_was, include_str!("../../../migrations/0024_session_contents.sql")] {
+        sqlx::raw_sql(change).execute(&world.database.pool).await.unwrap();
+    }
+    assert_eq!(world.ann.get(&session(id)).await.json(), before);
+    assert_eq!(world.ann.put(&session(id), &new_customer()).await.json(), before, "the same content");
+    assert_eq!(world.ann.cancel(id, &[]).await.status, 200);
+}

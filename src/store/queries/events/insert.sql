@@ -1,7 +1,7 @@
 -- Stores events together with the means to deliver them: a queue row for each delivery. Who takes an event was matched beforehand by what this
 -- node remembers of the partner's subscriptions; that holds as long as the partner's matching version is still the one that it was read under
--- ($19, $20; $22 of them are above 0, which is the version of whoever has no row). This is looked at here, so that no match can be stale, and
--- unless it holds for all of them, nothing is written.
+-- ($19 in order, $20; 0 is the version of whoever has no row, and $22 have to have another). This is looked at here, so that no match can be
+-- stale, and unless it holds for all of them, nothing is written.
 --
 -- A delivery is leased to this node ($16), which sends it from memory, or held ($15), or due at once for whoever has room. What leaves in
 -- batches is due at once and leased to nobody: it is gathered first.
@@ -15,9 +15,9 @@
 -- where it was then ($28): one that has moved is not as it was. A session that was not even read, but remembered ($27), has to be as reading it
 -- would have found it: not expired, its customer not erased, and cancelled at what is about the present by the database's time.
 --
--- What is not needed is left out: the sections named "cancelled" and "answered" where there is nothing of that, so that their tables are not even
--- opened, and those named "ordered" where no event has an ordering key. Places that are looked up are looked up in an index whatever the planner
--- believes, see docs/decisions/0027.
+-- What is not needed is left out: the section named "answered" where there are no answers, that named "cancelled" where there are no sessions
+-- either, and those named "ordered" where no event has an ordering key. Nothing is looked for but by its place or in an index, whatever the
+-- planner believes, see docs/decisions/0027.
 --
 -- Answers with a row for each delivery.
 with
@@ -93,7 +93,7 @@ queued as (
 select q.delivery_id, q.lease_owner is not null as leased, q.waits, q.row_at
 from (select case when counted = expected then true else herald_expect(counted, expected) end as ok
       from (select
-          (select coalesce(sum(case when version = ($20::bigint[])[array_position($19::uuid[], partner_id)] then least(version, 1)::int
+          (select coalesce(sum(case when version = ($20::bigint[])[width_bucket(partner_id, $19::uuid[])] then least(version, 1)::int
                                else -1 end), 0)
            from matching_versions where partner_id = any ($19::uuid[]))
 --{ cancelled
