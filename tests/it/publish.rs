@@ -246,7 +246,10 @@ async fn rule_25_chosen_ids_are_forgotten_after_a_week_and_not_before() {
         .execute(&mut *claiming)
         .await
         .unwrap();
-    let forget = async |connection: &mut PgConnection| event_keys::forget(connection, 1).await.unwrap();
+    let forget = async |connection: &mut PgConnection| {
+        let forgetting = tokio::time::timeout(Duration::from_secs(20), event_keys::forget(connection, 1));
+        forgetting.await.expect("nobody is waited for").unwrap()
+    };
     for forgotten in [1, 0] {
         assert_eq!(
             forget(&mut connection).await,
