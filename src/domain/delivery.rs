@@ -6,10 +6,10 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::event::Event;
-use super::id::{BatchId, DeliveryId, PartnerId, SubscriptionId};
+use super::id::{BatchId, BundleId, DeliveryId, PartnerId, SubscriptionId};
 use super::row_hint::RowHint;
 
-/// Where a delivery stands: its queue row, else its last final attempt. Nothing stores this twice.
+/// Where a delivery stands: its queue row or its place in a bundle, else its last final attempt. Nothing stores this twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
     /// Due now or later.
@@ -69,7 +69,24 @@ pub struct Lease {
     pub until: Instant,
     /// What is sent together with it. A batch of one is a batch, too: its id is what the receiver knows.
     pub batch: Option<Box<Batch>>,
-    pub row_at: RowHint,
+    pub at: Whereabouts,
+}
+
+/// Where the store has a delivery that is leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// A row of its own; last seen there.
+    Row(RowHint),
+    /// In one row with others, from its birth on, unless it was given a row of its own meanwhile.
+    Bundle(Bundle),
+}
+
+/// Deliveries that were leased by the statement that stored their events, in one row for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bundle {
+    pub id: BundleId,
+    /// How many deliveries it began with.
+    pub size: usize,
 }
 
 /// Deliveries of one subscription that are sent together, whole or not at all, under an id of their own. The first of them is the lease's own.

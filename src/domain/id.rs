@@ -59,6 +59,8 @@ identity! {
     DeliveryId
     /// Several deliveries that are sent together; the `webhook-id` of everything sent for them.
     BatchId
+    /// Deliveries that were leased together with their events.
+    BundleId
     /// One try at one delivery.
     AttemptId
     /// A running Herald process; the owner of leases.

@@ -18,7 +18,7 @@ use super::verdict::ended;
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;
-use crate::domain::delivery::{Batch, DeliveryState, Lease, Member};
+use crate::domain::delivery::{Batch, DeliveryState, Lease, Member, Whereabouts};
 use crate::domain::event::Event;
 use crate::domain::id::{BatchId, DeliveryId, EventId, PartnerId, SubscriptionId};
 use crate::domain::row_hint::RowHint;
@@ -192,7 +192,7 @@ fn lease(row: Claimed, until: Instant) -> Lease {
         until,
         batch: None,
         // Batches are finished by key.
-        row_at: RowHint::default(),
+        at: Whereabouts::Row(RowHint::default()),
         event: Arc::new(event(row)),
     }
 }

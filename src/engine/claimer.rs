@@ -23,11 +23,11 @@ use super::verdict::{ended, millis};
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;
-use crate::domain::delivery::{DeliveryState, Lease};
+use crate::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
-use crate::store;
 use crate::store::queue::{self, Claimed, Ending, Reach, Share};
+use crate::store::{self, bundles};
 
 /// Rows claimed at once.
 const BATCH_MAX: usize = 500;
@@ -35,6 +35,9 @@ const BATCH_MAX: usize = 500;
 const ROOM_PER_POST: usize = 4;
 /// The longest sleep.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Between looks for bundles whose leases ran out, at least; and how many of them a statement takes apart.
+const BUNDLES_EVERY: Duration = Duration::from_millis(500);
+const BUNDLES_MAX: i64 = 20;
 
 /// What the claimer has for the dispatcher.
 pub(super) enum Claim {
@@ -58,6 +61,8 @@ pub struct Claimer {
     alone: Arc<Semaphore>,
     /// Of the subscriptions that are drawn for.
     marks: HashMap<SubscriptionId, Mark>,
+    bundles: Mark,
+    bundles_looked_for_at: Option<Instant>,
 }
 
 /// What a statement claimed, with the end of the leases.
@@ -77,7 +82,21 @@ impl Claimer {
     ) -> Self {
         let room = Arc::new(Semaphore::new(settings.in_flight_max * ROOM_PER_POST));
         let (mark, alone, marks) = (Mark::default(), Arc::new(Semaphore::new(1)), HashMap::new());
-        Self { pool, settings, due, room, claims, results, wishes, asked: Vec::new(), mark, alone, marks }
+        Self {
+            pool,
+            settings,
+            due,
+            room,
+            claims,
+            results,
+            wishes,
+            asked: Vec::new(),
+            mark,
+            alone,
+            marks,
+            bundles: Mark::default(),
+            bundles_looked_for_at: None,
+        }
     }
 
     /// The room that claimed rows share, and how large it is.
@@ -113,6 +132,7 @@ impl Claimer {
                 let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
                 self.draw(room).await?;
             }
+            self.take_apart_bundles().await?;
             self.claim_suspect().await?;
             let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
             if let Some(sleep) = self.claim(room).await?
@@ -121,6 +141,21 @@ impl Claimer {
                 return Ok(sleep);
             }
         }
+    }
+
+    /// Gives what stands in bundles whose leases ran out its rows, which are claimed as such.
+    async fn take_apart_bundles(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if self.bundles_looked_for_at.is_some_and(|at| now.duration_since(at) < BUNDLES_EVERY) {
+            return Ok(());
+        }
+        let mut connection = self.pool.acquire().await?;
+        let at = store::now(&mut connection).await?;
+        let due_from = self.bundles.due_from(now);
+        while bundles::take_apart_due(&mut connection, due_from, BUNDLES_MAX).await? == BUNDLES_MAX {}
+        self.bundles.took_all(at, false);
+        self.bundles_looked_for_at = Some(now);
+        Ok(())
     }
 
     /// Claims one that is sent alone, unless one is under way.
@@ -320,7 +355,7 @@ fn lease(row: Claimed, until: Instant) -> (Lease, bool) {
         crashes: row.crashes,
         until,
         batch: None,
-        row_at: row.row_at,
+        at: Whereabouts::Row(row.row_at),
     };
     (lease, event_is_there)
 }

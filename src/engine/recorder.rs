@@ -12,11 +12,11 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Held;
 use crate::domain::Error;
-use crate::domain::database_clock::DatabaseClock;
-use crate::domain::id::NodeId;
-use crate::store::queue::{self, Ending, Finish, Record};
+use crate::domain::delivery::Whereabouts;
+use crate::domain::id::{BundleId, NodeId};
+use crate::store::queue::{self, Books, Ending, Finish, Record};
 use crate::store::subscriptions::{self, AsRead};
-use crate::store::{self, ordering_lines, partitions};
+use crate::store::{self, bundles, ordering_lines, partitions};
 use crate::telemetry::Metrics;
 
 const BATCH_MAX: usize = 1_000;
@@ -64,7 +64,9 @@ pub struct Recorder {
     changes: Arc<AtomicU64>,
     metrics: Metrics,
     connection: Option<PoolConnection<Postgres>>,
-    clock: DatabaseClock,
+    books: Books,
+    /// Bundles of which it is not certain what is recorded of them.
+    unsure: Vec<BundleId>,
 }
 
 impl Recorder {
@@ -75,8 +77,8 @@ impl Recorder {
         changes: Arc<AtomicU64>,
         metrics: Metrics,
     ) -> Self {
-        let clock = DatabaseClock::default();
-        Self { pool, node, due, gather, changes, metrics, connection: None, clock }
+        let (books, unsure) = (Books::default(), Vec::new());
+        Self { pool, node, due, gather, changes, metrics, connection: None, books, unsure }
     }
 
     /// Until every sender is gone and everything they sent is written.
@@ -84,8 +86,17 @@ impl Recorder {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         // If it fails, the first batch tries again and says so.
         self.connection = self.connect().await.ok();
-        while results.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            gather(&mut results, &mut batch).await;
+        loop {
+            let received = results.recv_many(&mut batch, BATCH_MAX);
+            let received = match self.books.overdue_at() {
+                Some(at) => tokio::time::timeout_at(at.into(), received).await,
+                None => Ok(received.await),
+            };
+            match received {
+                Ok(0) => return,
+                Ok(_) => gather(&mut results, &mut batch).await,
+                Err(_elapsed) => self.take_apart_overdue().await,
+            }
             for part in parts(&batch) {
                 self.record(part).await;
             }
@@ -140,7 +151,7 @@ impl Recorder {
     async fn connect(&mut self) -> Result<PoolConnection<Postgres>, Error> {
         let mut connection = self.pool.acquire().await?;
         store::sessions::plan_once_by_key(&mut connection).await?;
-        queue::plan_finish(&mut connection, &mut self.clock, self.node).await?;
+        queue::plan_finish(&mut connection, &mut self.books, self.node).await?;
         Ok(connection)
     }
 
@@ -149,12 +160,15 @@ impl Recorder {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let mut written = write(&mut connection, &mut self.clock, self.node, batch).await;
+        take_apart(&mut connection, &mut self.books, &self.unsure).await?;
+        self.unsure.clear();
+        let mut written = write(&mut connection, &mut self.books, self.node, batch).await;
         if let Err(error) = &written
             && partitions::is_missing(error)
         {
             partitions::make_ahead(&mut connection).await?;
-            written = write(&mut connection, &mut self.clock, self.node, batch).await;
+            take_apart(&mut connection, &mut self.books, &bundles_of(batch)).await?;
+            written = write(&mut connection, &mut self.books, self.node, batch).await;
         }
         match written {
             Ok(let_out) => {
@@ -170,10 +184,45 @@ impl Recorder {
             }
             Err(error) => {
                 connection.close_on_drop();
+                // Some of it may have been written, and with a row for each nothing can be written twice.
+                self.unsure.extend(bundles_of(batch));
                 Err(error.into())
             }
         }
     }
+
+    async fn take_apart_overdue(&mut self) {
+        let overdue = self.books.overdue(Instant::now());
+        let taken = async {
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.connect().await?,
+            };
+            take_apart(&mut connection, &mut self.books, &overdue).await?;
+            self.connection = Some(connection);
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = taken.await {
+            tracing::warn!(error = %error.chain(), "bundles cannot be taken apart now; trying again");
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        }
+    }
+}
+
+async fn take_apart(db: &mut PgConnection, books: &mut Books, ids: &[BundleId]) -> Result<(), sqlx::Error> {
+    if !ids.is_empty() {
+        bundles::take_apart(db, ids).await?;
+        books.forget(ids);
+    }
+    Ok(())
+}
+
+fn bundles_of(batch: &[Finished]) -> Vec<BundleId> {
+    let bundle = |finished: &Finished| match finished.held.lease.at {
+        Whereabouts::Bundle(bundle) => Some(bundle.id),
+        Whereabouts::Row(_) => None,
+    };
+    batch.iter().filter_map(bundle).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// A statement's worth of results at a time. Each lease stays whole, however many deliveries it is for.
@@ -211,7 +260,7 @@ async fn gather(results: &mut mpsc::UnboundedReceiver<Finished>, batch: &mut Vec
 /// stays held.
 async fn write(
     db: &mut PgConnection,
-    clock: &mut DatabaseClock,
+    books: &mut Books,
     node: NodeId,
     batch: &[Finished],
 ) -> Result<bool, sqlx::Error> {
@@ -220,7 +269,7 @@ async fn write(
         batch.iter().filter_map(|one| one.disable.as_ref().map(|disable| (one, disable))).collect();
     note_turns(db, batch).await?;
     if gone.is_empty() {
-        return finish_all(db, clock, node, &rows).await;
+        return finish_all(db, books, node, &rows).await;
     }
     // In order, so that two nodes lock subscriptions, and at the commit their partners' matching, in the same order.
     gone.sort_by_key(|(finished, _)| (finished.held.lease.partner, finished.held.lease.subscription));
@@ -230,7 +279,7 @@ async fn write(
         let lease = &finished.held.lease;
         subscriptions::disable(&mut transaction, lease.partner, lease.subscription, *judged, reason).await?;
     }
-    let let_out = finish_all(&mut transaction, clock, node, &rows).await?;
+    let let_out = finish_all(&mut transaction, books, node, &rows).await?;
     transaction.commit().await?;
     Ok(let_out)
 }
@@ -238,11 +287,11 @@ async fn write(
 /// A finish sees the queue as it was when it began. Where something got in line meanwhile, the next is let out by a second look.
 async fn finish_all(
     db: &mut PgConnection,
-    clock: &mut DatabaseClock,
+    books: &mut Books,
     node: NodeId,
     rows: &[Finish<'_>],
 ) -> Result<bool, sqlx::Error> {
-    let done = queue::finish(db, clock, node, rows).await?;
+    let done = queue::finish(db, books, node, rows).await?;
     let let_out_later = match done.stalled.as_slice() {
         [] => 0,
         stalled => ordering_lines::let_out(db, stalled).await?,

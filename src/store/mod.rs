@@ -5,6 +5,7 @@ pub mod access_tokens;
 pub mod api_keys;
 pub mod attempts;
 pub mod batches;
+pub mod bundles;
 pub mod callbacks;
 pub mod customers;
 pub mod deliveries;

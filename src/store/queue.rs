@@ -1,5 +1,6 @@
 //! The queue: unfinished deliveries, and nothing else.
 
+mod books;
 mod claim;
 mod finish;
 
@@ -9,11 +10,16 @@ use uuid::Uuid;
 use crate::domain::Error;
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 
+pub use books::Books;
 pub use claim::{Claimed, Reach, Share, claim, claim_suspect, claim_within, draw, next_due_ms};
 pub use finish::{Done, Ending, Finish, Record, finish, plan_finish};
 
 /// Gives back every lease of this node at once: the last act of a graceful stop.
 pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Error> {
+    sqlx::query("select herald_take_apart(array(select id from bundles where owner = $1), true)")
+        .bind(owner.0)
+        .execute(&mut *db)
+        .await?;
     let done = sqlx::query(
         "update queue set lease_owner = null, lease_epoch = lease_epoch + 1, due_at = herald_now() where lease_owner = $1",
     )
@@ -25,6 +31,7 @@ pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Er
 
 /// Ends up to `limit` leases of a node that is gone now instead of at their end; returns how many. Owner and epoch stay, as with a lease that
 /// ran out: the claim that follows raises the epoch and counts the crash, and should the node live after all, it may still finish until then.
+/// Not those in bundles, which are taken apart first ([`super::bundles::take_apart_of`]).
 pub async fn end_leases(db: &mut PgConnection, of: NodeId, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
         "update queue q set due_at = herald_now() from (
@@ -175,6 +182,7 @@ pub async fn insert_again(
          select $1, $2, $3, s.id, extract(epoch from herald_now() - timestamptz '2020-01-01Z')::int,
                 case when s.state = 'active' then herald_now() else 'infinity' end
          from subscriptions s where s.id = $4 and s.state <> 'deleted'
+           and not exists (select from bundled where partner_id = $1 and delivery_id = $2)
          on conflict (partner_id, delivery_id) do nothing",
     )
     .bind(partner.0)
@@ -197,7 +205,7 @@ pub async fn estimate(db: &mut PgConnection) -> Result<i64, Error> {
     Ok(rows)
 }
 
-/// How many unfinished deliveries there are, counted no further than `max`.
+/// How many unfinished deliveries there are, counted no further than `max`, but for what is being sent for the first time.
 pub async fn count_up_to(db: &mut PgConnection, max: i64) -> Result<i64, Error> {
     let count = sqlx::query_scalar("select count(*) from (select from queue limit $1) as rows_there")
         .bind(max)
@@ -206,10 +214,12 @@ pub async fn count_up_to(db: &mut PgConnection, max: i64) -> Result<i64, Error> 
     Ok(count)
 }
 
-/// Rows and the age of the oldest that is due, for the metrics.
+/// Pending, held, and the age of the oldest that is due, for the metrics. What stands in a bundle counts until the bundle is used up or taken apart.
 pub async fn depth(db: &mut PgConnection) -> Result<(i64, i64, f64), Error> {
     let row: (i64, i64, Option<f64>) = sqlx::query_as(
-        "select count(*) filter (where due_at < 'infinity' or waits), count(*) filter (where due_at = 'infinity' and not waits),
+        "select count(*) filter (where due_at < 'infinity' or waits)
+                    + (select coalesce(sum(cardinality(delivery_ids)), 0) from bundles)::bigint,
+                count(*) filter (where due_at = 'infinity' and not waits),
                 extract(epoch from herald_now() - min(due_at) filter (where due_at <= herald_now() and lease_owner is null))::float8
          from queue",
     )

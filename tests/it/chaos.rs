@@ -324,7 +324,8 @@ async fn assert_history_is_true(data_dir: &Path, arrived: &HashMap<Uuid, usize>)
     let settings = Settings { data_dir: data_dir.to_owned(), bin_dir: None };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap_or_else(|error| panic!("{error}"));
     let mut db: PgConnection = postgres.connect_options().connect().await.unwrap();
-    let unfinished: i64 = sqlx::query_scalar("select count(*) from queue").fetch_one(&mut db).await.unwrap();
+    let unfinished: i64 =
+        sqlx::query_scalar("select count(*) from unfinished").fetch_one(&mut db).await.unwrap();
     assert_eq!(unfinished, 0);
     let ends: Vec<(Uuid, i64, i64, i64)> = sqlx::query_as(
         "select delivery_id, count(*) filter (where final_state is not null),

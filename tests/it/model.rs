@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use herald::domain::attempt::Outcome;
-use herald::domain::database_clock::DatabaseClock;
-use herald::domain::delivery::{Batch, DeliveryState, Lease, Member};
+use herald::domain::delivery::{Batch, DeliveryState, Lease, Member, Whereabouts};
 use herald::domain::event::{Event, NewEvent};
 use herald::domain::id::{
     AttemptId, BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId,
@@ -22,8 +21,8 @@ use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
 use herald::store::events::{Alongside, Begins, Insert, NewDelivery};
-use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share, Walked};
-use herald::store::{deliveries, events, partitions, routes, subscriptions, targets};
+use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record, Share, Walked};
+use herald::store::{bundles, deliveries, events, partitions, routes, subscriptions, targets};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgConnection;
@@ -43,6 +42,8 @@ enum Step {
         subscription: usize,
         key: Option<usize>,
         born_leased_to: Option<usize>,
+        /// Events of one commit.
+        events: usize,
     },
     Claim {
         node: usize,
@@ -71,6 +72,10 @@ enum Step {
         steps: i64,
     },
     Crash {
+        node: usize,
+    },
+    /// Somebody gives what a node has in bundles rows of their own, which changes nothing.
+    TakeApart {
         node: usize,
     },
     Stop {
@@ -115,8 +120,8 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let steps = prop_oneof![Just(1), Just(LEASE_STEPS)];
     prop_oneof![
-        10 => (subscription.clone(), prop::option::weighted(0.8, 0..2_usize), prop::option::of(node.clone()))
-            .prop_map(|(subscription, key, born_leased_to)| Step::Publish { subscription, key, born_leased_to }),
+        10 => (subscription.clone(), prop::option::of(0..2_usize), prop::option::of(node.clone()), 1..4_usize)
+            .prop_map(|(subscription, key, born_leased_to, events)| Step::Publish { subscription, key, born_leased_to, events }),
         4 => node.clone().prop_map(|node| Step::Gather { node }),
         5 => (node.clone(), 1..4_usize).prop_map(|(node, limit)| Step::Claim { node, limit }),
         2 => (node.clone(), subscription.clone(), 1..4_usize)
@@ -126,6 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(given, by_a_stranger, (ending, outcome))| Step::Finish { given, by_a_stranger, ending, outcome }),
         3 => steps.prop_map(|steps| Step::Wait { steps }),
         1 => node.clone().prop_map(|node| Step::Crash { node }),
+        1 => node.clone().prop_map(|node| Step::TakeApart { node }),
         1 => node.prop_map(|node| Step::Stop { node }),
         2 => (subscription, state).prop_map(|(subscription, state)| Step::Turn { subscription, state }),
         1 => Just(Step::Sweep),
@@ -143,16 +149,17 @@ struct World<'a> {
     nodes: Vec<NodeId>,
     subscriptions: Vec<SubscriptionId>,
     deliveries: Vec<(DeliveryId, EventId)>,
-    /// Where each row was when it was last leased.
-    rows: HashMap<DeliveryId, RowHint>,
-    clock: DatabaseClock,
+    /// Where each delivery was when it was leased under an epoch.
+    places: HashMap<(DeliveryId, i32), Whereabouts>,
+    /// Those of each node.
+    books: [Books; NODES],
 }
 
 impl World<'_> {
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Publish { subscription, key, born_leased_to } => {
-                self.publish(subscription, key, born_leased_to).await
+            Step::Publish { subscription, key, born_leased_to, events } => {
+                self.publish(subscription, key, born_leased_to, events).await
             }
             Step::Gather { node } => self.gather(node).await,
             Step::Claim { node, limit } => self.claim(node, limit).await,
@@ -167,8 +174,12 @@ impl World<'_> {
             }
             Step::Wait { steps } => self.wait(steps).await,
             Step::Crash { node } => {
+                bundles::take_apart_of(self.db, self.nodes[node], 1_000).await.unwrap();
                 let ended = queue::end_leases(self.db, self.nodes[node], 1_000).await.unwrap();
                 assert_eq!(ended, self.model.crash(node));
+            }
+            Step::TakeApart { node } => {
+                bundles::take_apart_of(self.db, self.nodes[node], 1_000).await.unwrap();
             }
             Step::Stop { node } => {
                 let released = queue::release_all(self.db, self.nodes[node]).await.unwrap();
@@ -189,8 +200,14 @@ impl World<'_> {
         }
     }
 
-    async fn publish(&mut self, subscription: usize, key: Option<usize>, born_leased_to: Option<usize>) {
-        let event = NewEvent {
+    async fn publish(
+        &mut self,
+        subscription: usize,
+        key: Option<usize>,
+        born_leased_to: Option<usize>,
+        events: usize,
+    ) {
+        let event = || NewEvent {
             id: EventId::new(),
             partner: self.partner,
             kind: format!("Type{subscription}"),
@@ -200,12 +217,13 @@ impl World<'_> {
             ordering_key: key.map(|key| OrderingKey::parse(format!("key-{key}")).unwrap()),
             occurred_at: chrono::DateTime::UNIX_EPOCH,
         };
+        let new: Vec<_> = std::iter::repeat_with(event).take(events).collect();
         let lease = events::BirthLease {
             owner: self.nodes[born_leased_to.unwrap_or_default()],
             duration: Duration::from_millis(u64::try_from(LEASE_STEPS * STEP_MS).unwrap()),
         };
-        let routes = routes::read(self.db, &[(self.partner, &event.kind)]).await.unwrap().remove(0);
-        let delivery = |route: &Route| NewDelivery {
+        let routes = routes::read(self.db, &[(self.partner, &new[0].kind)]).await.unwrap().remove(0);
+        let delivery = |event: &NewEvent, route: &Route| NewDelivery {
             id: DeliveryId::beside(event.id),
             partner: event.partner,
             event: event.id,
@@ -217,24 +235,29 @@ impl World<'_> {
                 _ => Begins::Due,
             },
         };
-        let born: Vec<_> = routes.of(&event.attributes).map(delivery).collect();
+        let of_event = |event| routes.of(&new[0].attributes).map(move |route| delivery(event, route));
+        let born: Vec<_> = new.iter().flat_map(of_event).collect();
+        let matched = i32::try_from(born.len() / events).unwrap();
         let insert = Insert {
-            events: std::slice::from_ref(&event),
-            matched: &[i32::try_from(born.len()).unwrap()],
+            events: &new,
+            matched: &vec![matched; events],
             deliveries: &born,
             versions: &[(self.partner, routes.version)],
             alongside: Alongside::default(),
         };
         let stored = events::insert(self.db, lease, insert).await.unwrap();
         assert_eq!(stored.len(), born.len());
-        let matched = self.model.publish(subscription, key, born_leased_to);
-        assert_eq!(born.len(), usize::from(matched));
+        for _ in &new {
+            let is_matched = self.model.publish(subscription, key, born_leased_to);
+            assert_eq!(matched, i32::from(is_matched));
+        }
         self.deliveries.extend(born.iter().map(|born| (born.id, born.event)));
-        self.rows.extend(stored.into_iter().map(|(id, stored)| (id, stored.row_at)));
+        self.places.extend(stored.into_iter().map(|(id, stored)| ((id, 0), stored.at)));
     }
 
     async fn claim(&mut self, node: usize, limit: usize) {
         let claimable = self.model.claimable();
+        bundles::take_apart_due(self.db, None, 1_000).await.unwrap();
         let rows =
             queue::claim(self.db, self.nodes[node], limit as i64, LEASE_STEPS * STEP_MS).await.unwrap();
         assert_eq!(rows.len(), limit.min(claimable.len()), "as much as is due and no more");
@@ -252,6 +275,7 @@ impl World<'_> {
 
     async fn claim_alone(&mut self, node: usize) {
         let suspects = self.model.suspects();
+        bundles::take_apart_due(self.db, None, 1_000).await.unwrap();
         let row = queue::claim_suspect(self.db, self.nodes[node], LEASE_STEPS * STEP_MS).await.unwrap();
         assert_eq!(row.is_some(), !suspects.is_empty());
         self.claimed(node, row.into_iter().collect(), &suspects);
@@ -263,7 +287,8 @@ impl World<'_> {
             assert!(claimable.contains(&place), "held, leased and later ones are not claimed");
             let given = self.model.claimed(place, node);
             assert_eq!(row.lease_epoch, given.epoch);
-            self.rows.insert(DeliveryId(row.delivery_id), row.row_at);
+            let leased = (DeliveryId(row.delivery_id), row.lease_epoch);
+            self.places.insert(leased, Whereabouts::Row(row.row_at));
         }
     }
 
@@ -324,6 +349,7 @@ impl World<'_> {
             .collect();
         let subscription = self.subscriptions[self.model.deliveries[given.deliveries[0]].subscription];
         let others = || members[1..].to_vec();
+        let nowhere = Whereabouts::Row(RowHint::default());
         let lease = Lease {
             partner: self.partner,
             delivery: members[0].delivery,
@@ -336,7 +362,7 @@ impl World<'_> {
             crashes: 0,
             until: std::time::Instant::now(),
             batch: given.batch.map(|id| Box::new(Batch { id: BatchId(id), others: others() })),
-            row_at: self.rows.get(&members[0].delivery).copied().unwrap_or_default(),
+            at: self.places.get(&(members[0].delivery, given.epoch)).copied().unwrap_or(nowhere),
         };
         let record = outcome.map(|outcome| Record {
             attempt: AttemptId::new(),
@@ -349,7 +375,7 @@ impl World<'_> {
         });
         let finish = Finish { lease: &lease, ending, record };
         let changed =
-            queue::finish(self.db, &mut self.clock, self.nodes[by], &[finish]).await.unwrap().changed;
+            queue::finish(self.db, &mut self.books[by], self.nodes[by], &[finish]).await.unwrap().changed;
         assert_eq!(changed, self.model.finish(&given, by, ending, outcome) as i64);
     }
 
@@ -388,6 +414,7 @@ impl World<'_> {
 
     /// With a retention that ends with the day to come, and two rows at a time.
     async fn expire(&mut self) {
+        bundles::take_apart_due(self.db, None, 1_000).await.unwrap();
         let (mut walked, mut expired) = (Walked::default(), 0);
         while let Some((count, last)) = queue::expire(self.db, -1, walked, 2).await.unwrap() {
             (walked, expired) = (last, expired + count);
@@ -419,7 +446,7 @@ impl World<'_> {
         type Row = (Uuid, Option<Uuid>, i32, i32, i16, bool, bool, bool, bool, Option<Uuid>);
         let rows: Vec<Row> = sqlx::query_as(
             "select delivery_id, lease_owner, lease_epoch, attempts, crashes, due_at = 'infinity', due_at <= herald_now(), waits, batched, batch_id
-             from queue where partner_id = $1",
+             from unfinished where partner_id = $1",
         )
         .bind(self.partner.0)
         .fetch_all(&mut *self.db)
@@ -479,7 +506,7 @@ async fn begin<'a>(database: &'a TestDatabase, db: &'a mut PgConnection) -> Worl
     let partner = PartnerId::new();
     // The cases before have moved the clock on.
     partitions::make_ahead(db).await.unwrap();
-    sqlx::raw_sql("delete from queue").execute(&mut *db).await.unwrap();
+    sqlx::raw_sql("delete from queue; delete from bundles").execute(&mut *db).await.unwrap();
     sqlx::query("insert into partners (id, name) values ($1, 'P')")
         .bind(partner.0)
         .execute(&mut *db)
@@ -512,8 +539,8 @@ async fn begin<'a>(database: &'a TestDatabase, db: &'a mut PgConnection) -> Worl
         nodes,
         subscriptions,
         deliveries: vec![],
-        rows: HashMap::new(),
-        clock: DatabaseClock::default(),
+        places: HashMap::new(),
+        books: Default::default(),
     }
 }
 

@@ -347,7 +347,7 @@ async fn a_batch_of_ten_thousand_is_one_answer() {
     let again = publish_lines(&desk, &key, lines).await;
     assert_eq!(again.text, first.text);
     let waiting: i64 =
-        sqlx::query_scalar("select count(*) from queue").fetch_one(&desk.database.pool).await.unwrap();
+        sqlx::query_scalar("select count(*) from unfinished").fetch_one(&desk.database.pool).await.unwrap();
     assert_eq!((event_count(&desk).await, waiting), (10_000, 10_000));
     let metrics = desk.operator(Method::GET, "", "/metrics", None).await.text;
     assert!(metrics.contains("herald_events_accepted_total{surface=\"operator\"} 10000"), "{metrics}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use herald::domain::Error;
 use herald::domain::id::NodeId;
-use herald::store::{nodes, queue};
+use herald::store::{bundles, nodes, queue};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::app::{App, settings};
@@ -120,8 +120,11 @@ async fn a_lease_that_is_passed_on_counts_as_a_crash_and_its_holder_comes_late()
     app.kill();
     let db = &mut *database.pool.acquire().await.unwrap();
     let (owner, epoch): (uuid::Uuid, i32) =
-        sqlx::query_as("select lease_owner, lease_epoch from queue").fetch_one(&mut *db).await.unwrap();
+        sqlx::query_as("select lease_owner, lease_epoch from unfinished").fetch_one(&mut *db).await.unwrap();
     let heir = NodeId::new();
+    for node in [heir, NodeId(owner)] {
+        bundles::take_apart_of(db, node, 10).await.unwrap();
+    }
     assert_eq!(queue::end_leases(db, heir, 10).await.unwrap(), 0, "those of others are not touched");
     assert_eq!(queue::end_leases(db, NodeId(owner), 10).await.unwrap(), 1);
     assert_eq!(queue::end_leases(db, NodeId(owner), 10).await.unwrap(), 0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::DateTime;
 
 use super::*;
-use crate::domain::delivery::Lease;
+use crate::domain::delivery::{Lease, Whereabouts};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
 use crate::domain::row_hint::RowHint;
@@ -30,7 +30,7 @@ fn held_in(room: &Arc<Semaphore>) -> Held {
         crashes: 0,
         until: Instant::now(),
         batch: None,
-        row_at: RowHint::default(),
+        at: Whereabouts::Row(RowHint::default()),
     };
     Held { lease, room: room.clone().try_acquire_owned().unwrap(), place: None, alone: None }
 }

@@ -9,10 +9,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::super::handoff::room_for;
 use super::super::{Handed, Handoff};
 use super::group::Written;
-use crate::domain::delivery::Lease;
+use crate::domain::delivery::{Lease, Whereabouts};
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
-use crate::domain::row_hint::RowHint;
 use crate::store::events::{NewDelivery, Stored};
 
 /// A delivery that came into being with its event.
@@ -23,7 +22,7 @@ pub(super) struct Born {
     event: EventId,
     subscription: SubscriptionId,
     standing: Standing,
-    row_at: RowHint,
+    at: Whereabouts,
 }
 
 /// How a delivery begins.
@@ -53,7 +52,7 @@ impl Born {
             event: delivery.event,
             subscription: delivery.subscription,
             standing,
-            row_at: stored.row_at,
+            at: stored.at,
         }
     }
 }
@@ -112,7 +111,7 @@ fn lease(born: &Born, event: Arc<Event>, until: Instant) -> Lease {
         crashes: 0,
         until,
         batch: None,
-        row_at: born.row_at,
+        at: born.at,
     }
 }
 
@@ -131,6 +130,7 @@ pub(super) mod tests {
     use super::super::super::handoff::handoff;
     use super::*;
     use crate::domain::publication::Attributes;
+    use crate::domain::row_hint::RowHint;
 
     pub(in crate::hub::ingest) fn event(bytes: usize) -> NewEvent {
         NewEvent {
@@ -157,7 +157,7 @@ pub(super) mod tests {
             event: event.id,
             subscription: SubscriptionId::new(),
             standing: Standing::Leased,
-            row_at: RowHint::default(),
+            at: Whereabouts::Row(RowHint::default()),
         };
         let written = Written {
             cancelled: vec![],
@@ -182,7 +182,7 @@ pub(super) mod tests {
             event: event.id,
             subscription: SubscriptionId::new(),
             standing: *standing,
-            row_at: RowHint::default(),
+            at: Whereabouts::Row(RowHint::default()),
         };
         Written {
             cancelled: vec![],

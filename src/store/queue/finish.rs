@@ -2,18 +2,21 @@
 //! that simply arrived.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::super::ordering_lines::Line;
+use super::super::{bundles, sections};
+use super::Books;
 use crate::domain::attempt::Outcome;
-use crate::domain::database_clock::DatabaseClock;
-use crate::domain::delivery::{DeliveryState, Lease};
+use crate::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use crate::domain::event::Event;
 use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};
+use crate::domain::row_hint::RowHint;
 
 /// Bytes of an answer that the deliveries of a batch keep together at most, and each of them in any case.
 const RESPONSE_BYTES_OF_ALL: usize = 64 * 1024;
@@ -74,16 +77,21 @@ struct DoneRow {
 /// its own, so each lease is finished whole, but not all of them at once.
 pub async fn finish(
     db: &mut PgConnection,
-    clock: &mut DatabaseClock,
+    books: &mut Books,
     owner: NodeId,
     batch: &[Finish<'_>],
 ) -> Result<Done, sqlx::Error> {
     let (arrived, mut rest): (Vec<_>, Vec<_>) = batch.iter().partition(|finish| simply_arrived(finish));
+    split_off(db, books, owner, &rest).await?;
+    let is_bundled = |finish: &&Finish<'_>| books.bundle_of(finish.lease).is_some();
+    let (bundled, rows): (Vec<_>, Vec<_>) = arrived.into_iter().partition(is_bundled);
     let mut changed = 0;
-    if !arrived.is_empty() {
-        let left_alone = deliver(db, clock, owner, &arrived).await?;
-        changed = i64::try_from(arrived.len() - left_alone.len()).unwrap_or(i64::MAX);
-        rest.extend(arrived.into_iter().filter(|finish| left_alone.contains(&finish.lease.delivery)));
+    for (arrived, from) in [(bundled, From::Bundles), (rows, From::Queue)] {
+        if !arrived.is_empty() {
+            let left_alone = deliver(db, books, owner, from, &arrived).await?;
+            changed += i64::try_from(arrived.len() - left_alone.len()).unwrap_or(i64::MAX);
+            rest.extend(arrived.into_iter().filter(|finish| left_alone.contains(&finish.lease.delivery)));
+        }
     }
     if rest.is_empty() {
         return Ok(Done { changed, ..Done::default() });
@@ -93,12 +101,10 @@ pub async fn finish(
 }
 
 /// Has a session plan how results are recorded, by recording none.
-pub async fn plan_finish(
-    db: &mut PgConnection,
-    clock: &mut DatabaseClock,
-    owner: NodeId,
-) -> Result<(), sqlx::Error> {
-    deliver(db, clock, owner, &[]).await?;
+pub async fn plan_finish(db: &mut PgConnection, books: &mut Books, owner: NodeId) -> Result<(), sqlx::Error> {
+    for from in [From::Bundles, From::Queue] {
+        deliver(db, books, owner, from, &[]).await?;
+    }
     finish_any(db, owner, &[]).await?;
     Ok(())
 }
@@ -107,6 +113,36 @@ fn simply_arrived(finish: &Finish<'_>) -> bool {
     let arrived = finish.record.as_ref().is_some_and(|record| record.outcome == Outcome::Delivered);
     arrived && finish.ending == Ending::Final(DeliveryState::Delivered) && finish.lease.batch.is_none()
 }
+
+/// Gives those that did not simply arrive the rows that are changed then.
+async fn split_off(
+    db: &mut PgConnection,
+    books: &mut Books,
+    owner: NodeId,
+    finished: &[&Finish<'_>],
+) -> Result<(), sqlx::Error> {
+    let members: Vec<_> =
+        finished.iter().filter_map(|finish| Some((finish.lease, books.bundle_of(finish.lease)?))).collect();
+    if members.is_empty() {
+        return Ok(());
+    }
+    let used_up = books.used_up_by(members.iter().map(|(_, bundle)| bundle));
+    bundles::split_off(db, owner, &members, &used_up).await?;
+    members.into_iter().for_each(|(lease, bundle)| books.settle(lease.delivery, bundle));
+    Ok(())
+}
+
+/// What deliveries leave when they have arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Queue,
+    Bundles,
+}
+
+static DELIVER: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let deliver = include_str!("../queries/queue/deliver.sql");
+    ["rows", "bundled"].map(|section| sections::with(deliver, &[section]))
+});
 
 #[derive(sqlx::FromRow)]
 struct DeliveredRow {
@@ -118,8 +154,9 @@ struct DeliveredRow {
 /// moved, or the next of their ordering key has to be let out.
 async fn deliver(
     db: &mut PgConnection,
-    clock: &mut DatabaseClock,
+    books: &mut Books,
     owner: NodeId,
+    from: From,
     arrived: &[&Finish<'_>],
 ) -> Result<HashSet<DeliveryId>, sqlx::Error> {
     fn each<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Finish<'a>) -> T) -> Vec<T> {
@@ -129,12 +166,12 @@ async fn deliver(
         arrived.iter().map(|finish| finish.record.as_ref().map(&take)).collect()
     }
     let asked = Instant::now();
-    let now = clock.now(asked);
+    let now = books.clock.now(asked);
     let attempt_id = |record: &Record| match now {
         Some(now) => record.attempt.at(now.timestamp_millis() - record.started_ago_ms).0,
         None => record.attempt.0,
     };
-    let row: DeliveredRow = sqlx::query_as(include_str!("../queries/queue/deliver.sql"))
+    let deliver = sqlx::query_as(AssertSqlSafe(DELIVER[from as usize].as_str()))
         .bind(owner.0)
         .bind(each(arrived, |finish| finish.lease.partner.0))
         .bind(each(arrived, |finish| finish.lease.delivery.0))
@@ -148,12 +185,35 @@ async fn deliver(
         .bind(told(arrived, |record| record.latency_ms))
         .bind(each(arrived, |finish| finish.record.as_ref()?.response.as_deref()))
         .bind(each(arrived, |finish| finish.record.as_ref()?.detail.as_deref()))
-        .bind(now)
-        .bind(each(arrived, |finish| finish.lease.row_at))
-        .fetch_one(db)
-        .await?;
-    clock.set(row.now, asked);
-    Ok(row.left_alone.into_iter().map(DeliveryId).collect())
+        .bind(now);
+    let members: Vec<_> = match from {
+        From::Queue => Vec::new(),
+        From::Bundles => arrived.iter().filter_map(|finish| books.bundle_of(finish.lease)).collect(),
+    };
+    let deliver = match from {
+        From::Queue => deliver.bind(each(arrived, |finish| row_at(finish.lease))),
+        From::Bundles => deliver
+            .bind(members.iter().map(|bundle| bundle.id.0).collect::<Vec<_>>())
+            .bind(bundles::uuids(&books.used_up_by(members.iter()))),
+    };
+    let row: DeliveredRow = deliver.fetch_one(db).await?;
+    books.clock.set(row.now, asked);
+    let left_alone: HashSet<_> = row.left_alone.into_iter().map(DeliveryId).collect();
+    for (finish, bundle) in arrived.iter().zip(&members) {
+        match left_alone.contains(&finish.lease.delivery) {
+            true => books.forget(&[bundle.id]),
+            false => books.settle(finish.lease.delivery, *bundle),
+        }
+    }
+    Ok(left_alone)
+}
+
+/// Nowhere, if it is not known: then it is found by its key.
+fn row_at(lease: &Lease) -> RowHint {
+    match lease.at {
+        Whereabouts::Row(row_at) => row_at,
+        Whereabouts::Bundle(_) => RowHint::default(),
+    }
 }
 
 /// Finishes leases, whatever came of them.

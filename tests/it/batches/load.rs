@@ -211,7 +211,7 @@ async fn everything_arrives_in_order_and_where_it_belongs_whatever_fails() {
     }
     judge(&heard.posts.lock().unwrap());
     let left: (i64, i64) =
-        sqlx::query_as("select (select count(*) from queue), (select count(*) from ordering_lines)")
+        sqlx::query_as("select (select count(*) from unfinished), (select count(*) from ordering_lines)")
             .fetch_one(&database.pool)
             .await
             .unwrap();

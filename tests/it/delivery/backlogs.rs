@@ -36,15 +36,15 @@ async fn rule_20_a_dead_callbacks_backlog_is_left_alone_and_drained_when_it_reco
     app.subscribe(&receiver.url).await;
     receiver.always(Reply::Status(500));
     publish(&app, BACKLOG).await;
-    wait_until_none_is(&database, "select count(*) from queue where lease_owner is not null").await;
+    wait_until_none_is(&database, "select count(*) from unfinished where lease_owner is not null").await;
     let before = receiver.calls().len();
     assert!((10..20).contains(&before), "the breaker is open: {before} calls");
-    let epochs = "select sum(lease_epoch) from queue where attempts = 0";
+    let epochs = "select sum(lease_epoch) from unfinished where attempts = 0";
     let owners: i64 = sqlx::query_scalar(epochs).fetch_one(&database.pool).await.unwrap();
 
     // Ten fail before the breaker opens, then each of these is the one probe of a spell.
     receiver.wait_for(before + 1).await;
-    wait_until_none_is(&database, "select count(*) from queue where lease_owner is not null").await;
+    wait_until_none_is(&database, "select count(*) from unfinished where lease_owner is not null").await;
     let calls = receiver.calls();
     assert_eq!(calls.len(), before + 1, "one probe");
     let owners_after: i64 = sqlx::query_scalar(epochs).fetch_one(&database.pool).await.unwrap();
@@ -52,7 +52,7 @@ async fn rule_20_a_dead_callbacks_backlog_is_left_alone_and_drained_when_it_reco
 
     // What comes now stands behind all that. Nobody is given it only to give it back.
     publish(&app, FURTHER).await;
-    let untouched = "select count(*) from queue where lease_epoch = 0";
+    let untouched = "select count(*) from unfinished where lease_epoch = 0";
     let untouched: i64 = sqlx::query_scalar(untouched).fetch_one(&database.pool).await.unwrap();
     assert_eq!(untouched, FURTHER as i64);
 

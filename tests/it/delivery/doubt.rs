@@ -8,6 +8,7 @@ use herald::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId}
 use herald::domain::publication::Attributes;
 use herald::store::events::{self, Alongside, Begins, BirthLease, Insert, NewDelivery};
 use herald::store::{partitions, queue};
+use serde_json::json;
 
 use crate::support::app::{App, settings};
 use crate::support::cluster;
@@ -72,6 +73,35 @@ async fn rule_18_results_whose_recording_was_not_answered_are_recorded_once() {
         assert_eq!(of_attempts(&delivery, "late"), [false], "{when:?}");
     }
     assert_eq!(receiver.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn rule_18_what_was_recorded_of_a_bundle_without_an_answer_is_recorded_once() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let wire = Wire::to(&database).await;
+    let app = App::start_on(wire.options(), long_leases()).await;
+    app.subscribe(&receiver.url).await;
+    for (turn, when) in [Cut::Before, Cut::After].into_iter().enumerate() {
+        let gates = [gate(), gate()];
+        receiver.reply(gates.clone().map(|gate| Reply::Gate(gate, 200)));
+        app.operator().publish(&vec![json!({ "type": "RedirectSessionCancelled", "data": {} }); 2]).await;
+        let calls = receiver.wait_for(2 * turn + 2).await;
+        wire.cut(when, "RedirectSessionCancelled");
+        for (gate, call) in gates.iter().zip(&calls[2 * turn..]) {
+            gate.add_permits(1);
+            let delivery = app.wait_for_state(call.header("webhook-id"), "delivered").await;
+            assert!(wire.is_cut());
+            assert_eq!(of_attempts(&delivery, "late"), [false], "{when:?}");
+        }
+    }
+    // Whatever was told again was told before the last of them.
+    for call in receiver.wait_for(4).await {
+        let delivery = app.delivery(call.header("webhook-id")).await;
+        assert_eq!(of_attempts(&delivery, "late"), [false]);
+    }
+    assert_eq!(receiver.calls().len(), 4);
+    let left = "select count(*) from unfinished";
+    assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&database.pool).await.unwrap(), 0);
 }
 
 #[tokio::test]

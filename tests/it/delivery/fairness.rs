@@ -123,11 +123,11 @@ async fn rule_20_a_callback_that_fails_again_and_again_is_left_alone_then_asked_
     }
     // Ten failures open the breaker; no more than what was under way at that moment comes on top.
     receiver.wait_for(10).await;
-    let idle = "select count(*) from queue where lease_owner is not null";
+    let idle = "select count(*) from unfinished where lease_owner is not null";
     crate::delivery::nodes::wait_until_none_is(&database, idle).await;
     assert!(receiver.calls().len() < 14, "{} calls", receiver.calls().len());
     let untouched: i64 =
-        sqlx::query_scalar("select count(*) from queue where attempts = 0 and lease_owner is null")
+        sqlx::query_scalar("select count(*) from unfinished where attempts = 0 and lease_owner is null")
             .fetch_one(&database.pool)
             .await
             .unwrap();

@@ -53,7 +53,7 @@ async fn a_large_fan_out_is_settled_at_its_commit_and_queued_a_chunk_at_a_time()
     subscribe_many(db, partner.0, &receiver.url, 1_250).await;
     let answer = desk.operator(Method::POST, &key, "/events", Some(an_event())).await;
     assert_eq!((answer.status, &answer.body["matched"]), (202, &json!(1_250)));
-    assert_eq!(count(db, "select count(*) from queue").await, 0);
+    assert_eq!(count(db, "select count(*) from unfinished").await, 0);
     assert_eq!(count(db, "select count(*) from fanouts").await, 2);
     // Who comes later gets nothing of it, however long it takes.
     subscribe_many(db, partner.0, &receiver.url, 10).await;
@@ -68,7 +68,7 @@ async fn a_large_fan_out_is_settled_at_its_commit_and_queued_a_chunk_at_a_time()
     sqlx::raw_sql("begin").execute(&mut *db).await.unwrap();
     assert_eq!(fanouts::spread(db).await.unwrap().unwrap().1, 1_000);
     sqlx::raw_sql("rollback").execute(&mut *db).await.unwrap();
-    assert_eq!(count(db, "select count(*) from queue").await, 0);
+    assert_eq!(count(db, "select count(*) from unfinished").await, 0);
     for chunk in [1_000, 250] {
         let (event, deliveries) = fanouts::spread(db).await.unwrap().unwrap();
         assert_eq!((json!(event.0), deliveries), (answer.body["id"].clone(), chunk));
@@ -105,7 +105,7 @@ async fn rule_18_a_fan_out_whose_node_dies_in_the_middle_reaches_everybody_from_
     receiver.wait_until("everybody to be told", |calls| ids(calls).len() == 1_500).await;
     assert_eq!(count(db, "select count(*) from fanouts").await, 0);
     let deliveries = "select count(distinct delivery_id) from attempts";
-    wait_until_none_is(&database, "select count(*) from queue").await;
+    wait_until_none_is(&database, "select count(*) from unfinished").await;
     assert_eq!(count(db, deliveries).await, 1_500, "one delivery each, sent twice or not");
     app.stop().await;
 }
@@ -123,5 +123,5 @@ async fn with_an_ordering_key_or_few_matches_everything_is_queued_at_once() {
     let answer = desk.operator(Method::POST, &key, "/events", Some(ordered)).await;
     assert_eq!(answer.body["matched"], 1_001);
     assert_eq!(count(db, "select count(*) from fanouts").await, 0);
-    assert_eq!(count(db, "select count(*) from queue").await, 2_001);
+    assert_eq!(count(db, "select count(*) from unfinished").await, 2_001);
 }

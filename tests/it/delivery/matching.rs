@@ -43,7 +43,7 @@ async fn an_event_is_matched_as_the_last_change_left_it_whichever_node_that_was_
     both(2).await;
     other.unsubscribe(first).await;
     both(1).await;
-    let held = "select count(*) from queue where due_at = 'infinity'";
+    let held = "select count(*) from unfinished where due_at = 'infinity'";
     let held = async || sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.unwrap();
     assert_eq!(held().await, 0);
     let change = async |change: &'static str| {

@@ -2,6 +2,7 @@
 
 mod arrival;
 mod backlogs;
+mod bundles;
 mod callback_trouble;
 mod changes;
 mod doubt;

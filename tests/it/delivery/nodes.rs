@@ -6,11 +6,11 @@ use chrono::TimeDelta;
 use herald::clock;
 use herald::config::RawConfig;
 use herald::domain::attempt::Outcome;
-use herald::domain::database_clock::DatabaseClock;
-use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
-use herald::store::queue::{self, Claimed, Ending, Finish, Record};
+use herald::store::bundles;
+use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record};
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::{NoContext, Timestamp, Uuid};
@@ -52,13 +52,13 @@ async fn a_graceful_stop_finishes_what_is_under_way_and_gives_the_rest_to_others
     first.begin_stop();
     wait_until_none_is(
         &database,
-        "select greatest(count(*) - 1, 0) from queue where lease_owner is not null",
+        "select greatest(count(*) - 1, 0) from unfinished where lease_owner is not null",
     )
     .await;
     gate.add_permits(1);
     first.stopped().await;
 
-    let crashes: Vec<i16> = sqlx::query_scalar("select crashes from queue where lease_owner is null")
+    let crashes: Vec<i16> = sqlx::query_scalar("select crashes from unfinished where lease_owner is null")
         .fetch_all(&database.pool)
         .await
         .unwrap();
@@ -106,10 +106,10 @@ async fn two_living_nodes_send_nothing_twice() {
         other.cancel_one().await;
     }
     receiver.wait_for(40).await;
-    wait_until_none_is(&database, "select count(*) from queue where lease_owner is not null").await;
+    wait_until_none_is(&database, "select count(*) from unfinished where lease_owner is not null").await;
     database.advance(TimeDelta::seconds(13)).await;
     let calls = receiver.wait_for(48).await;
-    wait_until_none_is(&database, "select count(*) from queue").await;
+    wait_until_none_is(&database, "select count(*) from unfinished").await;
     let mut ids: Vec<&str> = calls.iter().map(|call| call.header("webhook-id")).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -172,6 +172,7 @@ async fn a_waiting_delivery(database: &TestDatabase) -> String {
 
 async fn claim(database: &TestDatabase, node: NodeId, limit: i64) -> Vec<Claimed> {
     let mut connection = database.pool.acquire().await.unwrap();
+    bundles::take_apart_due(&mut connection, None, limit).await.unwrap();
     queue::claim(&mut connection, node, limit, LEASE_MS).await.unwrap()
 }
 
@@ -200,13 +201,13 @@ fn lease(row: Claimed) -> Lease {
         crashes: row.crashes,
         until: std::time::Instant::now(),
         batch: None,
-        row_at: row.row_at,
+        at: Whereabouts::Row(row.row_at),
     }
 }
 
 /// How many of the leases were still this node's.
 async fn changed(db: &mut PgConnection, node: NodeId, batch: &[Finish<'_>]) -> i64 {
-    queue::finish(db, &mut DatabaseClock::default(), node, batch).await.unwrap().changed
+    queue::finish(db, &mut Books::default(), node, batch).await.unwrap().changed
 }
 
 fn finish(lease: &Lease, ending: Ending, outcome: Outcome) -> Finish<'_> {
@@ -230,7 +231,7 @@ type Standing = (Option<i32>, Vec<(String, Option<String>, bool)>);
 
 async fn standing(db: &mut PgConnection, id: &str) -> Standing {
     let id: Uuid = id.parse().unwrap();
-    let queued = sqlx::query_scalar("select lease_epoch from queue where delivery_id = $1").bind(id);
+    let queued = sqlx::query_scalar("select lease_epoch from unfinished where delivery_id = $1").bind(id);
     let epoch = queued.fetch_optional(&mut *db).await.unwrap();
     let history = sqlx::query_as(
         "select outcome, final_state, late from attempts where delivery_id = $1 order by id offset 1",

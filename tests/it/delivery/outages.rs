@@ -186,7 +186,7 @@ async fn rule_20_an_outage_of_our_own_spends_nobodys_retries() {
         database.advance(chrono::TimeDelta::seconds(130)).await;
     }
     let spent: i32 =
-        sqlx::query_scalar("select max(attempts) from queue").fetch_one(&database.pool).await.unwrap();
+        sqlx::query_scalar("select max(attempts) from unfinished").fetch_one(&database.pool).await.unwrap();
     assert!(spent <= 1, "{spent} attempts were counted");
 }
 

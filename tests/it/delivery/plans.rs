@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use herald::domain::attempt::Outcome;
-use herald::domain::database_clock::DatabaseClock;
-use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use herald::domain::redirect_session::SessionState;
 use herald::domain::row_hint::RowHint;
 use herald::domain::version::IfMatch;
 use herald::store::events::{self, Alongside, BirthLease, Insert};
-use herald::store::queue::{self, Claimed, Ending, Finish, Record, Share};
+use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record, Share};
 use herald::store::{event_keys, idempotency, partitions, redirect_sessions, sessions};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -62,13 +61,13 @@ fn a_lease() -> Lease {
         crashes: 0,
         until: Instant::now(),
         batch: None,
-        row_at: RowHint::default(),
+        at: Whereabouts::Row(RowHint::default()),
     }
 }
 
 fn lease(row: &Claimed) -> Lease {
     let (partner, delivery) = (PartnerId(row.partner_id), DeliveryId(row.delivery_id));
-    Lease { partner, delivery, epoch: row.lease_epoch, row_at: row.row_at, ..a_lease() }
+    Lease { partner, delivery, epoch: row.lease_epoch, at: Whereabouts::Row(row.row_at), ..a_lease() }
 }
 
 fn ended(lease: &Lease, (ending, outcome): (Ending, Outcome)) -> Finish<'_> {
@@ -130,7 +129,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     let unknown = a_lease();
     for end in ENDS {
         assert_eq!(
-            queue::finish(&mut by_key, &mut DatabaseClock::default(), node, &[ended(&unknown, end)])
+            queue::finish(&mut by_key, &mut Books::default(), node, &[ended(&unknown, end)])
                 .await
                 .unwrap()
                 .changed,
@@ -151,7 +150,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     let ends: Vec<Finish<'_>> =
         leases.iter().zip(ENDS.iter().cycle()).map(|(lease, end)| ended(lease, *end)).collect();
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
-    let done = queue::finish(&mut by_key, &mut DatabaseClock::default(), node, &ends).await.unwrap();
+    let done = queue::finish(&mut by_key, &mut Books::default(), node, &ends).await.unwrap();
     assert_eq!(done.changed, 2 * TAKEN);
     assert_read_little(&mut by_key, "queue", 8, 30).await;
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
@@ -229,8 +228,8 @@ async fn the_next_in_line_is_looked_up_by_key_although_the_queue_was_empty_when_
     }
     let mut by_key = database.pool.acquire().await.unwrap();
     sessions::plan_once_by_key(&mut by_key).await.unwrap();
-    let (node, clock) = (NodeId::new(), &mut DatabaseClock::default());
-    queue::finish(&mut by_key, clock, node, &[ended(&a_lease(), ENDS[1])]).await.unwrap();
+    let (node, books) = (NodeId::new(), &mut Books::default());
+    queue::finish(&mut by_key, books, node, &[ended(&a_lease(), ENDS[1])]).await.unwrap();
 
     let head = a_lease();
     let line = "insert into ordering_lines (partner_id, subscription_id, line, last_place, unfinished) values ($1, $2, 7, $3, $3)";
@@ -255,7 +254,7 @@ async fn the_next_in_line_is_looked_up_by_key_although_the_queue_was_empty_when_
         .await
         .unwrap();
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
-    let done = queue::finish(&mut by_key, clock, node, &[ended(&head, ENDS[1])]).await.unwrap();
+    let done = queue::finish(&mut by_key, books, node, &[ended(&head, ENDS[1])]).await.unwrap();
     assert_eq!((done.changed, done.let_out), (1, 1));
     assert_read_little(&mut by_key, "queue", 1, 3).await;
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();

@@ -45,7 +45,7 @@ async fn rule_23_what_kills_its_sender_is_sent_alone_from_the_second_time_and_de
         let app = App::start(&database, settings()).await;
         poisoned.wait_for(death).await;
         let beside: i64 = sqlx::query_scalar(
-            "select count(*) from queue where lease_owner is not null and due_at > herald_now()",
+            "select count(*) from unfinished where lease_owner is not null and due_at > herald_now()",
         )
         .fetch_one(&database.pool)
         .await

@@ -65,7 +65,7 @@ async fn rows_of_deleted_subscriptions_are_cancelled_but_not_under_somebodys_lea
     run(db, "update subscriptions set state = 'deleted'; delete from subscription_event_types").await;
     assert_eq!(queue::cancel_deleted(db, None, 1).await.unwrap(), 1, "a chunk at a time");
     assert_eq!(queue::cancel_deleted(db, None, 10).await.unwrap(), 1);
-    assert_eq!(count(db, "select count(*) from queue where lease_owner is not null").await, 1);
+    assert_eq!(count(db, "select count(*) from unfinished where lease_owner is not null").await, 1);
     assert_eq!(
         count(db, "select count(*) from attempts where final_state = 'cancelled' and not late").await,
         2

@@ -60,7 +60,7 @@ async fn a_cancel_commits_the_event_and_the_means_to_deliver_it() {
     assert_eq!(world.ann.cancel(id, &[]).await.status, 200);
     let (payload, matched): (Vec<u8>, i32) =
         sqlx::query_as("select payload, matched from events").fetch_one(&world.database.pool).await.unwrap();
-    assert_eq!((matched, world.count("queue").await), (1, 1), "ann's subscription and nobody else's");
+    assert_eq!((matched, world.count("unfinished").await), (1, 1), "ann's subscription and nobody else's");
     let data: Value = serde_json::from_slice(&payload).unwrap();
     assert_eq!(
         (&data["id"], &data["state"], &data["type"]),

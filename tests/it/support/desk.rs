@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use herald::app;
 use herald::domain::attempt::Outcome;
-use herald::domain::database_clock::DatabaseClock;
-use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use herald::domain::egress::EgressPolicy;
 use herald::domain::event::Event;
 use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
@@ -20,7 +19,7 @@ use herald::hub::ingest::LeaseTerms;
 use herald::hub::{Hub, Settings};
 use herald::listener::{self, Responder};
 use herald::operator::{self, Operator};
-use herald::store::queue::{self, Claimed, Ending, Finish, Record};
+use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record};
 use herald::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
 use herald::telemetry::{Health, Metrics};
 use reqwest::Method;
@@ -348,10 +347,7 @@ impl Desk {
         let mut connection = self.database.pool.acquire().await.unwrap();
         let batch = [Finish { lease, ending, record }];
         assert_eq!(
-            queue::finish(&mut connection, &mut DatabaseClock::default(), self.node, &batch)
-                .await
-                .unwrap()
-                .changed,
+            queue::finish(&mut connection, &mut Books::default(), self.node, &batch).await.unwrap().changed,
             1
         );
     }
@@ -389,6 +385,6 @@ fn leased(row: Claimed) -> Lease {
         crashes: row.crashes,
         until: Instant::now() + LEASE,
         batch: None,
-        row_at: row.row_at,
+        at: Whereabouts::Row(row.row_at),
     }
 }

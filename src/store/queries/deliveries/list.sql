@@ -1,4 +1,4 @@
--- A page of a partner's deliveries, newest first: those still in the queue and those whose last final attempt ended them.
+-- A page of a partner's deliveries, newest first: those still in the queue or in a bundle, and those whose last final attempt ended them.
 -- Every filter is optional: $3 state, $4 subscriptions (inside), $5 event type, $6 one event, $7 one delivery.
 -- What waits behind another delivery with its ordering key is held if its subscription is stopped, and pending if it is not.
 --
@@ -25,6 +25,20 @@ live as (
     order by q.delivery_id desc
     limit $8
 ),
+-- What is being sent for the first time stands in a bundle, and not in the queue.
+fresh as (
+    select b.delivery_id, b.event_id, b.subscription_id, e.type as event_type, 'pending' as state, b.due_at, null::timestamptz as ended_at
+    from bundled b
+    cross join lateral (select type from events where id = b.event_id limit 1) e
+    where b.partner_id = $1 and b.delivery_id < $2 and b.delivery_id >= $9
+      and ($3::text is null or $3 = 'pending')
+      and ($4::uuid[] is null or b.subscription_id = any ($4))
+      and ($5::text is null or e.type = $5)
+      and ($6::uuid is null or b.event_id = $6)
+      and ($7::uuid is null or b.delivery_id = $7)
+    order by b.delivery_id desc
+    limit $8
+),
 --}
 --{ ended
 ended as (
@@ -49,7 +63,7 @@ ended as (
 --}
 page as (
 --{ live
-    select * from live
+    select * from live union all select * from fresh
 --}
 --{ both
     union all

@@ -3,19 +3,45 @@
 -- An attempt's id begins with the millisecond at which it began by database time. It was put together by what the server takes for the time,
 -- $14; where that is not about right, or unknown, it is put together anew.
 --
--- Each row is looked up where it was last seen. One that has moved since is left alone as well: it is found by its key there.
+-- Section "rows" is for those with a row of the queue. Each is looked up where it was last seen. One that has moved since is left alone as well:
+-- it is found by its key there.
+--
+-- Section "bundled" is for those that stand in bundles: they arrived if their bundle is still there and this node's, which is locked against being
+-- taken apart. That none of them ended before is for the caller to know. $16 are the bundles of which nothing is left after that.
 with told as materialized (
-    select * from unnest($2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::int[], $10::bigint[],
-                         $11::int[], $12::bytea[], $13::text[], $15::tid[])
+    select *
+--{ rows
+    from unnest($2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::int[], $10::bigint[],
+                $11::int[], $12::bytea[], $13::text[], $15::tid[])
         as t (partner_id, delivery_id, epoch, attempt_id, event_id, subscription_id, event_type, status, started_ago_ms, latency_ms,
               response, detail, row_at)
+--}
+--{ bundled
+    from unnest($2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::int[], $10::bigint[],
+                $11::int[], $12::bytea[], $13::text[], $15::uuid[])
+        as t (partner_id, delivery_id, epoch, attempt_id, event_id, subscription_id, event_type, status, started_ago_ms, latency_ms,
+              response, detail, bundle_id)
+--}
 ),
+--{ rows
 ended as (
     delete from queue q
     where q.ctid = any (array(select row_at from told)) and q.lease_owner = $1 and q.line is null
       and ((q.partner_id, q.delivery_id, q.lease_epoch) in (select partner_id, delivery_id, epoch from told)) is true
     returning q.delivery_id
 ),
+--}
+--{ bundled
+used_up as (
+    delete from bundles where id = any ($16) and owner = $1 returning id
+),
+locked as materialized (
+    select id from bundles where id = any ($15) and owner = $1 and (id = any ($16)) is not true order by id for key share
+),
+ended as materialized (
+    select t.delivery_id from told t where t.bundle_id in (select id from used_up union all select id from locked)
+),
+--}
 recorded as (
     insert into attempts (partner_id, delivery_id, id, event_id, subscription_id, event_type, outcome, final_state, late, status,
                           started_at, latency_ms, response, detail)
