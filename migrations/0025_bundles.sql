@@ -21,8 +21,8 @@ create index bundles_due_at on bundles (due_at);
 alter table bundles alter partner_ids set storage external, alter delivery_ids set storage external,
     alter event_ids set storage external, alter subscription_ids set storage external;
 
--- What stands in bundles alone. Each member is looked up, whatever the planner believes (docs/decisions/0027). An attempt's id says when it began;
--- the day on either side is for clocks that were set.
+-- What stands in bundles alone. Each member is looked up by its key, whatever the planner believes (docs/decisions/0027): in their order, attempts are
+-- only found there. An attempt's id says when it began; the day on either side is for clocks that were set.
 create view bundled as
 select m.partner_id, m.delivery_id, m.event_id, m.subscription_id, b.due_at, b.owner, b.id as bundle_id, cardinality(b.delivery_ids) as bundle_size
 from bundles b
@@ -31,7 +31,7 @@ where (select true from queue q where q.partner_id = m.partner_id and q.delivery
   and (select true from attempts a
        where a.partner_id = m.partner_id and a.delivery_id = m.delivery_id and a.final_state is not null
          and a.id between herald_uuid7_floor(b.born_at - interval '1 day') and herald_uuid7_floor(herald_now() + interval '1 day')
-       limit 1) is null;
+       order by a.id limit 1) is null;
 
 -- All that is unfinished, wherever it stands, as rows of the queue.
 create view unfinished as
@@ -44,8 +44,10 @@ from bundled;
 
 -- Takes bundles apart; answers with how many. Whoever records that members have ended locks their bundles; one that is locked is waited for, or
 -- left alone. What had ended by then is seen only by the statement after that, which is why this is a function and not one statement.
+-- The queue fills while its rows are looked up, and reading all of it must not look cheap because it was empty.
 create function herald_take_apart(wanted uuid[], waits boolean) returns bigint
     language plpgsql
+    set enable_seqscan = off
     as $$
         declare
             taken uuid[];

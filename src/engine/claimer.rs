@@ -35,9 +35,9 @@ const BATCH_MAX: usize = 500;
 const ROOM_PER_POST: usize = 4;
 /// The longest sleep.
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// Between looks for bundles whose leases ran out, at least; and how many of them a statement takes apart.
+/// Between looks for bundles whose leases ran out, at least; and to how many of what is in them a statement gives rows.
 const BUNDLES_EVERY: Duration = Duration::from_millis(500);
-const BUNDLES_MAX: i64 = 20;
+const MEMBERS_MAX: i64 = 1_000;
 
 /// What the claimer has for the dispatcher.
 pub(super) enum Claim {
@@ -152,7 +152,10 @@ impl Claimer {
         let mut connection = self.pool.acquire().await?;
         let at = store::now(&mut connection).await?;
         let due_from = self.bundles.due_from(now);
-        while bundles::take_apart_due(&mut connection, due_from, BUNDLES_MAX).await? == BUNDLES_MAX {}
+        while bundles::take_apart_due(&mut connection, due_from, MEMBERS_MAX).await? > 0 {
+            // Their rows are due since then.
+            self.mark = Mark::default();
+        }
         self.bundles.took_all(at, false);
         self.bundles_looked_for_at = Some(now);
         Ok(())

@@ -87,6 +87,10 @@ impl Recorder {
         // If it fails, the first batch tries again and says so.
         self.connection = self.connect().await.ok();
         loop {
+            // Here, because there may be results at any time.
+            if self.books.overdue_at().is_some_and(|at| at <= Instant::now()) {
+                self.take_apart_overdue().await;
+            }
             let received = results.recv_many(&mut batch, BATCH_MAX);
             let received = match self.books.overdue_at() {
                 Some(at) => tokio::time::timeout_at(at.into(), received).await,
@@ -95,7 +99,7 @@ impl Recorder {
             match received {
                 Ok(0) => return,
                 Ok(_) => gather(&mut results, &mut batch).await,
-                Err(_elapsed) => self.take_apart_overdue().await,
+                Err(_elapsed) => continue,
             }
             for part in parts(&batch) {
                 self.record(part).await;
@@ -166,8 +170,11 @@ impl Recorder {
         if let Err(error) = &written
             && partitions::is_missing(error)
         {
+            // Some of it may have been undone.
+            self.unsure = bundles_of(batch);
             partitions::make_ahead(&mut connection).await?;
-            take_apart(&mut connection, &mut self.books, &bundles_of(batch)).await?;
+            take_apart(&mut connection, &mut self.books, &self.unsure).await?;
+            self.unsure.clear();
             written = write(&mut connection, &mut self.books, self.node, batch).await;
         }
         match written {

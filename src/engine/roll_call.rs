@@ -25,7 +25,7 @@ use tokio::sync::{Notify, watch};
 use super::stopped;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
-use crate::store::{bundles, nodes, queue};
+use crate::store::{self, bundles, nodes, queue};
 
 const CALL_EVERY: Duration = Duration::from_secs(1);
 /// How long connecting or one look may take before the connection counts as broken.
@@ -35,8 +35,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK_GAP: Duration = Duration::from_secs(3);
 /// Leases a statement ends at most.
 const CHUNK: u64 = 1_000;
-/// Bundles of them that a statement takes apart at most.
-const BUNDLES: i64 = 20;
+/// And gives rows, unless a single bundle has more.
+const MEMBERS: i64 = 1_000;
 
 /// What a node says of itself while it is there.
 pub struct Own {
@@ -100,7 +100,9 @@ async fn attend(pool: &PgPool, own: &Own, present: Option<PgConnection>) -> Resu
 async fn call(db: &mut PgConnection, due: &Notify) -> Result<(), Error> {
     let ms = |time: Duration| i64::try_from(time.as_millis()).map_err(Error::internal);
     for gone in within(nodes::call_roll(db, ms(GRACE)?, ms(LOOK_GAP)?)).await? {
-        while within(bundles::take_apart_of(db, gone, BUNDLES)).await? > 0 {}
+        // No further than now: should the node live after all, it has new ones all the time.
+        let now = within(store::now(db)).await?;
+        while within(bundles::take_apart_of(db, gone, now, MEMBERS)).await? > 0 {}
         let mut leases = 0;
         loop {
             let limit = i64::try_from(CHUNK).map_err(Error::internal)?;

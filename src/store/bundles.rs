@@ -15,36 +15,50 @@ pub async fn take_apart(db: &mut PgConnection, bundles: &[BundleId]) -> Result<(
     Ok(())
 }
 
-/// Takes apart up to `limit` bundles whose lease ran out, no earlier than `due_from` if that is given; what follows is a claim's work. Returns
-/// how many.
+/// Takes apart the bundles whose leases ran out, no earlier than `due_from` if that is given, but for those that somebody is at work on: as many as
+/// have `members_max` members together, and one at least. Returns how many; what follows is a claim's work.
 pub async fn take_apart_due(
     db: &mut PgConnection,
     due_from: Option<DateTime<Utc>>,
-    limit: i64,
+    members_max: i64,
 ) -> Result<i64, Error> {
     let taken: Option<i64> = sqlx::query_scalar(
-        "select herald_take_apart(due.ids, false) from (select array(
-             select id from bundles where due_at <= herald_now() and due_at >= coalesce($1, timestamptz '-infinity')
-             order by due_at limit $2) as ids) due
-         where cardinality(due.ids) > 0",
+        "with due as materialized (
+             select id, due_at, cardinality(delivery_ids) as members from bundles
+             where due_at <= herald_now() and due_at >= coalesce($1, timestamptz '-infinity')
+             order by due_at limit 1000 for update skip locked)
+         select herald_take_apart(few.ids, false) from (select array(
+             select id from (select id, sum(members) over (order by due_at, id) - members as before from due) summed where before < $2) as ids) few
+         where cardinality(few.ids) > 0",
     )
     .bind(due_from)
-    .bind(limit)
+    .bind(members_max)
     .fetch_optional(db)
     .await?;
     Ok(taken.unwrap_or_default())
 }
 
-/// Takes apart up to `limit` bundles of a node, but for those that somebody is at work on; returns how many.
-pub async fn take_apart_of(db: &mut PgConnection, owner: NodeId, limit: i64) -> Result<i64, Error> {
-    let taken = sqlx::query_scalar(
-        "select herald_take_apart(array(select id from bundles where owner = $1 limit $2 for update skip locked), false)",
+/// Takes apart the bundles that a node has had since `born_until` at the latest, as [`take_apart_due`] does. Returns how many.
+pub async fn take_apart_of(
+    db: &mut PgConnection,
+    owner: NodeId,
+    born_until: DateTime<Utc>,
+    members_max: i64,
+) -> Result<i64, Error> {
+    let taken: Option<i64> = sqlx::query_scalar(
+        "with own as materialized (
+             select id, cardinality(delivery_ids) as members from bundles
+             where owner = $1 and born_at <= $2 order by id limit 1000 for update skip locked)
+         select herald_take_apart(few.ids, false) from (select array(
+             select id from (select id, sum(members) over (order by id) - members as before from own) summed where before < $3) as ids) few
+         where cardinality(few.ids) > 0",
     )
     .bind(owner.0)
-    .bind(limit)
-    .fetch_one(db)
+    .bind(born_until)
+    .bind(members_max)
+    .fetch_optional(db)
     .await?;
-    Ok(taken)
+    Ok(taken.unwrap_or_default())
 }
 
 /// Gives some members of bundles their queue rows, and leaves the rest as it is; deletes the bundles of which nothing is left then. Only for

@@ -22,7 +22,7 @@ use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
 use herald::store::events::{Alongside, Begins, Insert, NewDelivery};
 use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record, Share, Walked};
-use herald::store::{bundles, deliveries, events, partitions, routes, subscriptions, targets};
+use herald::store::{self, bundles, deliveries, events, partitions, routes, subscriptions, targets};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgConnection;
@@ -174,13 +174,11 @@ impl World<'_> {
             }
             Step::Wait { steps } => self.wait(steps).await,
             Step::Crash { node } => {
-                bundles::take_apart_of(self.db, self.nodes[node], 1_000).await.unwrap();
+                self.take_apart(node).await;
                 let ended = queue::end_leases(self.db, self.nodes[node], 1_000).await.unwrap();
                 assert_eq!(ended, self.model.crash(node));
             }
-            Step::TakeApart { node } => {
-                bundles::take_apart_of(self.db, self.nodes[node], 1_000).await.unwrap();
-            }
+            Step::TakeApart { node } => self.take_apart(node).await,
             Step::Stop { node } => {
                 let released = queue::release_all(self.db, self.nodes[node]).await.unwrap();
                 assert_eq!(released, self.model.stop(node));
@@ -320,6 +318,11 @@ impl World<'_> {
             assert!(rows.iter().all(|row| row.lease_epoch == given.epoch));
         }
         assert!(self.model.to_gather().is_empty(), "nothing that may go stays behind");
+    }
+
+    async fn take_apart(&mut self, node: usize) {
+        let now = store::now(self.db).await.unwrap();
+        bundles::take_apart_of(self.db, self.nodes[node], now, 1_000).await.unwrap();
     }
 
     fn batch(&self, rows: &[batches::Claimed]) -> (Uuid, Vec<usize>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use herald::domain::Error;
 use herald::domain::id::NodeId;
-use herald::store::{bundles, nodes, queue};
+use herald::store::{self, bundles, nodes, queue};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::app::{App, settings};
@@ -123,7 +123,8 @@ async fn a_lease_that_is_passed_on_counts_as_a_crash_and_its_holder_comes_late()
         sqlx::query_as("select lease_owner, lease_epoch from unfinished").fetch_one(&mut *db).await.unwrap();
     let heir = NodeId::new();
     for node in [heir, NodeId(owner)] {
-        bundles::take_apart_of(db, node, 10).await.unwrap();
+        let now = store::now(db).await.unwrap();
+        bundles::take_apart_of(db, node, now, 10).await.unwrap();
     }
     assert_eq!(queue::end_leases(db, heir, 10).await.unwrap(), 0, "those of others are not touched");
     assert_eq!(queue::end_leases(db, NodeId(owner), 10).await.unwrap(), 1);

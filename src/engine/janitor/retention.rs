@@ -5,8 +5,8 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
-use crate::store::partitions;
 use crate::store::queue::{self, Walked};
+use crate::store::{bundles, partitions};
 use crate::telemetry::Metrics;
 
 /// Rows a statement touches at most.
@@ -22,6 +22,8 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
     if !partitions::begin_removal(db).await? {
         return Ok(());
     }
+    // What ran out while nobody was there is looked at as rows.
+    while bundles::take_apart_due(db, None, CHUNK).await? > 0 {}
     // Most of the time nothing is, and a long queue need not be walked to find that out.
     let mut events_are_needed = queue::needs_expired(db, retention_days).await?;
     if events_are_needed {

@@ -10,7 +10,7 @@ use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, Subs
 use herald::domain::publication::Attributes;
 use herald::store::events::{self, Alongside, Begins, BirthLease, Insert, NewDelivery};
 use herald::store::queue::{self, Books, Ending, Finish, Record};
-use herald::store::{bundles, partitions, sessions};
+use herald::store::{self, bundles, partitions, sessions};
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -98,6 +98,12 @@ async fn count(db: &mut PgConnection, of: &'static str) -> i64 {
 
 const BUNDLES: &str = "select count(*) from bundles";
 const ROWS_LEASED: &str = "select count(*) from queue where lease_owner is not null and lease_epoch = 0";
+
+/// As the roll call does.
+async fn take_apart(db: &mut PgConnection, owner: NodeId) -> i64 {
+    let now = store::now(db).await.unwrap();
+    bundles::take_apart_of(db, owner, now, 1).await.unwrap()
+}
 
 async fn begun() -> (TestDatabase, sqlx::pool::PoolConnection<sqlx::Postgres>) {
     let database = cluster::database().await;
@@ -236,7 +242,7 @@ async fn what_is_being_recorded_while_a_bundle_is_taken_apart_is_not_sent_again(
     assert_eq!(queue::finish(&mut db, &mut books, node, &[delivered(&leases[0])]).await.unwrap().changed, 1);
 
     let mut other = database.pool.acquire().await.unwrap();
-    assert_eq!(bundles::take_apart_of(&mut other, node, 10).await.unwrap(), 0, "others leave it alone");
+    assert_eq!(take_apart(&mut other, node).await, 0, "others leave it alone");
     let taking = tokio::spawn(async move { bundles::take_apart(&mut other, &[bundle.id]).await });
     let waits =
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%take_apart%'";
@@ -291,9 +297,41 @@ async fn what_stands_in_a_bundle_is_neither_hastened_nor_queued_beside_itself_no
     assert_eq!(queue::finish(&mut db, &mut books, node, &[own]).await.unwrap().changed, 1);
     let again = queue::insert_again(&mut db, partner, lease.delivery, lease.event.id, lease.subscription);
     assert!(again.await.unwrap(), "its bundle is still there, but it has ended");
-    bundles::take_apart_of(&mut db, node, 10).await.unwrap();
+    take_apart(&mut db, node).await;
     let rows = "select count(*) from queue";
     assert_eq!(count(&mut db, rows).await, 2, "the one that was queued again, and the one that was left");
+}
+
+#[tokio::test]
+async fn much_is_taken_apart_a_little_at_a_time_and_what_comes_meanwhile_is_left() {
+    let (database, mut db) = begun().await;
+    let (node, partner) = (NodeId::new(), PartnerId::new());
+    for size in [2, 3, 1, 1] {
+        born(&mut db, node, partner, size).await;
+    }
+    let before = store::now(&mut db).await.unwrap();
+    database.advance(chrono::TimeDelta::seconds(1)).await;
+    born(&mut db, node, partner, 1).await;
+    let mut taken = Vec::new();
+    loop {
+        taken.push(bundles::take_apart_of(&mut db, node, before, 3).await.unwrap());
+        if taken.ends_with(&[0]) {
+            break;
+        }
+    }
+    assert_eq!((taken, count(&mut db, ROWS_LEASED).await), (vec![2, 2, 0], 7));
+
+    database.advance(chrono::TimeDelta::seconds(30)).await;
+    for size in [2, 1] {
+        born(&mut db, node, partner, size).await;
+    }
+    assert_eq!(bundles::take_apart_due(&mut db, None, 3).await.unwrap(), 1, "the others are still leased");
+    database.advance(chrono::TimeDelta::seconds(30)).await;
+    let later = store::now(&mut db).await.unwrap() + chrono::TimeDelta::milliseconds(1);
+    assert_eq!(bundles::take_apart_due(&mut db, Some(later), 3).await.unwrap(), 0, "not due since then");
+    assert_eq!(bundles::take_apart_due(&mut db, None, 1).await.unwrap(), 1);
+    assert_eq!(bundles::take_apart_due(&mut db, None, 1).await.unwrap(), 1);
+    assert_eq!((count(&mut db, BUNDLES).await, count(&mut db, ROWS_LEASED).await), (0, 11));
 }
 
 #[tokio::test]
@@ -303,7 +341,14 @@ async fn a_bundle_is_taken_apart_by_keys_however_long_the_queue_and_the_history_
     let (node, partner) = (NodeId::new(), PartnerId::new());
     let mut by_key = database.pool.acquire().await.unwrap();
     sessions::plan_once_by_key(&mut by_key).await.unwrap();
-    assert_eq!(bundles::take_apart_of(&mut by_key, node, 1).await.unwrap(), 0);
+    // Planned with one that is empty, and while all tables are known to be.
+    born(&mut db, node, partner, 1).await;
+    for empty in ["delete from bundles", "delete from events", "vacuum analyze"] {
+        sqlx::raw_sql(empty).execute(&mut *db).await.unwrap();
+    }
+    born(&mut db, node, partner, 1).await;
+    assert_eq!(take_apart(&mut by_key, node).await, 1);
+    sqlx::raw_sql("delete from queue").execute(&mut *db).await.unwrap();
     let leases = born(&mut db, node, partner, MEMBERS).await;
     let fill = "with rows as (
             insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at)
@@ -318,7 +363,7 @@ async fn a_bundle_is_taken_apart_by_keys_however_long_the_queue_and_the_history_
     queue::finish(&mut db, &mut books, node, &arrived).await.unwrap();
 
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
-    assert_eq!(bundles::take_apart_of(&mut by_key, node, 1).await.unwrap(), 1);
+    assert_eq!(take_apart(&mut by_key, node).await, 1);
     for table in ["queue", "attempts"] {
         let (rows, blocks) = read_so_far(&mut by_key, table).await;
         assert!(rows <= MEMBERS as i64, "{rows} rows of {table}");
