@@ -132,7 +132,10 @@ impl Claimer {
                 let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
                 self.draw(room).await?;
             }
-            self.take_apart_bundles().await?;
+            if let Err(error) = self.take_apart_bundles().await {
+                // What has rows is claimed nevertheless.
+                tracing::warn!(error = %error.chain(), "bundles cannot be taken apart now; trying again");
+            }
             self.claim_suspect().await?;
             let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
             if let Some(sleep) = self.claim(room).await?
@@ -149,6 +152,7 @@ impl Claimer {
         if self.bundles_looked_for_at.is_some_and(|at| now.duration_since(at) < BUNDLES_EVERY) {
             return Ok(());
         }
+        self.bundles_looked_for_at = Some(now);
         let mut connection = self.pool.acquire().await?;
         let at = store::now(&mut connection).await?;
         let due_from = self.bundles.due_from(now);
@@ -157,7 +161,6 @@ impl Claimer {
             self.mark = Mark::default();
         }
         self.bundles.took_all(at, false);
-        self.bundles_looked_for_at = Some(now);
         Ok(())
     }
 

@@ -67,3 +67,33 @@ impl Books {
         bundles.iter().for_each(|id| drop(self.open.remove(id)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_used_up_by_the_last_of_its_members_and_not_known_after_that() {
+        let mut books = Books::default();
+        let [bundle, other] = [3, 1].map(|size| Bundle { id: BundleId::new(), size });
+        let members = [(); 3].map(|()| DeliveryId::new());
+        assert_eq!(books.used_up_by([bundle, bundle, other].iter()), [other.id]);
+        assert_eq!(books.overdue_at(), None);
+        books.settle(members[0], bundle);
+        // The same again counts once.
+        books.settle(members[0], bundle);
+        let since = books.overdue_at().unwrap() - BUNDLED_FOR;
+        assert_eq!(books.used_up_by([bundle].iter()), []);
+        assert_eq!(books.used_up_by([bundle, bundle].iter()), [bundle.id]);
+        books.settle(members[1], bundle);
+        assert_eq!(books.overdue_at(), Some(since + BUNDLED_FOR), "since the first of them");
+        assert_eq!(books.overdue(since), []);
+        assert_eq!(books.overdue(since + BUNDLED_FOR), [bundle.id]);
+        books.settle(members[2], bundle);
+        assert_eq!(books.overdue_at(), None);
+
+        books.settle(members[0], bundle);
+        books.forget(&[bundle.id, other.id]);
+        assert_eq!(books.overdue_at(), None);
+    }
+}
