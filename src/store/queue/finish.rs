@@ -86,9 +86,9 @@ pub async fn finish(
     let is_bundled = |finish: &&Finish<'_>| books.bundle_of(finish.lease).is_some();
     let (bundled, rows): (Vec<_>, Vec<_>) = arrived.into_iter().partition(is_bundled);
     let mut changed = 0;
-    for (arrived, from) in [(bundled, From::Bundles), (rows, From::Queue)] {
+    for (arrived, kept_in) in [(bundled, KeptIn::Bundles), (rows, KeptIn::Queue)] {
         if !arrived.is_empty() {
-            let left_alone = deliver(db, books, owner, from, &arrived).await?;
+            let left_alone = deliver(db, books, owner, kept_in, &arrived).await?;
             changed += i64::try_from(arrived.len() - left_alone.len()).unwrap_or(i64::MAX);
             rest.extend(arrived.into_iter().filter(|finish| left_alone.contains(&finish.lease.delivery)));
         }
@@ -102,8 +102,8 @@ pub async fn finish(
 
 /// Has a session plan how results are recorded, by recording none.
 pub async fn plan_finish(db: &mut PgConnection, books: &mut Books, owner: NodeId) -> Result<(), sqlx::Error> {
-    for from in [From::Bundles, From::Queue] {
-        deliver(db, books, owner, from, &[]).await?;
+    for kept_in in [KeptIn::Bundles, KeptIn::Queue] {
+        deliver(db, books, owner, kept_in, &[]).await?;
     }
     finish_any(db, owner, &[]).await?;
     Ok(())
@@ -132,9 +132,9 @@ async fn split_off(
     Ok(())
 }
 
-/// What deliveries leave when they have arrived.
+/// What the leased stand in until they have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum KeptIn {
     Queue,
     Bundles,
 }
@@ -156,7 +156,7 @@ async fn deliver(
     db: &mut PgConnection,
     books: &mut Books,
     owner: NodeId,
-    from: From,
+    kept_in: KeptIn,
     arrived: &[&Finish<'_>],
 ) -> Result<HashSet<DeliveryId>, sqlx::Error> {
     fn each<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Finish<'a>) -> T) -> Vec<T> {
@@ -171,7 +171,7 @@ async fn deliver(
         Some(now) => record.attempt.at(now.timestamp_millis() - record.started_ago_ms).0,
         None => record.attempt.0,
     };
-    let deliver = sqlx::query_as(AssertSqlSafe(DELIVER[from as usize].as_str()))
+    let deliver = sqlx::query_as(AssertSqlSafe(DELIVER[kept_in as usize].as_str()))
         .bind(owner.0)
         .bind(each(arrived, |finish| finish.lease.partner.0))
         .bind(each(arrived, |finish| finish.lease.delivery.0))
@@ -186,13 +186,13 @@ async fn deliver(
         .bind(each(arrived, |finish| finish.record.as_ref()?.response.as_deref()))
         .bind(each(arrived, |finish| finish.record.as_ref()?.detail.as_deref()))
         .bind(now);
-    let members: Vec<_> = match from {
-        From::Queue => Vec::new(),
-        From::Bundles => arrived.iter().filter_map(|finish| books.bundle_of(finish.lease)).collect(),
+    let members: Vec<_> = match kept_in {
+        KeptIn::Queue => Vec::new(),
+        KeptIn::Bundles => arrived.iter().filter_map(|finish| books.bundle_of(finish.lease)).collect(),
     };
-    let deliver = match from {
-        From::Queue => deliver.bind(each(arrived, |finish| row_at(finish.lease))),
-        From::Bundles => deliver
+    let deliver = match kept_in {
+        KeptIn::Queue => deliver.bind(each(arrived, |finish| row_at(finish.lease))),
+        KeptIn::Bundles => deliver
             .bind(members.iter().map(|bundle| bundle.id.0).collect::<Vec<_>>())
             .bind(bundles::uuids(&books.used_up_by(members.iter()))),
     };
