@@ -1,6 +1,8 @@
 //! Clients that hold on to connections (SECURITY rule 14): a thousand that never finish their headers, while others are served, and more than
 //! there are places.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -15,7 +17,7 @@ use crate::support::scratch::Scratch;
 const SLOW: usize = 1_000;
 /// The server's own bound is 15 s, whatever a client sends meanwhile.
 const LET_GO_WITHIN: Duration = Duration::from_secs(40);
-/// Long before that bound, so that all of them are there whatever is answered meanwhile.
+/// How long others are served beside them.
 const BESIDE_FOR: Duration = Duration::from_secs(5);
 
 /// Both this program and the server, which inherits it, need more descriptors than some machines give by default.
@@ -31,8 +33,8 @@ fn raise_descriptor_limit() {
     assert_eq!(done, 0);
 }
 
-/// Says a byte of its headers each second until it is let go; returns after how long.
-async fn dawdle(address: String) -> Duration {
+/// Says a byte of its headers each second until it is let go; returns after how long. Counts itself once it has begun.
+async fn dawdle(address: String, begun: Arc<AtomicUsize>) -> Duration {
     // The kernel's line of those that were not accepted yet may be full for a moment.
     let mut stream = loop {
         match TcpStream::connect(&address).await {
@@ -43,6 +45,7 @@ async fn dawdle(address: String) -> Duration {
     let began = Instant::now();
     let mut pace = tokio::time::interval(Duration::from_secs(1));
     stream.write_all(b"GET /redirect-sessions/x HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    begun.fetch_add(1, Ordering::Relaxed);
     loop {
         let mut answer = [0; 256];
         tokio::select! {
@@ -67,8 +70,17 @@ async fn rule_14_a_thousand_slow_headers_keep_nobody_waiting_and_are_let_go() {
     std::fs::create_dir_all(folder.path()).unwrap();
     let herald = Herald::start(folder.path(), &[("HERALD_LOG", "warn")]).await;
     let address = herald.base.strip_prefix("http://").unwrap().to_owned();
-    let (beside, mut slowest) = (Instant::now(), Duration::ZERO);
-    let slow: Vec<_> = (0..SLOW).map(|_| tokio::spawn(dawdle(address.clone()))).collect();
+    let (begun, mut slowest) = (Arc::new(AtomicUsize::new(0)), Duration::ZERO);
+    let slow: Vec<_> = (0..SLOW).map(|_| tokio::spawn(dawdle(address.clone(), begun.clone()))).collect();
+    let beside = Instant::now();
+    while begun.load(Ordering::Relaxed) < SLOW {
+        assert!(beside.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    herald.cancel_one().await;
+    let still = slow.iter().filter(|client| !client.is_finished()).count();
+    assert_eq!(still, SLOW, "the healthy requests were served beside the slow ones");
+    let beside = Instant::now();
     while beside.elapsed() < BESIDE_FOR {
         let began = Instant::now();
         let (status, _) = herald.ask(Method::GET, "/herald/v1/deliveries", None).await;
@@ -76,9 +88,6 @@ async fn rule_14_a_thousand_slow_headers_keep_nobody_waiting_and_are_let_go() {
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_secs(5), "a healthy request took {slowest:?}");
-    herald.cancel_one().await;
-    let still = slow.iter().filter(|client| !client.is_finished()).count();
-    assert_eq!(still, SLOW, "the healthy requests were served beside the slow ones");
 
     for client in slow {
         let lasted = tokio::time::timeout(PATIENCE, client).await.expect("it is let go").unwrap();
