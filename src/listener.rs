@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::{Service, ServiceExt as _};
 
@@ -21,12 +21,23 @@ use tower::{Service, ServiceExt as _};
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
 /// Request headers altogether.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Connections that the kernel keeps until they are accepted, if it allows as many. A client that finds no place there is not told so; it asks again
+/// after 1, 3 and 7 s. The library's 128 are soon taken by many who come at once.
+const LINE_MAX: u32 = 4_096;
 /// After an accept that failed for want of file descriptors or memory.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Or a server could not be started again while connections of the last one linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LINE_MAX)
+}
+
 /// Binds a listening socket. The error names the setting that chose the address.
-pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, String> {
+    listen(address).map_err(|error| {
         format!(
             "cannot listen on {address}: {error}; end what listens there, or set {setting} to another address"
         )

@@ -44,8 +44,8 @@ pub async fn run(raw: &RawConfig) -> ExitCode {
 async fn serve(config: Config) -> Result<(), String> {
     telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
     let stop = stop_signal()?;
-    let api = listener::bind(config.listen, "HERALD_LISTEN").await?;
-    let operator = listener::bind(config.operator_listen, "HERALD_OPERATOR_LISTEN").await?;
+    let api = listener::bind(config.listen, "HERALD_LISTEN")?;
+    let operator = listener::bind(config.operator_listen, "HERALD_OPERATOR_LISTEN")?;
     let api_address = api.local_addr().map_err(|error| error.to_string())?;
     let operator_address = operator.local_addr().map_err(|error| error.to_string())?;
     let public_url = match &config.public_url {
