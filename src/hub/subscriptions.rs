@@ -18,7 +18,7 @@ use crate::domain::{Error, Noun};
 use crate::store::callbacks::{self, NewCallback};
 use crate::store::redirect_ids::{self, ClaimKind};
 use crate::store::subscriptions::{self, NewSubscription};
-use crate::store::{partitions, queue};
+use crate::store::{self, partitions, queue};
 
 /// How many held or doomed deliveries a request sees to itself; the janitor does the rest within seconds.
 pub(super) const ROWS_PER_REQUEST: i64 = 1_000;
@@ -196,8 +196,15 @@ async fn insert(
         signing_key: &signing_key,
     };
     callbacks::insert(db, new).await?;
-    let new =
-        NewSubscription { id: subscription, partner, surface: Surface::Redirect, external_key, callback };
+    let created_at = store::now(db).await?;
+    let new = NewSubscription {
+        id: subscription,
+        partner,
+        surface: Surface::Redirect,
+        external_key,
+        callback,
+        created_at,
+    };
     subscriptions::insert(db, new).await?;
     let room = exclusive_room(&command.callback_url);
     subscriptions::replace_event_types(

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -18,9 +19,9 @@ use crate::domain::surface::Surface;
 use crate::domain::webhook::{AccountId, EventName, HISTORY_MAX, Tried, Webhook, WebhookSecret};
 use crate::domain::{Error, Noun, Violations};
 use crate::store::callbacks::{self, NewCallback};
-use crate::store::queue;
 use crate::store::subscriptions::{self, NewSubscription};
 use crate::store::webhooks::{self, Filter, Kept, NewWebhook};
+use crate::store::{self, queue};
 
 /// Subscriptions in one answer at most.
 pub const LISTED_MAX: usize = 1_000;
@@ -73,9 +74,12 @@ impl Hub {
         // Those who want the same events take them in the same order, so that one waits for the other and not each for each.
         let mut events: Vec<&EventName> = command.events.iter().collect();
         events.sort();
+        // One request's subscriptions are of one moment.
+        let at = store::now(&mut transaction).await?;
         let mut ids = HashMap::new();
         for event in events {
-            ids.insert(event, insert(&mut transaction, &self.keys, caller.partner, command, event).await?);
+            let made = insert(&mut transaction, &self.keys, caller.partner, command, event, at).await?;
+            ids.insert(event, made);
         }
         let made: Vec<Uuid> = command.events.iter().filter_map(|event| ids.get(event).copied()).collect();
         let shown = self.show_in_order(&mut transaction, caller.partner, &made).await?;
@@ -217,6 +221,7 @@ async fn insert(
     partner: PartnerId,
     command: &Create,
     event: &EventName,
+    created_at: DateTime<Utc>,
 ) -> Result<Uuid, Error> {
     let (id, callback, subscription) = (Uuid::new_v4(), CallbackId::new(), SubscriptionId::new());
     let secret = command.secret.secret().expose();
@@ -236,6 +241,7 @@ async fn insert(
         surface: Surface::Webhooks,
         external_key: &external_key,
         callback,
+        created_at,
     };
     subscriptions::insert(db, new).await?;
     let new = NewWebhook {

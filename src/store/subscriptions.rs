@@ -122,12 +122,14 @@ pub struct NewSubscription<'a> {
     pub surface: Surface,
     pub external_key: &'a str,
     pub callback: CallbackId,
+    pub created_at: DateTime<Utc>,
 }
 
 /// Errors: `VersionMismatch` when another request made the same one first.
 pub async fn insert(db: &mut PgConnection, new: NewSubscription<'_>) -> Result<(), Error> {
     let done = sqlx::query(
-        "insert into subscriptions (id, partner_id, surface, external_key, callback_id) values ($1, $2, $3, $4, $5)
+        "insert into subscriptions (id, partner_id, surface, external_key, callback_id, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $6)
          on conflict (partner_id, surface, external_key) where state <> 'deleted' do nothing",
     )
     .bind(new.id.0)
@@ -135,6 +137,7 @@ pub async fn insert(db: &mut PgConnection, new: NewSubscription<'_>) -> Result<(
     .bind(new.surface.as_str())
     .bind(new.external_key)
     .bind(new.callback.0)
+    .bind(new.created_at)
     .execute(db)
     .await?;
     if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Subscription)) }

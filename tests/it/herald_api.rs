@@ -4,6 +4,7 @@ use herald::domain::attempt::Outcome;
 use herald::domain::delivery::DeliveryState;
 use herald::domain::id::{CallbackId, SubscriptionId};
 use herald::domain::surface::Surface;
+use herald::store;
 use herald::store::callbacks::{self, NewCallback};
 use herald::store::queue::Ending;
 use herald::store::subscriptions::{self, NewSubscription};
@@ -276,9 +277,9 @@ async fn webhook_subscription(desk: &Desk, partner: herald::domain::id::PartnerI
     let new = NewCallback { id: callback, partner, surface, url, credentials: None, signing_key: b"sealed" };
     callbacks::insert(&mut db, new).await.unwrap();
     let id = SubscriptionId::new();
-    subscriptions::insert(&mut db, NewSubscription { id, partner, surface, external_key, callback })
-        .await
-        .unwrap();
+    let created_at = store::now(&mut db).await.unwrap();
+    let new = NewSubscription { id, partner, surface, external_key, callback, created_at };
+    subscriptions::insert(&mut db, new).await.unwrap();
     "an%20id".to_owned()
 }
 

@@ -15,8 +15,8 @@ use crate::hub::Hub;
 use crate::hub::subscriptions::{ROWS_PER_REQUEST, cancel_deliveries};
 use crate::store::named_callbacks::{self, NamedCallback};
 use crate::store::notifications::{self, Notification};
-use crate::store::queue;
 use crate::store::subscriptions::{self, NewSubscription};
+use crate::store::{self, queue};
 
 impl Hub {
     /// Makes an active subscription. Errors: the update's, but for the first, and `SubscriptionNameTaken`.
@@ -38,6 +38,7 @@ impl Hub {
             surface: Surface::Notifications,
             external_key: name.as_str(),
             callback: callback.id,
+            created_at: store::now(&mut transaction).await?,
         };
         match subscriptions::insert(&mut transaction, new).await {
             Err(Error::VersionMismatch(_)) => return Err(Refused::SubscriptionNameTaken),

@@ -30,6 +30,8 @@ async fn a_subscription_lives_from_create_to_delete_at_either_mount() {
         };
         let other = text(&made[1]["subscription"]["id"]);
         assert_eq!(made, json!([shown("order_sent", &id), shown("order_paid", &other)]), "in their order");
+        let moments = "select count(distinct created_at) from subscriptions where state <> 'deleted'";
+        assert_eq!(world.count(moments).await, 1, "one request's are of one moment");
 
         assert_eq!(get(&partner, &at(mount, &format!("/{id}"))).await.json(), shown("order_sent", &id));
         let braced = format!("/%7B{}%7D", id.replace('-', "").to_uppercase());
