@@ -222,19 +222,36 @@ fn dialects() -> Dialects {
 /// What answers the API listener: a path's prefix says whose it is, and in whose shape an error about it is written. What is nobody's is redirect's.
 pub fn api(api: Api, metrics: Metrics) -> impl Responder {
     let trusted_proxies = api.settings.trusted_proxies.clone();
-    let redirect = redirect::router(api.clone());
-    let notifications = notifications::router(api.clone());
-    let webhooks = webhooks::router(api.clone());
-    let own = surfaces::herald::router(api);
-    let mounted = Router::new().nest(redirect::MOUNT, redirect.clone()).fallback_service(redirect.clone());
-    let router_of = move |path: &str| match surface_of(path) {
-        "herald" => own.clone(),
-        "notifications" => notifications.clone(),
-        "webhooks" => webhooks.clone(),
-        _ if path.starts_with(redirect::MOUNT) => mounted.clone(),
-        _ => redirect.clone(),
+    let surfaces = Arc::new(Surfaces {
+        redirect: redirect::Site::new(api.clone()),
+        notifications: notifications::router(api.clone()),
+        webhooks: webhooks::router(api.clone()),
+        own: surfaces::herald::router(api),
+    });
+    let answer = move |request| {
+        let surfaces = surfaces.clone();
+        async move { surfaces.answer(request).await }
     };
-    observed(router_of, AccessLog { metrics, surface_of, trusted_proxies })
+    observed(answer, AccessLog { metrics, surface_of, trusted_proxies })
+}
+
+struct Surfaces {
+    redirect: redirect::Site,
+    notifications: Router,
+    webhooks: Router,
+    own: Router,
+}
+
+impl Surfaces {
+    async fn answer(&self, request: Request) -> Response {
+        let router = match surface_of(request.uri().path()) {
+            "herald" => &self.own,
+            "notifications" => &self.notifications,
+            "webhooks" => &self.webhooks,
+            _ => return self.redirect.answer(request).await,
+        };
+        ask(router.clone(), request).await
+    }
 }
 
 /// The API that a path belongs to, by its first part.
@@ -252,24 +269,29 @@ pub fn operator(operator: Operator) -> impl Responder {
     let metrics = operator.metrics.clone();
     let trusted_proxies = operator.settings.trusted_proxies.clone();
     let router = operator::router(operator);
-    observed(move |_| router.clone(), AccessLog { metrics, surface_of: |_| "operator", trusted_proxies })
+    observed(
+        move |request| ask(router.clone(), request),
+        AccessLog { metrics, surface_of: |_| "operator", trusted_proxies },
+    )
 }
 
-/// A whole listener: the ids of the exchange outermost, then the line that names them, then the router for the path. These are one service,
+/// A whole listener: the ids of the exchange outermost, then the line that names them, then whoever answers. These are one service,
 /// since axum would put layers around each route, in boxes of their own.
-fn observed(router_of: impl Fn(&str) -> Router + Send + Sync + 'static, log: AccessLog) -> impl Responder {
-    let shared = Arc::new((router_of, log));
+fn observed<F>(answer: impl Fn(Request) -> F + Send + Sync + 'static, log: AccessLog) -> impl Responder
+where
+    F: Future<Output = Response> + Send,
+{
+    let shared = Arc::new((answer, log));
     service_fn(move |request: Request| {
         let shared = shared.clone();
         async move {
-            let (router_of, log) = &*shared;
-            let router = router_of(request.uri().path());
-            Ok(converse(request, |request| record(request, log, |request| answer(router, request))).await)
+            let (answer, log) = &*shared;
+            Ok(converse(request, |request| record(request, log, answer)).await)
         }
     })
 }
 
-async fn answer(router: Router, request: Request) -> Response {
+async fn ask(router: Router, request: Request) -> Response {
     router.oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 

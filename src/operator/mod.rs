@@ -74,5 +74,6 @@ pub fn router(operator: Operator) -> Router {
 }
 
 async fn bound(State(operator): State<Operator>, request: Request, next: Next) -> Response {
-    guard::guard(request, next, operator.settings.request_timeout, write_trouble).await
+    let (conversation, timeout) = (guard::conversation(&request), operator.settings.request_timeout);
+    guard::guard(conversation, timeout, next.run(request), write_trouble).await
 }

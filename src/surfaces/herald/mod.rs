@@ -50,7 +50,7 @@ async fn bound(
 ) -> axum::response::Response {
     let waits = request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() == TEST_PATH);
     let timeout = api.request_timeout(waits);
-    guard::guard(request, next, timeout, write_trouble).await
+    guard::guard(guard::conversation(&request), timeout, next.run(request), write_trouble).await
 }
 
 /// What every handler answers.

@@ -46,7 +46,7 @@ where
     let began = Instant::now();
     let method = request.method().clone();
     let surface = (log.surface_of)(request.uri().path());
-    let path: String = request.uri().path().chars().take(PATH_CHARS_MAX).collect();
+    let path = beginning(request.uri().path(), PATH_CHARS_MAX).to_owned();
     let conversation = guard::conversation(&request);
     let client = client(&request, &log.trusted_proxies);
     let caller = CallerSlot::default();
@@ -70,6 +70,11 @@ where
         "answered"
     );
     response
+}
+
+fn beginning(text: &str, chars_max: usize) -> &str {
+    let end = text.char_indices().nth(chars_max).map_or(text.len(), |(end, _)| end);
+    &text[..end]
 }
 
 /// Whose request it is; `None` where nobody told who opened the connection.
@@ -124,6 +129,13 @@ mod tests {
 
     async fn observed(request: Request, log: Arc<AccessLog>, next: Next) -> Response {
         converse(request, |request| record(request, &log, |request| next.run(request))).await
+    }
+
+    #[test]
+    fn of_a_long_path_its_first_characters_are_kept() {
+        for (text, kept) in [("", ""), ("/é", "/é"), ("/éa", "/é"), ("/a/b", "/a")] {
+            assert_eq!(beginning(text, 2), kept);
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! `x-request-id` and `x-correlation-id`: every response carries both, echoed or made up.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
@@ -14,28 +16,32 @@ const ID_BYTES_MAX: usize = 128;
 /// The ids of the present exchange; an extension of its request.
 #[derive(Debug, Clone)]
 pub struct Conversation {
-    pub request_id: String,
-    pub correlation_id: String,
+    pub request_id: Arc<str>,
+    pub correlation_id: Arc<str>,
 }
 
 impl Conversation {
     /// The ids that [`converse`] put there.
     pub fn among(extensions: &Extensions) -> Self {
-        let nameless = || Self { request_id: String::new(), correlation_id: String::new() };
+        let nameless = || Self { request_id: Arc::default(), correlation_id: Arc::default() };
         extensions.get::<Self>().cloned().unwrap_or_else(nameless)
     }
 
     fn of(headers: &HeaderMap) -> Self {
-        let request_id = echoed(headers, &REQUEST_ID).unwrap_or_else(|| Uuid::now_v7().to_string());
+        let request_id = echoed(headers, &REQUEST_ID).unwrap_or_else(made_up);
         let correlation_id = echoed(headers, &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
         Self { request_id, correlation_id }
     }
 }
 
-fn echoed(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+fn made_up() -> Arc<str> {
+    Arc::from(&*Uuid::now_v7().as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+}
+
+fn echoed(headers: &HeaderMap, name: &HeaderName) -> Option<Arc<str>> {
     let text = headers.get(name)?.to_str().ok()?.trim();
     let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-    (printable && (1..=ID_BYTES_MAX).contains(&text.len())).then(|| text.to_owned())
+    (printable && (1..=ID_BYTES_MAX).contains(&text.len())).then(|| text.into())
 }
 
 /// Outermost around whatever answers a listener's requests.

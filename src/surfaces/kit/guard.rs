@@ -1,10 +1,9 @@
-//! What can befall a request before or around its handler, and the layer that turns it into a surface's own error shape.
+//! What can befall a request before or around its handler, and what turns it into a surface's own error shape.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt as _;
 
@@ -29,17 +28,15 @@ pub enum Trouble {
     Panicked,
 }
 
-/// Bounds a surface's handlers in time and catches their panics. `write` is how the surface writes errors; the client is not told what a
+/// Bounds the handling of a request in time and catches its panics. `write` is how its surface writes errors; the client is not told what a
 /// panic said.
 pub async fn guard(
-    request: Request,
-    next: Next,
+    conversation: Conversation,
     timeout: Duration,
+    handled: impl Future<Output = Response>,
     write: impl FnOnce(&Trouble, &Conversation) -> Response,
 ) -> Response {
-    let conversation = conversation(&request);
-    let handled = tokio::time::timeout(timeout, AssertUnwindSafe(next.run(request)).catch_unwind());
-    match handled.await {
+    match tokio::time::timeout(timeout, AssertUnwindSafe(handled).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {
             tracing::error!(request_id = %conversation.request_id, "a handler panicked");

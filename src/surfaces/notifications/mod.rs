@@ -81,7 +81,7 @@ async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Respon
     let timeout = api.request_timeout(waits);
     let conversation = guard::conversation(&request);
     let write = |trouble: &Trouble, _: &_| Failure::from(trouble.clone()).into_response();
-    let mut response = guard::guard(request, next, timeout, write).await;
+    let mut response = guard::guard(conversation.clone(), timeout, next.run(request), write).await;
     error::log(&mut response, &conversation);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -259,7 +259,7 @@ mod tests {
     use crate::domain::error::Limit;
 
     fn exchange() -> Exchange {
-        let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c-1".to_owned() };
+        let conversation = Conversation { request_id: "r".into(), correlation_id: "c-1".into() };
         Exchange::new(crate::surfaces::kit::tests::api().settings, conversation)
     }
 

@@ -61,7 +61,7 @@ impl Asked {
         use crate::domain::id::{ApiKeyId, PartnerId};
         use crate::domain::partner_key::Scopes;
 
-        let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c".to_owned() };
+        let conversation = Conversation { request_id: "r".into(), correlation_id: "c".into() };
         Self {
             exchange: Exchange::new(crate::surfaces::kit::tests::api().settings, conversation),
             caller: Caller { partner: PartnerId::new(), key: ApiKeyId::new(), scopes: Scopes::all() },

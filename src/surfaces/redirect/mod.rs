@@ -7,15 +7,19 @@ mod handlers;
 mod outbound;
 mod wire;
 
+use std::sync::Arc;
+
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
+use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{delete, get, patch, post, put};
+use futures_util::FutureExt as _;
+use tower::ServiceExt as _;
 
-use super::kit::Api;
+use super::kit::conversation::Conversation;
 use super::kit::guard::{self, Trouble};
 use super::kit::routes::{self, Route};
+use super::kit::{Api, ApiSettings};
 use error::Exchange;
 
 pub use outbound::{Redirect, cancelled};
@@ -42,17 +46,39 @@ pub fn routes() -> Vec<Route<Api>> {
     ]
 }
 
-/// The surface as a service: its routes, and its own error shape for whatever goes wrong around them.
-pub fn router(api: Api) -> Router {
-    guarded(routes(), api)
+/// The surface at both of its places: its routes, and its own error shape for whatever goes wrong around them.
+pub struct Site {
+    root: Router,
+    mounted: Router,
+    settings: Arc<ApiSettings>,
 }
 
-fn guarded(table: Vec<Route<Api>>, api: Api) -> Router {
-    routes::router(table)
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(unknown_method)
-        .layer(middleware::from_fn_with_state(api.clone(), bounded))
-        .with_state(api)
+impl Site {
+    pub fn new(api: Api) -> Self {
+        Self::of(routes(), api)
+    }
+
+    fn of(table: Vec<Route<Api>>, api: Api) -> Self {
+        let settings = api.settings.clone();
+        let root = routes::router(table)
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(unknown_method)
+            .with_state(api);
+        let mounted = Router::new().nest(MOUNT, root.clone()).fallback_service(root.clone());
+        Self { root, mounted, settings }
+    }
+
+    /// What axum has layers for goes around its router here: a layer is a box more around every handler.
+    pub async fn answer(&self, request: Request) -> Response {
+        let is_mounted = request.uri().path().starts_with(MOUNT);
+        let router = if is_mounted { &self.mounted } else { &self.root };
+        let (conversation, timeout) = (guard::conversation(&request), self.settings.request_timeout);
+        let handled = router.clone().oneshot(request).map(|Ok(response)| response);
+        let write = |trouble: &Trouble, conversation: &Conversation| {
+            Exchange::new(self.settings.clone(), conversation.clone()).trouble(trouble)
+        };
+        guard::guard(conversation, timeout, handled, write).await
+    }
 }
 
 async fn unknown_path(exchange: Exchange) -> Response {
@@ -62,14 +88,6 @@ async fn unknown_path(exchange: Exchange) -> Response {
 /// axum adds `Allow`.
 async fn unknown_method(exchange: Exchange) -> Response {
     exchange.trouble(&Trouble::MethodNotAllowed)
-}
-
-async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let timeout = api.settings.request_timeout;
-    guard::guard(request, next, timeout, |trouble, conversation| {
-        Exchange::new(api.settings, conversation.clone()).trouble(trouble)
-    })
-    .await
 }
 
 #[cfg(test)]

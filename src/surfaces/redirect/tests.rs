@@ -8,10 +8,12 @@ use crate::surfaces::kit::tests::{self, api, misbehaving};
 
 /// Asks the surface with two routes that misbehave, at the root or under its mount.
 async fn ask(mount: &str, method: &str, path: &str) -> (u16, HeaderMap, Value) {
-    let surface = guarded(routes().into_iter().chain(misbehaving("/panic", "/stall")).collect(), api());
-    let both = Router::new().nest(MOUNT, surface.clone()).fallback_service(surface);
+    let table = routes().into_iter().chain(misbehaving("/panic", "/stall")).collect();
+    let site = Arc::new(Site::of(table, api()));
+    let router = Router::new().fallback(async move |request: Request| site.answer(request).await);
     let path = format!("{mount}{path}");
-    let (status, headers, body) = tests::ask(both, (method, &path), &[("x-correlation-id", "c-1")], "").await;
+    let (status, headers, body) =
+        tests::ask(router, (method, &path), &[("x-correlation-id", "c-1")], "").await;
     (status, headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 

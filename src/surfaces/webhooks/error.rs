@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn exchange(format: Format) -> Exchange {
-        let conversation = Conversation { request_id: "r".to_owned(), correlation_id: "c".to_owned() };
+        let conversation = Conversation { request_id: "r".into(), correlation_id: "c".into() };
         Exchange::new(format, conversation)
     }
 

@@ -101,10 +101,9 @@ async fn unknown_method(exchange: Exchange) -> Response {
 
 async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Response {
     let format = request.extensions().get::<Format>().copied().unwrap_or(Format::Json);
-    guard::guard(request, next, api.settings.request_timeout, |trouble, conversation| {
-        Exchange::new(format, conversation.clone()).trouble(trouble)
-    })
-    .await
+    let write =
+        |trouble: &_, conversation: &_| Exchange::new(format, Clone::clone(conversation)).trouble(trouble);
+    guard::guard(guard::conversation(&request), api.settings.request_timeout, next.run(request), write).await
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@ mod sessions;
 mod subscriptions;
 mod versions;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use herald::domain::id::CustomerId;
 use herald::domain::key_ring::KeyRing;
 use herald::surfaces::kit::Api;
@@ -47,8 +49,8 @@ async fn serve(pool: &PgPool, keys: &KeyRing, request_timeout: Duration) -> Serv
 }
 
 fn both_mounts(api: Api) -> Router {
-    let surface = redirect::router(api);
-    Router::new().nest(redirect::MOUNT, surface.clone()).fallback_service(surface)
+    let site = Arc::new(redirect::Site::new(api));
+    Router::new().fallback(async move |request: Request| site.answer(request).await)
 }
 
 fn subscription(id: Uuid) -> String {
