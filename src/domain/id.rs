@@ -1,6 +1,15 @@
 //! Identities. Each noun has its own type, so that a delivery's id cannot be handed to something that wants an event's.
 
+use std::collections::{HashMap, HashSet};
+
+use foldhash::fast::RandomState;
 use uuid::Uuid;
+
+/// A map by ids that are made here. Nobody can choose them so that they collide, and so a quick hash will do; what others may choose is kept in
+/// the standard library's maps.
+pub type IdMap<Id, V> = HashMap<Id, V, RandomState>;
+/// As [`IdMap`].
+pub type IdSet<Id> = HashSet<Id, RandomState>;
 
 /// Reads an id that a partner chose: a uuid in its hyphenated form, in whichever case. Braces, URNs and bare digits are no published form.
 pub fn parse_uuid(text: &str) -> Result<Uuid, &'static str> {

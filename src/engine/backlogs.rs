@@ -5,14 +5,14 @@
 //!
 //! All of this is memory of one process. What is set aside stays due in the database, and other processes judge for themselves.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::lanes::PARKED_MAX;
-use crate::domain::id::{CallbackId, SubscriptionId};
+use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
 use crate::hub::SetAside;
 
 /// A callback whose lane was shed gets as much less at a time.
@@ -49,7 +49,7 @@ impl Default for Backlog {
 }
 
 pub struct Backlogs {
-    callbacks: HashMap<CallbackId, Backlog>,
+    callbacks: IdMap<CallbackId, Backlog>,
     draws: mpsc::UnboundedSender<Draw>,
     told: watch::Sender<SetAside>,
     /// Rings the claimer.
@@ -71,7 +71,7 @@ impl Backlogs {
     pub fn new(told: watch::Sender<SetAside>, due: Arc<Notify>) -> (Self, Wishes) {
         let (draws, wished) = mpsc::unbounded_channel();
         let set_aside = told.subscribe();
-        let callbacks = HashMap::new();
+        let callbacks = IdMap::default();
         let backlogs = Self { callbacks, draws, told, due, changed: false, is_back: false };
         (backlogs, Wishes { draws: wished, set_aside })
     }

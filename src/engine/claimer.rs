@@ -8,7 +8,6 @@
 
 mod mark;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ use crate::domain::Error;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use crate::domain::event::Event;
-use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::domain::id::{DeliveryId, EventId, IdMap, PartnerId, SubscriptionId};
 use crate::store::queue::{self, Claimed, Ending, Reach, Share};
 use crate::store::{self, bundles};
 
@@ -60,7 +59,7 @@ pub struct Claimer {
     /// For the one delivery that is sent alone.
     alone: Arc<Semaphore>,
     /// Of the subscriptions that are drawn for.
-    marks: HashMap<SubscriptionId, Mark>,
+    marks: IdMap<SubscriptionId, Mark>,
     bundles: Mark,
     bundles_looked_for_at: Option<Instant>,
 }
@@ -81,7 +80,7 @@ impl Claimer {
         wishes: Wishes,
     ) -> Self {
         let room = Arc::new(Semaphore::new(settings.in_flight_max * ROOM_PER_POST));
-        let (mark, alone, marks) = (Mark::default(), Arc::new(Semaphore::new(1)), HashMap::new());
+        let (mark, alone, marks) = (Mark::default(), Arc::new(Semaphore::new(1)), IdMap::default());
         Self {
             pool,
             settings,
@@ -225,7 +224,7 @@ impl Claimer {
             })
             .collect();
         let taken = self.take(&shares).await;
-        let mut came: HashMap<SubscriptionId, (i64, DateTime<Utc>)> = HashMap::new();
+        let mut came: IdMap<SubscriptionId, (i64, DateTime<Utc>)> = IdMap::default();
         for row in taken.iter().flat_map(|taken| &taken.rows) {
             let (count, last) =
                 came.entry(SubscriptionId(row.subscription_id)).or_insert((0, row.was_due_at));

@@ -2,7 +2,7 @@
 //! nobody else's. Lanes take turns. First attempts and retries have rooms of their own, so that neither can fill the process. Pure
 //! bookkeeping: it starts nothing and knows no time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::Held;
 use super::pace::Paces;
-use crate::domain::id::CallbackId;
+use crate::domain::id::{CallbackId, IdMap};
 
 /// How many leases may wait in one lane at most. What is beyond that waits in the queue, see `backlogs`.
 pub const PARKED_MAX: usize = 512;
@@ -74,7 +74,7 @@ pub struct Lanes {
     first: Room,
     retry: Room,
     drain: Room,
-    lanes: HashMap<CallbackId, Lane>,
+    lanes: IdMap<CallbackId, Lane>,
     line: VecDeque<CallbackId>,
     /// Posts of all lanes that have landed.
     landings: u64,
@@ -95,7 +95,7 @@ impl Lanes {
             first: room(in_flight_max - in_flight_max / 4),
             retry: room(in_flight_max / 2),
             drain: room(in_flight_max / 4),
-            lanes: HashMap::new(),
+            lanes: IdMap::default(),
             line: VecDeque::new(),
             landings: 0,
         }

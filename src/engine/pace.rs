@@ -1,14 +1,12 @@
 //! How many posts a callback may get at a time: as many as any, or fewer after it has asked us to slow down. Each time it asks it gets half as
 //! many, down to one by one; as long as it takes what it gets, it gets one more at a time, until it is back among the others. Pure bookkeeping.
 
-use std::collections::HashMap;
-
-use crate::domain::id::CallbackId;
+use crate::domain::id::{CallbackId, IdMap};
 
 pub struct Paces {
     /// Of a callback that has asked for nothing.
     widest: usize,
-    narrowed: HashMap<CallbackId, Pace>,
+    narrowed: IdMap<CallbackId, Pace>,
 }
 
 struct Pace {
@@ -19,7 +17,7 @@ struct Pace {
 
 impl Paces {
     pub fn new(widest: usize) -> Self {
-        Self { widest, narrowed: HashMap::new() }
+        Self { widest, narrowed: IdMap::default() }
     }
 
     pub fn widest(&self) -> usize {

@@ -1,7 +1,6 @@
 //! What the dispatcher knows of the subscriptions that it is sending to: a memory that is never more than a second old when it is used, so
 //! that a pause, a deletion or a new secret anywhere is obeyed everywhere within that second.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use super::Settings;
 use crate::domain::Error;
 use crate::domain::callback_url::CallbackUrl;
 use crate::domain::egress::EgressPolicy;
-use crate::domain::id::{CallbackId, SubscriptionId};
+use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::secret::Secret;
@@ -93,7 +92,7 @@ pub struct Targets {
     egress: Arc<EgressPolicy>,
     settings: Settings,
     changes: Arc<AtomicU64>,
-    known: HashMap<SubscriptionId, Known>,
+    known: IdMap<SubscriptionId, Known>,
 }
 
 impl Targets {
@@ -104,7 +103,7 @@ impl Targets {
         settings: Settings,
         changes: Arc<AtomicU64>,
     ) -> Self {
-        Self { pool, keys, egress, settings, changes, known: HashMap::new() }
+        Self { pool, keys, egress, settings, changes, known: IdMap::default() }
     }
 
     /// The target as it was at most a second ago; `None` when that is not known.

@@ -1,13 +1,12 @@
 //! Whether a callback may be called now: its breaker, its rate limit, and whether we are cut off ourselves.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::domain::breaker::{Breaker, Permission, Standing};
-use crate::domain::id::{CallbackId, SubscriptionId};
+use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
 use crate::domain::outage::OutageWatch;
 use crate::domain::throttle::Throttle;
 
@@ -41,12 +40,12 @@ pub struct Shown {
 
 #[derive(Default)]
 pub struct Traffic {
-    callbacks: HashMap<CallbackId, Callback>,
+    callbacks: IdMap<CallbackId, Callback>,
     /// Of the subscriptions that have a rate limit: those that share a callback share its breaker, and each keeps its own rate.
-    throttles: HashMap<SubscriptionId, Throttle>,
+    throttles: IdMap<SubscriptionId, Throttle>,
     /// What the operator lets any callback have, and who has had some of it lately.
     callback_rate_per_s: Option<u32>,
-    callback_throttles: HashMap<CallbackId, Throttle>,
+    callback_throttles: IdMap<CallbackId, Throttle>,
     outage: OutageWatch,
     cut_off: Arc<AtomicBool>,
 }
@@ -133,7 +132,7 @@ impl Traffic {
 
 /// Takes a place of whoever has a rate limit. Errors: after how long the limit has room again.
 fn take<Id: Eq + Hash>(
-    throttles: &mut HashMap<Id, Throttle>,
+    throttles: &mut IdMap<Id, Throttle>,
     whose: Id,
     rate_per_s: Option<u32>,
     now: Instant,

@@ -1,6 +1,5 @@
 //! What was born with a group goes to the engine.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use super::super::{Handed, Handoff};
 use super::group::Written;
 use crate::domain::delivery::{Lease, Whereabouts};
 use crate::domain::event::{Event, NewEvent};
-use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::domain::id::{DeliveryId, EventId, IdMap, IdSet, PartnerId, SubscriptionId};
 use crate::store::events::{NewDelivery, Stored};
 
 /// A delivery that came into being with its event.
@@ -65,9 +64,9 @@ pub(super) fn hand_over(
     until: Instant,
 ) {
     let is_leased = |born: &&Born| born.standing == Standing::Leased;
-    let leased: HashSet<_> = written.born.iter().filter(is_leased).map(|born| born.event).collect();
+    let leased: IdSet<_> = written.born.iter().filter(is_leased).map(|born| born.event).collect();
     let sent_from_here = written.events.iter().filter(|event| leased.contains(&event.id));
-    let events: HashMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
+    let events: IdMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
     let mut room = room;
     // The draws that were to find what was left to them may be over; see `engine::backlogs`.
     let list_is_old = !Arc::ptr_eq(&written.set_aside, &handoff.set_aside());

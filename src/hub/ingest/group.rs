@@ -2,7 +2,7 @@
 //! still is so. That takes one or two round trips to the database, and no transaction around them: one statement writes. Only where producers chose
 //! ids, which have to be claimed first, or where there is too much for one statement, is there a transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::PgConnection;
@@ -17,7 +17,7 @@ use super::publications::{Publications, Receipt, Settled};
 use super::{LeaseTerms, Request};
 use crate::domain::Error;
 use crate::domain::event::NewEvent;
-use crate::domain::id::{DeliveryId, PartnerId};
+use crate::domain::id::{DeliveryId, IdMap, PartnerId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::publication::OrderingKey;
 use crate::domain::route::Routes;
@@ -247,7 +247,7 @@ async fn store(
     birth: &Birth,
 ) -> Result<Written, Stop> {
     if !plan.writes_anything() && !transaction.0 {
-        return Ok(plan.written(HashMap::new(), birth));
+        return Ok(plan.written(IdMap::default(), birth));
     }
     if statements(&plan.events).nth(1).is_some() || !plan.matched.large.is_empty() {
         transaction.begin(db).await?;
@@ -272,10 +272,10 @@ impl Plan {
         !(self.events.is_empty() && self.sessions.is_empty() && self.kept.is_empty())
     }
 
-    pub(super) fn written(self, stored: HashMap<DeliveryId, Stored>, birth: &Birth) -> Written {
+    pub(super) fn written(self, stored: IdMap<DeliveryId, Stored>, birth: &Birth) -> Written {
         let counts = self.events.iter().map(|event| event.id).zip(self.matched.counts.iter().copied());
-        let matched: HashMap<_, _> = match self.published_count {
-            0 => HashMap::new(),
+        let matched: IdMap<_, _> = match self.published_count {
+            0 => IdMap::default(),
             _ => counts.collect(),
         };
         let receipts = |settled: Settled| settled.receipts(&matched);
@@ -305,11 +305,11 @@ async fn insert_events(
     db: &mut PgConnection,
     plan: &Plan,
     birth: &Birth,
-) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
+) -> Result<IdMap<DeliveryId, Stored>, sqlx::Error> {
     let lease = BirthLease { owner: birth.lease.node, duration: birth.lease.duration };
     let mut alongside = Alongside { cancelled: &plan.sessions, answers: &plan.kept };
     let (matched, mut first, mut first_delivery) = (&plan.matched, 0, 0);
-    let mut stored = HashMap::new();
+    let mut stored = IdMap::default();
     // Without events there may still be answers to keep.
     let none = plan.events.is_empty().then_some(&plan.events[..]);
     for events in statements(&plan.events).chain(none) {

@@ -3,7 +3,7 @@
 //! Routes that were read once are remembered. Others may change them at any moment: the insert looks whether they still hold, and writes nothing
 //! if they do not; the group then forgets them and begins again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sqlx::PgConnection;
@@ -12,7 +12,7 @@ use super::super::handoff::room_for;
 use super::group::Birth;
 use crate::domain::Error;
 use crate::domain::event::NewEvent;
-use crate::domain::id::{DeliveryId, PartnerId, SubscriptionId};
+use crate::domain::id::{DeliveryId, IdMap, IdSet, PartnerId, SubscriptionId};
 use crate::domain::route::{Route, Routes};
 use crate::store::events::{Begins, NewDelivery};
 use crate::store::routes;
@@ -28,7 +28,7 @@ const AT_ONCE_MAX: usize = 1_000;
 /// The routes of the types of partners' events that were asked for lately.
 #[derive(Default)]
 pub(super) struct KnownRoutes {
-    by_partner: HashMap<PartnerId, HashMap<String, Arc<Routes>>>,
+    by_partner: IdMap<PartnerId, HashMap<String, Arc<Routes>>>,
     /// What counts against [`REMEMBERED_BYTES_MAX`].
     bytes: usize,
 }
@@ -46,7 +46,7 @@ impl KnownRoutes {
         if !unknown.is_empty() {
             let asked: Vec<_> = unknown.into_iter().collect();
             let read = routes::read(db, &asked).await?.into_iter().map(Arc::new);
-            let read: HashMap<_, _> = asked.iter().copied().zip(read).collect();
+            let read: IdMap<_, _> = asked.iter().copied().zip(read).collect();
             for (event, found) in events.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
                 *found = read.get(&(event.partner, event.kind.as_str())).cloned();
             }
@@ -114,7 +114,7 @@ pub(super) struct Large {
 /// others with its ordering key, only the database knows.
 pub(super) fn match_all(events: &[NewEvent], routes: &[Arc<Routes>], birth: &Birth) -> Matched {
     let mut matched = Matched { deliveries: Vec::with_capacity(events.len()), ..Matched::default() };
-    let set_aside: HashSet<_> = birth.set_aside.iter().collect();
+    let set_aside: IdSet<_> = birth.set_aside.iter().collect();
     let mut room = birth.room;
     for (place, (event, routes)) in events.iter().zip(routes).enumerate() {
         let count = routes.of(&event.attributes).count();

@@ -13,7 +13,6 @@ mod matching;
 mod publications;
 mod request;
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
@@ -28,7 +27,7 @@ use super::open_sessions::OpenSessions;
 use super::{Handoff, Hub};
 use crate::domain::Error;
 use crate::domain::caller::Caller;
-use crate::domain::id::{DeliveryId, NodeId};
+use crate::domain::id::{DeliveryId, IdMap, NodeId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::redirect_session::RedirectSession;
 use crate::own_thread;
@@ -299,7 +298,7 @@ impl Writer {
         plan: &group::Plan,
         backend: &Backend,
         error: sqlx::Error,
-    ) -> Result<HashMap<DeliveryId, Stored>, Failure> {
+    ) -> Result<IdMap<DeliveryId, Stored>, Failure> {
         if plan.events.is_empty() {
             return Err(Failure::Unknown(error.into()));
         }
@@ -321,7 +320,7 @@ impl Writer {
         &self,
         plan: &group::Plan,
         backend: &Backend,
-    ) -> Result<(Option<HashMap<DeliveryId, Stored>>, bool), Error> {
+    ) -> Result<(Option<IdMap<DeliveryId, Stored>>, bool), Error> {
         let mut connection = self.pool.acquire().await?;
         let is_gone = store::sessions::is_gone(&mut connection, backend).await?;
         let found = store::events::find_inserted(&mut connection, &plan.events, self.lease.node).await?;

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use super::PublishRequest;
 use super::group::Stop;
 use crate::domain::event::NewEvent;
-use crate::domain::id::{EventId, PartnerId};
+use crate::domain::id::{EventId, IdMap, PartnerId};
 use crate::domain::publication::{COMPLAINTS_MAX, Publication};
 use crate::domain::{Error, Violations};
 use crate::store::event_keys::{self, Entry};
@@ -91,7 +91,7 @@ pub(super) enum Settled {
 }
 
 impl Settled {
-    pub(super) fn receipts(self, matched_now: &HashMap<EventId, i32>) -> Result<Vec<Receipt>, Error> {
+    pub(super) fn receipts(self, matched_now: &IdMap<EventId, i32>) -> Result<Vec<Receipt>, Error> {
         let events = match self {
             Self::Accepted(events) => events,
             Self::Refused(violations) => return Err(Error::Conflict(violations)),

@@ -1,6 +1,5 @@
 //! The one insert that stores events with their deliveries.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::super::sections;
 use crate::domain::Error;
 use crate::domain::delivery::{Bundle, Whereabouts};
 use crate::domain::event::NewEvent;
-use crate::domain::id::{BundleId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use crate::domain::id::{BundleId, DeliveryId, EventId, IdMap, NodeId, PartnerId, SubscriptionId};
 use crate::domain::publication::{Attributes, OrderingKey};
 use crate::domain::row_hint::RowHint;
 
@@ -160,7 +159,7 @@ pub async fn insert(
     db: &mut PgConnection,
     lease: BirthLease,
     insert: Insert<'_>,
-) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
+) -> Result<IdMap<DeliveryId, Stored>, sqlx::Error> {
     let is_ordered = insert.events.iter().any(|event| event.ordering_key.is_some());
     let lines = if is_ordered { lines(insert.events, insert.deliveries) } else { Vec::new() };
     let lines_or_none = lines.iter().copied().chain(std::iter::repeat(None));
@@ -215,7 +214,7 @@ async fn insert_by(
     lease: BirthLease,
     Insert { events, matched, versions, alongside: Alongside { cancelled, answers }, .. }: Insert<'_>,
     split: Split,
-) -> Result<HashMap<DeliveryId, Stored>, sqlx::Error> {
+) -> Result<IdMap<DeliveryId, Stored>, sqlx::Error> {
     debug_assert!(versions.is_sorted(), "they are looked up as such");
     let sql = &INSERTS[which as usize][company as usize];
     let keys = || events.iter().map(|event| event.ordering_key.as_ref());
@@ -281,7 +280,7 @@ fn rows_wanted(versions: &[(PartnerId, i64)]) -> i64 {
 /// The line that each delivery gets into, if its event has an ordering key.
 fn lines(events: &[NewEvent], deliveries: &[NewDelivery]) -> Vec<Option<i64>> {
     let line = |event: &NewEvent| Some((event.id, event.ordering_key.as_ref()?.digest()));
-    let lines: HashMap<_, _> = events.iter().filter_map(line).collect();
+    let lines: IdMap<_, _> = events.iter().filter_map(line).collect();
     deliveries.iter().map(|delivery| lines.get(&delivery.event).copied()).collect()
 }
 
@@ -291,7 +290,7 @@ pub async fn find_inserted(
     db: &mut PgConnection,
     events: &[NewEvent],
     owner: NodeId,
-) -> Result<Option<HashMap<DeliveryId, Stored>>, Error> {
+) -> Result<Option<IdMap<DeliveryId, Stored>>, Error> {
     let rows: Vec<StoredRow> = sqlx::query_as(include_str!("../queries/events/find_inserted.sql"))
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
@@ -304,7 +303,7 @@ pub async fn find_inserted(
 }
 
 /// The rows that came back, and what is in the bundle, of which none do.
-fn all_stored(rows: Vec<StoredRow>, split: &Split) -> HashMap<DeliveryId, Stored> {
+fn all_stored(rows: Vec<StoredRow>, split: &Split) -> IdMap<DeliveryId, Stored> {
     let mut all = stored(rows);
     if let Some(bundle) = split.bundle() {
         let born = Stored { leased: true, waits: false, at: Whereabouts::Bundle(bundle) };
@@ -313,7 +312,7 @@ fn all_stored(rows: Vec<StoredRow>, split: &Split) -> HashMap<DeliveryId, Stored
     all
 }
 
-fn stored(rows: Vec<StoredRow>) -> HashMap<DeliveryId, Stored> {
+fn stored(rows: Vec<StoredRow>) -> IdMap<DeliveryId, Stored> {
     let bundle = |row: &StoredRow| {
         Some(Bundle { id: BundleId(row.bundle_id?), size: usize::try_from(row.bundle_size?).ok()? })
     };

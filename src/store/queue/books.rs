@@ -1,12 +1,11 @@
 //! What the recorder knows by itself: which members of its bundles have ended or have a row of their own already, so that nothing need be written
 //! of it as long as something is left in the bundle.
 
-use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::domain::database_clock::DatabaseClock;
 use crate::domain::delivery::{Bundle, Lease, Whereabouts};
-use crate::domain::id::{BundleId, DeliveryId};
+use crate::domain::id::{BundleId, DeliveryId, IdMap, IdSet};
 
 /// A bundle is for what arrives at once. What is left in it after that is better off with rows of its own: others look into bundles whole.
 const BUNDLED_FOR: Duration = Duration::from_secs(1);
@@ -15,11 +14,11 @@ const BUNDLED_FOR: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Books {
     pub(super) clock: DatabaseClock,
-    open: HashMap<BundleId, Open>,
+    open: IdMap<BundleId, Open>,
 }
 
 struct Open {
-    settled: HashSet<DeliveryId>,
+    settled: IdSet<DeliveryId>,
     since: Instant,
 }
 
@@ -33,7 +32,7 @@ impl Books {
 
     /// The bundles in which nothing is left once these are settled.
     pub(super) fn used_up_by<'a>(&self, members: impl Iterator<Item = &'a Bundle>) -> Vec<BundleId> {
-        let mut left: HashMap<BundleId, usize> = HashMap::new();
+        let mut left: IdMap<BundleId, usize> = IdMap::default();
         for bundle in members {
             let settled = || self.open.get(&bundle.id).map_or(0, |open| open.settled.len());
             let left = left.entry(bundle.id).or_insert_with(|| bundle.size.saturating_sub(settled()));
@@ -43,7 +42,7 @@ impl Books {
     }
 
     pub(super) fn settle(&mut self, delivery: DeliveryId, bundle: Bundle) {
-        let open = || Open { settled: HashSet::new(), since: Instant::now() };
+        let open = || Open { settled: IdSet::default(), since: Instant::now() };
         let of_bundle = self.open.entry(bundle.id).or_insert_with(open);
         of_bundle.settled.insert(delivery);
         if of_bundle.settled.len() >= bundle.size {

@@ -1,7 +1,6 @@
 //! What came of leases: the statement that ends deliveries, puts them off, holds them, and tells their history; and the shorter one for those
 //! that simply arrived.
 
-use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use super::Books;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use crate::domain::event::Event;
-use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};
+use crate::domain::id::{AttemptId, DeliveryId, IdSet, NodeId, SubscriptionId};
 use crate::domain::row_hint::RowHint;
 
 /// Bytes of an answer that the deliveries of a batch keep together at most, and each of them in any case.
@@ -158,7 +157,7 @@ async fn deliver(
     owner: NodeId,
     kept_in: KeptIn,
     arrived: &[&Finish<'_>],
-) -> Result<HashSet<DeliveryId>, sqlx::Error> {
+) -> Result<IdSet<DeliveryId>, sqlx::Error> {
     fn each<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Finish<'a>) -> T) -> Vec<T> {
         arrived.iter().map(|finish| take(finish)).collect()
     }
@@ -198,7 +197,7 @@ async fn deliver(
     };
     let row: DeliveredRow = deliver.fetch_one(db).await?;
     books.clock.set(row.now, asked);
-    let left_alone: HashSet<_> = row.left_alone.into_iter().map(DeliveryId).collect();
+    let left_alone: IdSet<_> = row.left_alone.into_iter().map(DeliveryId).collect();
     for (finish, bundle) in arrived.iter().zip(&members) {
         match left_alone.contains(&finish.lease.delivery) {
             true => books.forget(&[bundle.id]),
