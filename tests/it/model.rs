@@ -11,9 +11,7 @@ use chrono::TimeDelta;
 use herald::domain::attempt::Outcome;
 use herald::domain::delivery::{Batch, DeliveryState, Lease, Member, Whereabouts};
 use herald::domain::event::{Event, NewEvent};
-use herald::domain::id::{
-    AttemptId, BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId,
-};
+use herald::domain::id::{BatchId, CallbackId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use herald::domain::publication::OrderingKey;
 use herald::domain::route::Route;
 use herald::domain::row_hint::RowHint;
@@ -21,7 +19,7 @@ use herald::domain::subscription::SubscriptionState;
 use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
 use herald::store::events::{Alongside, Begins, Insert, NewDelivery};
-use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record, Share, Walked};
+use herald::store::queue::{self, Books, Claimed, Ending, Finish, Share, Walked};
 use herald::store::{self, bundles, deliveries, events, partitions, routes, subscriptions, targets};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -29,6 +27,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::support::cluster::{self, TestDatabase};
+use crate::support::leases;
 use pure::{BATCH_SIZE, BATCHED, Given, LEASE_STEPS, Model, STEP_MS, Told};
 
 const CASES: u32 = 48;
@@ -358,24 +357,12 @@ impl World<'_> {
             delivery: members[0].delivery,
             subscription,
             event: members[0].event.clone(),
-            attempts: 0,
             epoch: given.epoch,
-            probe: false,
-            draining: false,
-            crashes: 0,
-            until: std::time::Instant::now(),
             batch: given.batch.map(|id| Box::new(Batch { id: BatchId(id), others: others() })),
             at: self.places.get(&(members[0].delivery, given.epoch)).copied().unwrap_or(nowhere),
+            ..leases::unknown()
         };
-        let record = outcome.map(|outcome| Record {
-            attempt: AttemptId::new(),
-            outcome,
-            status: None,
-            started_ago_ms: 0,
-            latency_ms: 0,
-            response: None,
-            detail: None,
-        });
+        let record = outcome.map(leases::record);
         let finish = Finish { lease: &lease, ending, record };
         let changed =
             queue::finish(self.db, &mut self.books[by], self.nodes[by], &[finish]).await.unwrap().changed;

@@ -1,15 +1,14 @@
 //! What is born leased stands in one row with what was born with it, and nobody can tell.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use herald::domain::attempt::Outcome;
 use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
-use herald::domain::event::{Event, NewEvent};
-use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::event::NewEvent;
+use herald::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 use herald::domain::publication::Attributes;
 use herald::store::events::{self, Alongside, Begins, BirthLease, Insert, NewDelivery};
-use herald::store::queue::{self, Books, Ending, Finish, Record};
+use herald::store::queue::{self, Books, Ending};
 use herald::store::{self, bundles, partitions, sessions};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -18,6 +17,7 @@ use super::nodes::wait_until_none_is;
 use super::plans::{ROWS, read_so_far};
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
+use crate::support::leases::{self, finish};
 use crate::support::partner::{PATIENCE, of_attempts, text};
 use crate::support::receiver::{Receiver, Reply, gate};
 
@@ -56,40 +56,9 @@ async fn born(db: &mut PgConnection, owner: NodeId, partner: PartnerId, count: u
         alongside: Alongside::default(),
     };
     let stored = events::insert(db, terms, insert).await.unwrap();
-    let lease = |(event, delivery): (NewEvent, NewDelivery)| Lease {
-        partner,
-        delivery: delivery.id,
-        subscription: delivery.subscription,
-        event: Arc::new(Event {
-            id: event.id,
-            kind: event.kind,
-            source: event.source,
-            payload: event.payload,
-            occurred_at: event.occurred_at,
-        }),
-        attempts: 0,
-        epoch: 0,
-        probe: false,
-        draining: false,
-        crashes: 0,
-        until: Instant::now(),
-        batch: None,
-        at: stored[&delivery.id].at,
-    };
+    let lease =
+        |(event, delivery): (NewEvent, NewDelivery)| leases::born(event, &delivery, stored[&delivery.id].at);
     new.into_iter().zip(deliveries).map(lease).collect()
-}
-
-fn finish(lease: &Lease, ending: Ending, outcome: Outcome) -> Finish<'_> {
-    let record = Record {
-        attempt: AttemptId::new(),
-        outcome,
-        status: None,
-        started_ago_ms: 0,
-        latency_ms: 1,
-        response: None,
-        detail: None,
-    };
-    Finish { lease, ending, record: Some(record) }
 }
 
 async fn count(db: &mut PgConnection, of: &'static str) -> i64 {

@@ -6,9 +6,8 @@ use chrono::TimeDelta;
 use herald::clock;
 use herald::config::RawConfig;
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
-use herald::domain::event::Event;
-use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::delivery::DeliveryState;
+use herald::domain::id::{AttemptId, NodeId};
 use herald::store::bundles;
 use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record};
 use serde_json::json;
@@ -18,6 +17,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::herald::Herald;
+use crate::support::leases::{self, finish};
 use crate::support::partner::{PATIENCE, of_attempts};
 use crate::support::receiver::{Receiver, Reply, gate};
 use crate::support::scratch::Scratch;
@@ -181,46 +181,9 @@ async fn claim_suspect(database: &TestDatabase, node: NodeId) -> Option<Claimed>
     queue::claim_suspect(&mut connection, node, LEASE_MS).await.unwrap()
 }
 
-fn lease(row: Claimed) -> Lease {
-    let event = Event {
-        id: EventId(row.event_id),
-        kind: row.r#type.unwrap(),
-        source: row.source.unwrap(),
-        payload: row.payload.unwrap(),
-        occurred_at: row.occurred_at.unwrap(),
-    };
-    Lease {
-        partner: PartnerId(row.partner_id),
-        delivery: DeliveryId(row.delivery_id),
-        subscription: SubscriptionId(row.subscription_id),
-        event: event.into(),
-        attempts: row.attempts,
-        epoch: row.lease_epoch,
-        probe: row.probe,
-        draining: row.draining,
-        crashes: row.crashes,
-        until: std::time::Instant::now(),
-        batch: None,
-        at: Whereabouts::Row(row.row_at),
-    }
-}
-
 /// How many of the leases were still this node's.
 async fn changed(db: &mut PgConnection, node: NodeId, batch: &[Finish<'_>]) -> i64 {
     queue::finish(db, &mut Books::default(), node, batch).await.unwrap().changed
-}
-
-fn finish(lease: &Lease, ending: Ending, outcome: Outcome) -> Finish<'_> {
-    let record = Record {
-        attempt: AttemptId::new(),
-        outcome,
-        status: None,
-        started_ago_ms: 0,
-        latency_ms: 1,
-        response: None,
-        detail: None,
-    };
-    Finish { lease, ending, record: Some(record) }
 }
 
 const DELIVERED: Ending = Ending::Final(DeliveryState::Delivered);
@@ -248,10 +211,10 @@ async fn rule_19_a_late_finisher_changes_nothing_and_is_recorded() {
     let database = cluster::database().await;
     let id = a_waiting_delivery(&database).await;
     let (zombie, heir) = (NodeId::new(), NodeId::new());
-    let old = lease(claim(&database, zombie, 1).await.pop().unwrap());
+    let old = leases::claimed(claim(&database, zombie, 1).await.pop().unwrap());
     assert!(claim(&database, heir, 1).await.is_empty(), "it is leased");
     database.advance(LEASE).await;
-    let new = lease(claim(&database, heir, 1).await.pop().unwrap());
+    let new = leases::claimed(claim(&database, heir, 1).await.pop().unwrap());
     assert_eq!((new.epoch, new.crashes), (old.epoch + 1, 1));
 
     let mut connection = database.pool.acquire().await.unwrap();
@@ -281,7 +244,7 @@ async fn a_result_that_is_told_twice_is_recorded_once() {
     let database = cluster::database().await;
     let id = a_waiting_delivery(&database).await;
     let node = NodeId::new();
-    let lease = lease(claim(&database, node, 1).await.pop().unwrap());
+    let lease = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
     let mut connection = database.pool.acquire().await.unwrap();
     // The answer to the first never came, so the recorder asks again, a moment later.
     let told_first = finish(&lease, DELIVERED, Outcome::Delivered);
@@ -302,9 +265,9 @@ async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
     let id = a_waiting_delivery(&database).await;
     // The same node lost the lease to itself: only the epoch tells the two apart.
     let node = NodeId::new();
-    let old = lease(claim(&database, node, 1).await.pop().unwrap());
+    let old = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
     database.advance(LEASE).await;
-    let new = lease(claim(&database, node, 1).await.pop().unwrap());
+    let new = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
     let mut connection = database.pool.acquire().await.unwrap();
     let mut late = finish(&old, DELIVERED, Outcome::Delivered);
     // Attempts of one millisecond stand in no order.
@@ -327,7 +290,7 @@ async fn rule_19_the_last_end_counts_although_the_nodes_clocks_are_an_hour_apart
         (-hour_s, DELIVERED, Outcome::Delivered),
     ] {
         let node = NodeId::new();
-        let lease = lease(claim(&database, node, 1).await.pop().unwrap());
+        let lease = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
         let mut end = finish(&lease, ending, outcome);
         let its_time_s = u64::try_from(clock::now().timestamp() + ahead_s).unwrap();
         let its_id = Uuid::new_v7(Timestamp::from_unix(NoContext, its_time_s, 0));
@@ -349,16 +312,16 @@ async fn rule_19_a_finisher_from_before_a_redelivery_is_late_as_well() {
     let database = cluster::database().await;
     let id = a_waiting_delivery(&database).await;
     let (zombie, heir) = (NodeId::new(), NodeId::new());
-    let old = lease(claim(&database, zombie, 1).await.pop().unwrap());
+    let old = leases::claimed(claim(&database, zombie, 1).await.pop().unwrap());
     database.advance(LEASE).await;
-    let new = lease(claim(&database, heir, 1).await.pop().unwrap());
+    let new = leases::claimed(claim(&database, heir, 1).await.pop().unwrap());
     let mut connection = database.pool.acquire().await.unwrap();
     assert_eq!(changed(&mut connection, heir, &[finish(&new, DEAD, Outcome::Refused)]).await, 1);
     let (partner, event, subscription) = (new.partner, new.event.id, new.subscription);
     assert!(queue::insert_again(&mut connection, partner, new.delivery, event, subscription).await.unwrap());
     // The first node leases it again and again, up to as often as it had been leased before.
     for _ in 0..=old.epoch {
-        let again = lease(claim(&database, zombie, 1).await.pop().unwrap());
+        let again = leases::claimed(claim(&database, zombie, 1).await.pop().unwrap());
         let late = finish(&old, DELIVERED, Outcome::Delivered);
         assert_eq!(changed(&mut connection, zombie, &[late]).await, 0);
         let mut release = finish(&again, Ending::Release { delay_ms: 0 }, Outcome::Refused);

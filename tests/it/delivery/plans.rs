@@ -1,25 +1,21 @@
 //! What the statements read that are made again and again: as much as they take, however long the queue is, although it was empty when they
 //! were planned.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::DateTime;
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
-use herald::domain::event::Event;
-use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::delivery::{DeliveryState, Lease};
+use herald::domain::id::{NodeId, PartnerId, SubscriptionId};
 use herald::domain::redirect_session::SessionState;
-use herald::domain::row_hint::RowHint;
 use herald::domain::version::IfMatch;
 use herald::store::events::{self, Alongside, BirthLease, Insert};
-use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record, Share};
+use herald::store::queue::{self, Books, Ending, Finish, Share};
 use herald::store::{event_keys, idempotency, partitions, redirect_sessions, sessions};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::support::cluster;
 use crate::support::partner::PATIENCE;
+use crate::support::{cluster, leases};
 
 pub const ROWS: i64 = 20_000;
 pub const TAKEN: i64 = 40;
@@ -41,46 +37,8 @@ async fn fill(db: &mut PgConnection, rows: i64) -> SubscriptionId {
     subscription
 }
 
-fn a_lease() -> Lease {
-    let event = Event {
-        id: EventId::new(),
-        kind: "it.happened".to_owned(),
-        source: "/".to_owned(),
-        payload: Vec::new(),
-        occurred_at: DateTime::UNIX_EPOCH,
-    };
-    Lease {
-        partner: PartnerId::new(),
-        delivery: DeliveryId::new(),
-        subscription: SubscriptionId::new(),
-        event: Arc::new(event),
-        attempts: 0,
-        epoch: 1,
-        probe: false,
-        draining: false,
-        crashes: 0,
-        until: Instant::now(),
-        batch: None,
-        at: Whereabouts::Row(RowHint::default()),
-    }
-}
-
-fn lease(row: &Claimed) -> Lease {
-    let (partner, delivery) = (PartnerId(row.partner_id), DeliveryId(row.delivery_id));
-    Lease { partner, delivery, epoch: row.lease_epoch, at: Whereabouts::Row(row.row_at), ..a_lease() }
-}
-
 fn ended(lease: &Lease, (ending, outcome): (Ending, Outcome)) -> Finish<'_> {
-    let record = Record {
-        attempt: AttemptId::new(),
-        outcome,
-        status: None,
-        started_ago_ms: 0,
-        latency_ms: 1,
-        response: None,
-        detail: None,
-    };
-    Finish { lease, ending, record: Some(record) }
+    leases::finish(lease, ending, outcome)
 }
 
 const ENDS: [(Ending, Outcome); 4] = [
@@ -126,7 +84,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     assert!(nothing.is_empty());
     assert!(queue::claim(&mut in_order, node, TAKEN, LEASE_MS).await.unwrap().is_empty());
     assert!(queue::claim_suspect(&mut in_order, node, LEASE_MS).await.unwrap().is_none());
-    let unknown = a_lease();
+    let unknown = leases::unknown();
     for end in ENDS {
         assert_eq!(
             queue::finish(&mut by_key, &mut Books::default(), node, &[ended(&unknown, end)])
@@ -146,7 +104,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     assert_read_little(&mut in_order, "queue", 8, 30).await;
     sqlx::raw_sql("commit").execute(&mut *in_order).await.unwrap();
 
-    let leases: Vec<Lease> = rows.iter().map(lease).collect();
+    let leases: Vec<Lease> = rows.into_iter().map(leases::claimed).collect();
     let ends: Vec<Finish<'_>> =
         leases.iter().zip(ENDS.iter().cycle()).map(|(lease, end)| ended(lease, *end)).collect();
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();
@@ -229,9 +187,9 @@ async fn the_next_in_line_is_looked_up_by_key_although_the_queue_was_empty_when_
     let mut by_key = database.pool.acquire().await.unwrap();
     sessions::plan_once_by_key(&mut by_key).await.unwrap();
     let (node, books) = (NodeId::new(), &mut Books::default());
-    queue::finish(&mut by_key, books, node, &[ended(&a_lease(), ENDS[1])]).await.unwrap();
+    queue::finish(&mut by_key, books, node, &[ended(&leases::unknown(), ENDS[1])]).await.unwrap();
 
-    let head = a_lease();
+    let head = leases::unknown();
     let line = "insert into ordering_lines (partner_id, subscription_id, line, last_place, unfinished) values ($1, $2, 7, $3, $3)";
     sqlx::query(line)
         .bind(head.partner.0)

@@ -2,14 +2,13 @@
 //! attempt. Every answer whose operation is documented is judged by `openapi.yaml`.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use herald::app;
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
+use herald::domain::delivery::{DeliveryState, Lease};
 use herald::domain::egress::EgressPolicy;
-use herald::domain::event::Event;
-use herald::domain::id::{AttemptId, DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::id::{NodeId, PartnerId};
 use herald::domain::key_ring::KeyRing;
 use herald::domain::partner_key::Scopes;
 use herald::domain::retry::RetryPolicy;
@@ -19,7 +18,7 @@ use herald::hub::ingest::LeaseTerms;
 use herald::hub::{Hub, Settings};
 use herald::listener::{self, Responder};
 use herald::operator::{self, Operator};
-use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record};
+use herald::store::queue::{self, Books, Ending, Finish, Record};
 use herald::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
 use herald::telemetry::{Health, Metrics};
 use reqwest::Method;
@@ -31,6 +30,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::cluster::{self, TestDatabase};
+use super::leases;
 use crate::openapi::document::Document;
 
 const BODY_BYTES_MAX: usize = 4_096;
@@ -304,7 +304,7 @@ impl Desk {
         }
         let mut connection = self.database.pool.acquire().await.unwrap();
         let mut claimed = queue::claim(&mut connection, self.node, 1, 30_000).await.unwrap();
-        claimed.pop().map(leased)
+        claimed.pop().map(leases::claimed)
     }
 
     /// The next delivery, as soon as there is one.
@@ -336,13 +336,12 @@ impl Desk {
 
     pub async fn finish(&self, lease: &Lease, ending: Ending, attempt: Option<Made<'_>>) {
         let record = attempt.map(|(outcome, status, response)| Record {
-            attempt: AttemptId::new(),
-            outcome,
             status,
             started_ago_ms: 12,
             latency_ms: 12,
             response: response.map(<[u8]>::to_vec),
             detail: Some("for-the-operator-only".to_owned()),
+            ..leases::record(outcome)
         });
         let mut connection = self.database.pool.acquire().await.unwrap();
         let batch = [Finish { lease, ending, record }];
@@ -364,27 +363,4 @@ async fn serve(answer: impl Responder) -> String {
         listener::serve(listener, answer, 1_000, Duration::ZERO, stop).await;
     });
     format!("http://{address}")
-}
-
-fn leased(row: Claimed) -> Lease {
-    Lease {
-        partner: PartnerId(row.partner_id),
-        delivery: DeliveryId(row.delivery_id),
-        subscription: SubscriptionId(row.subscription_id),
-        event: Arc::new(Event {
-            id: EventId(row.event_id),
-            kind: row.r#type.unwrap(),
-            source: row.source.unwrap(),
-            payload: row.payload.unwrap(),
-            occurred_at: row.occurred_at.unwrap(),
-        }),
-        attempts: row.attempts,
-        epoch: row.lease_epoch,
-        probe: row.probe,
-        draining: row.draining,
-        crashes: row.crashes,
-        until: Instant::now() + LEASE,
-        batch: None,
-        at: Whereabouts::Row(row.row_at),
-    }
 }

@@ -4,6 +4,7 @@ pub mod app;
 pub mod cluster;
 pub mod desk;
 pub mod herald;
+pub mod leases;
 pub mod partner;
 pub mod process;
 pub mod receiver;
