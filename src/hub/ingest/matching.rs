@@ -46,7 +46,7 @@ impl KnownRoutes {
         if !unknown.is_empty() {
             let asked: Vec<_> = unknown.into_iter().collect();
             let read = routes::read(db, &asked).await?.into_iter().map(Arc::new);
-            let read: IdMap<_, _> = asked.iter().copied().zip(read).collect();
+            let read: HashMap<_, _> = asked.iter().copied().zip(read).collect();
             for (event, found) in events.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
                 *found = read.get(&(event.partner, event.kind.as_str())).cloned();
             }

@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use herald::domain::attempt::Outcome;
-use herald::domain::delivery::{DeliveryState, Lease};
-use herald::domain::id::{NodeId, PartnerId, SubscriptionId};
+use herald::domain::delivery::{DeliveryState, Lease, Whereabouts};
+use herald::domain::id::{DeliveryId, NodeId, PartnerId, SubscriptionId};
 use herald::domain::redirect_session::SessionState;
 use herald::domain::version::IfMatch;
 use herald::store::events::{self, Alongside, BirthLease, Insert};
-use herald::store::queue::{self, Books, Ending, Finish, Share};
+use herald::store::queue::{self, Books, Claimed, Ending, Finish, Share};
 use herald::store::{event_keys, idempotency, partitions, redirect_sessions, sessions};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -35,6 +35,12 @@ async fn fill(db: &mut PgConnection, rows: i64) -> SubscriptionId {
     .await
     .unwrap();
     subscription
+}
+
+/// Of a row whose event there is not.
+fn lease(row: &Claimed) -> Lease {
+    let (partner, delivery) = (PartnerId(row.partner_id), DeliveryId(row.delivery_id));
+    Lease { partner, delivery, epoch: row.lease_epoch, at: Whereabouts::Row(row.row_at), ..leases::unknown() }
 }
 
 fn ended(lease: &Lease, (ending, outcome): (Ending, Outcome)) -> Finish<'_> {
@@ -104,7 +110,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     assert_read_little(&mut in_order, "queue", 8, 30).await;
     sqlx::raw_sql("commit").execute(&mut *in_order).await.unwrap();
 
-    let leases: Vec<Lease> = rows.into_iter().map(leases::claimed).collect();
+    let leases: Vec<Lease> = rows.iter().map(lease).collect();
     let ends: Vec<Finish<'_>> =
         leases.iter().zip(ENDS.iter().cycle()).map(|(lease, end)| ended(lease, *end)).collect();
     sqlx::raw_sql("begin").execute(&mut *by_key).await.unwrap();

@@ -39,15 +39,14 @@ pub fn unknown() -> Lease {
     }
 }
 
-/// Of a row that was claimed. What it does not say of its event is made up.
+/// Of a row that was claimed with its event.
 pub fn claimed(row: Claimed) -> Lease {
-    let unknown = unknown();
     let event = Event {
         id: EventId(row.event_id),
-        kind: row.r#type.unwrap_or_else(|| unknown.event.kind.clone()),
-        source: row.source.unwrap_or_else(|| unknown.event.source.clone()),
-        payload: row.payload.unwrap_or_default(),
-        occurred_at: row.occurred_at.unwrap_or(unknown.event.occurred_at),
+        kind: row.r#type.unwrap(),
+        source: row.source.unwrap(),
+        payload: row.payload.unwrap(),
+        occurred_at: row.occurred_at.unwrap(),
     };
     Lease {
         partner: PartnerId(row.partner_id),
@@ -60,7 +59,7 @@ pub fn claimed(row: Claimed) -> Lease {
         draining: row.draining,
         crashes: row.crashes,
         at: Whereabouts::Row(row.row_at),
-        ..unknown
+        ..unknown()
     }
 }
 
