@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -228,11 +230,7 @@ pub fn api(api: Api, metrics: Metrics) -> impl Responder {
         webhooks: webhooks::router(api.clone()),
         own: surfaces::herald::router(api),
     });
-    let answer = move |request| {
-        let surfaces = surfaces.clone();
-        async move { surfaces.answer(request).await }
-    };
-    observed(answer, AccessLog { metrics, surface_of, trusted_proxies })
+    observed(move |request| surfaces.answer(request), AccessLog { metrics, surface_of, trusted_proxies })
 }
 
 struct Surfaces {
@@ -243,14 +241,14 @@ struct Surfaces {
 }
 
 impl Surfaces {
-    async fn answer(&self, request: Request) -> Response {
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let router = match surface_of(request.uri().path()) {
             "herald" => &self.own,
             "notifications" => &self.notifications,
             "webhooks" => &self.webhooks,
-            _ => return self.redirect.answer(request).await,
+            _ => return Either::Left(self.redirect.answer(request)),
         };
-        ask(router.clone(), request).await
+        Either::Right(ask(router.clone(), request))
     }
 }
 
@@ -277,22 +275,19 @@ pub fn operator(operator: Operator) -> impl Responder {
 
 /// A whole listener: the ids of the exchange outermost, then the line that names them, then whoever answers. These are one service,
 /// since axum would put layers around each route, in boxes of their own.
-fn observed<F>(answer: impl Fn(Request) -> F + Send + Sync + 'static, log: AccessLog) -> impl Responder
+fn observed<F>(answer: impl Fn(Request) -> F + Clone + Send + 'static, log: AccessLog) -> impl Responder
 where
     F: Future<Output = Response> + Send,
 {
-    let shared = Arc::new((answer, log));
+    let log = Arc::new(log);
     service_fn(move |request: Request| {
-        let shared = shared.clone();
-        async move {
-            let (answer, log) = &*shared;
-            Ok(converse(request, |request| record(request, log, answer)).await)
-        }
+        let (answer, log) = (answer.clone(), log.clone());
+        converse(request, |request| record(request, log, answer)).map(Ok)
     })
 }
 
-async fn ask(router: Router, request: Request) -> Response {
-    router.oneshot(request).await.unwrap_or_else(|never| match never {})
+fn ask(router: Router, request: Request) -> impl Future<Output = Response> + Send {
+    router.oneshot(request).map(|Ok(response)| response)
 }
 
 #[cfg(test)]

@@ -334,7 +334,8 @@ impl Dispatcher {
             (self.outbound.clone(), self.results.clone(), self.metrics.clone());
         let mut landing = Landing { place, shown: None, to: self.landed.clone() };
         let cut_off = self.traffic.cut_off();
-        self.posts.spawn(async move {
+        // Boxed: the runtime would copy all of it into its task, and once more when it has ended.
+        self.posts.spawn(Box::pin(async move {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
             metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
@@ -342,7 +343,7 @@ impl Dispatcher {
             let excused = posted.reached == Some(false) && cut_off.load(Ordering::Relaxed);
             let _stopped = results.send(judge(held, &target, posted, started, excused));
             drop((landing, in_flight));
-        });
+        }));
     }
 
     fn land(&mut self, landed: Landed) {

@@ -134,7 +134,7 @@ impl Hub {
     /// Makes a pending delivery due, or queues a finished one again under its own id with a fresh budget.
     /// Errors: `NotFound`; `Transition` when it is held, or when its subscription is deleted.
     pub async fn redeliver(&self, caller: &Caller, id: DeliveryId) -> Result<DeliveryView, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let view = deliveries::find(&mut transaction, caller.partner, id).await?;
         let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
         match view.state {
@@ -173,7 +173,7 @@ impl Hub {
         change: PolicyChange,
     ) -> Result<(), Error> {
         check_policy(&change, &self.settings.policy_limits)?;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
         let policy = subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
@@ -193,7 +193,7 @@ impl Hub {
         surface: Surface,
         key: &str,
     ) -> Result<NewSigningKey, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let subscription = subscriptions::find(&mut transaction, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
         if surface.signs_with_partners_secret() {

@@ -104,13 +104,20 @@ impl Hub {
         }))
     }
 
+    // What waits for a connection takes 2.5 kB, which every handler's future would otherwise hold and be moved with, needed or not: so it is boxed.
+
     /// A connection for a request that only reads. Errors: `Unavailable` when there is none to be had in time.
     pub async fn connection(&self) -> Result<PoolConnection<Postgres>, Error> {
-        Ok(self.pool.acquire().await?)
+        Ok(Box::pin(self.pool.acquire()).await?)
+    }
+
+    /// For a request that writes. Errors: as of a connection.
+    async fn transaction(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        Ok(Box::pin(self.pool.begin()).await?)
     }
 
     /// For an answer that takes several reads: all of them see one moment.
     async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, Error> {
-        Ok(self.pool.begin_with("begin isolation level repeatable read, read only").await?)
+        Ok(Box::pin(self.pool.begin_with("begin isolation level repeatable read, read only")).await?)
     }
 }

@@ -60,11 +60,11 @@ impl Hub {
     /// Errors: `Invalid` on `x-request-id` when the id was used for another request.
     pub(super) async fn open(&self, partner: PartnerId, once: Option<Once>) -> Result<Opening, Error> {
         let Some(once) = once else {
-            let transaction = self.pool.begin().await?;
+            let transaction = self.transaction().await?;
             return Ok(Opening::Fresh(Box::new(Turn { transaction, claim: None, keys: self.keys.clone() })));
         };
         let turn = self.requests.turn(partner, once.request_id).await;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let hash = fingerprint_hash(&self.keys, &once);
         if !store::idempotency::claim(&mut transaction, partner, once.request_id, &hash).await? {
             let first = store::idempotency::find(&mut transaction, partner, once.request_id).await?;

@@ -53,7 +53,7 @@ impl Hub {
 
     /// Makes a customer. Errors: `NotFound` when there is no such partner, `Duplicate` when the id is taken.
     pub async fn create_customer(&self, partner: PartnerId, id: CustomerId) -> Result<DateTime<Utc>, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         if !store::partners::exists(&mut transaction, partner).await? {
             return Err(Error::NotFound(Noun::Partner));
         }
@@ -70,7 +70,7 @@ impl Hub {
 
     /// Sees to it that the development partner exists and that this key, and no other one of its kind, opens it.
     pub async fn ensure_development_partner(&self, key: &PartnerKey) -> Result<PartnerId, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let rows = store::api_keys::find_usable(&mut transaction, &key.prefix).await?;
         if let Some(row) = rows.iter().find(|row| row.hash == key.hash.as_bytes()) {
             return Ok(PartnerId(row.partner_id));

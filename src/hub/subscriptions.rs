@@ -101,7 +101,7 @@ impl Hub {
         id: Uuid,
         condition: &IfMatch,
     ) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let current = own(&mut transaction, caller.partner, id).await?;
         if !condition.allows(Some(current.version)) {
             return Err(Error::VersionMismatch(Noun::Subscription));

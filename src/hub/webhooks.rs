@@ -70,7 +70,7 @@ impl Hub {
     /// Makes a subscription for each event, all or none; shown in the order of the events. Errors: `Conflict`, which names the event that the
     /// account is subscribed to already.
     pub async fn create_webhooks(&self, caller: &Caller, command: &Create) -> Result<Vec<Shown>, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         // Those who want the same events take them in the same order, so that one waits for the other and not each for each.
         let mut events: Vec<&EventName> = command.events.iter().collect();
         events.sort();
@@ -124,7 +124,7 @@ impl Hub {
     /// Changes a subscription for whoever knows its secret.
     /// Errors: `NotFound`, `Forbidden` (another secret), `Invalid` (the secret is too long for the key), `Conflict` (the event is taken).
     pub async fn change_webhook(&self, caller: &Caller, command: &Change) -> Result<Shown, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         webhooks::lock(&mut transaction, caller.partner, &[command.id]).await?;
         let kept = self.only(&mut transaction, caller.partner, command.id).await?;
         let secret = self.prove(&kept, &command.current_secret)?;
@@ -141,7 +141,7 @@ impl Hub {
     /// Deletes subscriptions, all or none, for whoever knows their secrets; what was still meant for them is cancelled. Shown as they stood.
     /// Errors: `NotFound`, `Forbidden` (another secret).
     pub async fn delete_webhooks(&self, caller: &Caller, commands: &[Delete]) -> Result<Vec<Shown>, Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.transaction().await?;
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         webhooks::lock(&mut transaction, caller.partner, &ids).await?;
         let shown = self.show_in_order(&mut transaction, caller.partner, &ids).await?;

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{sections, unknown_word};
@@ -96,7 +96,7 @@ pub async fn list(
         _ => None,
     };
     let ids = |ids: &Vec<SubscriptionId>| ids.iter().map(|id| id.0).collect::<Vec<_>>();
-    let mut rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(page_of(filter.state)))
+    let mut rows: Vec<Row> = sqlx::query_as(page_of(filter.state))
         .bind(partner.0)
         .bind(before)
         .bind(filter.state.map(DeliveryState::as_str))

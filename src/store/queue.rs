@@ -14,14 +14,18 @@ pub use books::Books;
 pub use claim::{Claimed, Reach, Share, claim, claim_suspect, claim_within, draw, next_due_ms};
 pub use finish::{Done, Ending, Finish, Record, finish, plan_finish};
 
-/// Gives back every lease of this node at once: the last act of a graceful stop.
+/// Gives back every lease of this node at once: the last act of a graceful stop. Rows are locked in the order of their keys, as by everybody who
+/// locks several.
 pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Error> {
     sqlx::query("select herald_take_apart(array(select id from bundles where owner = $1), true)")
         .bind(owner.0)
         .execute(&mut *db)
         .await?;
     let done = sqlx::query(
-        "update queue set lease_owner = null, lease_epoch = lease_epoch + 1, due_at = herald_now() where lease_owner = $1",
+        "with own as materialized (
+             select partner_id, delivery_id from queue where lease_owner = $1 order by partner_id, delivery_id for update)
+         update queue q set lease_owner = null, lease_epoch = q.lease_epoch + 1, due_at = herald_now() from own
+         where q.partner_id = own.partner_id and q.delivery_id = own.delivery_id",
     )
     .bind(owner.0)
     .execute(db)

@@ -1,7 +1,6 @@
 //! One request and its answer on one connection.
 
 use std::error::Error;
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,15 +25,30 @@ pub(super) enum Exchange {
 /// Longer than any number or date; what is longer is not worth keeping.
 const RETRY_AFTER_BYTES_MAX: usize = 64;
 
-pub(super) async fn exchange(
+/// Not an `async fn`: the request goes to the connection here and now, instead of being part of the future that waits for its answer.
+pub(super) fn exchange<'a>(
     mut connection: Connection,
     request: Request<Full<Bytes>>,
+    post: &'a Post<'_>,
+    limits: &'a Limits,
+    pool: &'a Arc<Pool>,
+    progress: &'a mut Progress,
+) -> impl Future<Output = Exchange> + Send {
+    progress.phase = Phase::FirstByte;
+    progress.received = Some((connection.received.clone(), connection.received.bytes()));
+    let answer = Box::pin(connection.sender.send_request(request));
+    settle(connection, answer, post, limits, pool, progress)
+}
+
+async fn settle(
+    connection: Connection,
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>> + Send + Unpin,
     post: &Post<'_>,
     limits: &Limits,
     pool: &Arc<Pool>,
     progress: &mut Progress,
 ) -> Exchange {
-    let response = match head(&mut connection, request, limits, progress).await {
+    let response = match head(answer, limits, progress).await {
         Ok(response) => response,
         Err(exchange) => return exchange,
     };
@@ -56,14 +70,10 @@ pub(super) async fn exchange(
 }
 
 async fn head(
-    connection: &mut Connection,
-    request: Request<Full<Bytes>>,
+    mut answer: impl Future<Output = hyper::Result<Response<Incoming>>> + Send + Unpin,
     limits: &Limits,
     progress: &mut Progress,
 ) -> Result<Response<Incoming>, Exchange> {
-    progress.phase = Phase::FirstByte;
-    progress.received = Some((connection.received.clone(), connection.received.bytes()));
-    let mut answer = pin!(connection.sender.send_request(request));
     let answer = match timeout(limits.first_byte, &mut answer).await {
         Ok(answer) => answer,
         // Something is coming, if slowly: from here on the request's total is what bounds it.

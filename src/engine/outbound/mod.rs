@@ -202,7 +202,8 @@ impl Shared {
             }
             *progress = Progress::start();
         }
-        let stream = match self.connector.connect(post.url, progress).await {
+        // Boxed: most calls find a connection, and would carry the room for this along.
+        let stream = match Box::pin(self.connector.connect(post.url, progress)).await {
             Ok(stream) => stream,
             Err(result) => return result,
         };
@@ -217,12 +218,11 @@ impl Shared {
     }
 
     async fn on(&self, connection: Connection, post: &Post<'_>, progress: &mut Progress) -> Exchange {
-        match request(post) {
-            Some(request) => exchange(connection, request, post, &self.limits, &self.pool, progress).await,
-            None => Exchange::Settled(ReplyKind::Unreachable {
-                reason: "the URL cannot be written on a request line".to_owned(),
-            }),
-        }
+        let Some(request) = request(post) else {
+            let reason = "the URL cannot be written on a request line".to_owned();
+            return Exchange::Settled(ReplyKind::Unreachable { reason });
+        };
+        exchange(connection, request, post, &self.limits, &self.pool, progress).await
     }
 }
 

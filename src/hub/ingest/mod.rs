@@ -127,7 +127,7 @@ impl Hub {
     ) -> Result<Answer, Error> {
         let cancel = match command {
             Ok(cancel) => cancel,
-            Err(error) => return self.refuse(caller, once, error, render).await,
+            Err(error) => return Box::pin(self.refuse(caller, once, error, render)).await,
         };
         // Held until the answer is there, so that a repeat finds it and two of a kind are never in one group.
         let _turn = match &once {

@@ -39,7 +39,7 @@ impl Hub {
         command: CreateCallback,
     ) -> Result<NamedCallback, Refused> {
         check_backup(&command.url, command.backup_url.as_deref())?;
-        let mut transaction = self.pool.begin().await.map_err(Error::from)?;
+        let mut transaction = self.transaction().await?;
         notifications::take_turn(&mut transaction, caller.partner).await?;
         let (callbacks, _) = notifications::count(&mut transaction, caller.partner).await?;
         let id = CallbackId::new();
@@ -77,7 +77,7 @@ impl Hub {
         name: &str,
         command: ChangeCallback,
     ) -> Result<NamedCallback, Refused> {
-        let mut transaction = self.pool.begin().await.map_err(Error::from)?;
+        let mut transaction = self.transaction().await?;
         notifications::take_turn(&mut transaction, caller.partner).await?;
         let mut callback = callback(&mut transaction, caller, name).await?;
         if let Some(url) = command.url {
@@ -101,7 +101,7 @@ impl Hub {
 
     /// Errors: `NoCallback`, `CallbackInUse`.
     pub async fn delete_callback(&self, caller: &Caller, name: &str) -> Result<(), Refused> {
-        let mut transaction = self.pool.begin().await.map_err(Error::from)?;
+        let mut transaction = self.transaction().await?;
         notifications::take_turn(&mut transaction, caller.partner).await?;
         let callback = callback(&mut transaction, caller, name).await?;
         let using = notifications::list_of_callback(&mut transaction, caller.partner, callback.id, 1).await?;

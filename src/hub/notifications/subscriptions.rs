@@ -27,7 +27,7 @@ impl Hub {
         wish: Wish,
     ) -> Result<Notification, Refused> {
         let partner = caller.partner;
-        let mut transaction = self.pool.begin().await.map_err(Error::from)?;
+        let mut transaction = self.transaction().await?;
         notifications::take_turn(&mut transaction, partner).await?;
         let callback = wanted_callback(&mut transaction, partner, name.as_str(), &wish).await?;
         let granted = wish.grant()?;
@@ -67,7 +67,7 @@ impl Hub {
         name: &str,
         wish: Wish,
     ) -> Result<Notification, Refused> {
-        let mut transaction = self.pool.begin().await.map_err(Error::from)?;
+        let mut transaction = self.transaction().await?;
         notifications::take_turn(&mut transaction, caller.partner).await?;
         let current = own_to_change(&mut transaction, caller.partner, name).await?;
         let current = current.ok_or_else(|| Refused::UnknownSubscription(name.to_owned()))?;
@@ -84,7 +84,7 @@ impl Hub {
     /// Deletes a subscription; what was still meant for it is cancelled. Errors: `NoSubscription`.
     pub async fn delete_notification(&self, caller: &Caller, name: &str) -> Result<(), Refused> {
         let partner = caller.partner;
-        let mut transaction = self.pool.begin().await.map_err(Error::from)?;
+        let mut transaction = self.transaction().await?;
         notifications::take_turn(&mut transaction, partner).await?;
         let current = own_to_change(&mut transaction, partner, name).await?;
         let current = current.ok_or_else(|| Refused::NoSubscription(name.to_owned()))?;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::deliveries::millisecond_of;
@@ -216,11 +216,11 @@ async fn insert_by(
     split: Split,
 ) -> Result<IdMap<DeliveryId, Stored>, sqlx::Error> {
     debug_assert!(versions.is_sorted(), "they are looked up as such");
-    let sql = &INSERTS[which as usize][company as usize];
+    let sql: &'static str = &INSERTS[which as usize][company as usize];
     let keys = || events.iter().map(|event| event.ordering_key.as_ref());
     let Split { bundled, rows: deliveries, lines } = &split;
     let begins = |which| deliveries.iter().map(move |delivery| delivery.begins == which);
-    let insert = sqlx::query_as(AssertSqlSafe(sql.as_str()))
+    let insert = sqlx::query_as(sql)
         .bind(events.iter().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.partner.0).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>())

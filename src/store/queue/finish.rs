@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::ordering_lines::Line;
@@ -170,7 +170,8 @@ async fn deliver(
         Some(now) => record.attempt.at(now.timestamp_millis() - record.started_ago_ms).0,
         None => record.attempt.0,
     };
-    let deliver = sqlx::query_as(AssertSqlSafe(DELIVER[kept_in as usize].as_str()))
+    let sql: &'static str = &DELIVER[kept_in as usize];
+    let deliver = sqlx::query_as(sql)
         .bind(owner.0)
         .bind(each(arrived, |finish| finish.lease.partner.0))
         .bind(each(arrived, |finish| finish.lease.delivery.0))

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
-
+use futures_util::FutureExt as _;
 use ipnet::IpNet;
 
 use super::guard;
@@ -39,7 +39,11 @@ impl CallerSlot {
 }
 
 /// Right inside [`super::conversation::converse`], whose ids it logs.
-pub async fn record<F>(mut request: Request, log: &AccessLog, answer: impl FnOnce(Request) -> F) -> Response
+pub fn record<F>(
+    mut request: Request,
+    log: Arc<AccessLog>,
+    answer: impl FnOnce(Request) -> F,
+) -> impl Future<Output = Response>
 where
     F: Future<Output = Response>,
 {
@@ -52,24 +56,24 @@ where
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
 
-    let response = answer(request).await;
-
-    let (took, status) = (began.elapsed(), response.status().as_u16());
-    log.metrics.request_answered(surface, method.as_str(), status, took);
-    tracing::info!(
-        target: "herald::access",
-        surface,
-        method = %method,
-        path = ?path,
-        status,
-        latency_ms = took.as_secs_f64() * 1_000.0,
-        request_id = %conversation.request_id,
-        correlation_id = %conversation.correlation_id,
-        client = client.map(tracing::field::display),
-        partner = caller.0.get().map(tracing::field::display),
-        "answered"
-    );
-    response
+    answer(request).map(move |response| {
+        let (took, status) = (began.elapsed(), response.status().as_u16());
+        log.metrics.request_answered(surface, method.as_str(), status, took);
+        tracing::info!(
+            target: "herald::access",
+            surface,
+            method = %method,
+            path = ?path,
+            status,
+            latency_ms = took.as_secs_f64() * 1_000.0,
+            request_id = %conversation.request_id,
+            correlation_id = %conversation.correlation_id,
+            client = client.map(tracing::field::display),
+            partner = caller.0.get().map(tracing::field::display),
+            "answered"
+        );
+        response
+    })
 }
 
 fn beginning(text: &str, chars_max: usize) -> &str {
@@ -128,7 +132,7 @@ mod tests {
     }
 
     async fn observed(request: Request, log: Arc<AccessLog>, next: Next) -> Response {
-        converse(request, |request| record(request, &log, |request| next.run(request))).await
+        converse(request, |request| record(request, log, |request| next.run(request))).await
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
+use futures_util::FutureExt as _;
 use uuid::Uuid;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,19 +45,21 @@ fn echoed(headers: &HeaderMap, name: &HeaderName) -> Option<Arc<str>> {
     (printable && (1..=ID_BYTES_MAX).contains(&text.len())).then(|| text.into())
 }
 
-/// Outermost around whatever answers a listener's requests.
-pub async fn converse<F>(mut request: Request, answer: impl FnOnce(Request) -> F) -> Response
+/// Outermost around whatever answers a listener's requests. Like all that is around every handler it is no `async fn`, whose future would hold the
+/// request twice over beside the one it waits for: that grows with each that is around another, and is moved whenever they are.
+pub fn converse<F>(mut request: Request, answer: impl FnOnce(Request) -> F) -> impl Future<Output = Response>
 where
     F: Future<Output = Response>,
 {
     let conversation = Conversation::of(request.headers());
     request.extensions_mut().insert(conversation.clone());
-    let mut response = answer(request).await;
-    for (name, id) in [(REQUEST_ID, &conversation.request_id), (CORRELATION_ID, &conversation.correlation_id)]
-    {
-        if let Ok(value) = HeaderValue::from_str(id) {
-            response.headers_mut().insert(name, value);
+    answer(request).map(move |mut response| {
+        let Conversation { request_id, correlation_id } = &conversation;
+        for (name, id) in [(REQUEST_ID, request_id), (CORRELATION_ID, correlation_id)] {
+            if let Ok(value) = HeaderValue::from_str(id) {
+                response.headers_mut().insert(name, value);
+            }
         }
-    }
-    response
+        response
+    })
 }

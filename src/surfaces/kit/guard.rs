@@ -30,20 +30,21 @@ pub enum Trouble {
 
 /// Bounds the handling of a request in time and catches its panics. `write` is how its surface writes errors; the client is not told what a
 /// panic said.
-pub async fn guard(
+pub fn guard(
     conversation: Conversation,
     timeout: Duration,
     handled: impl Future<Output = Response>,
     write: impl FnOnce(&Trouble, &Conversation) -> Response,
-) -> Response {
-    match tokio::time::timeout(timeout, AssertUnwindSafe(handled).catch_unwind()).await {
+) -> impl Future<Output = Response> {
+    let guarded = tokio::time::timeout(timeout, AssertUnwindSafe(handled).catch_unwind());
+    guarded.map(move |handled| match handled {
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {
             tracing::error!(request_id = %conversation.request_id, "a handler panicked");
             write(&Trouble::Panicked, &conversation)
         }
         Err(_elapsed) => write(&Trouble::TimedOut, &conversation),
-    }
+    })
 }
 
 /// The ids of a request's exchange, which [`super::conversation::converse`] put there.

@@ -69,15 +69,16 @@ impl Site {
     }
 
     /// What axum has layers for goes around its router here: a layer is a box more around every handler.
-    pub async fn answer(&self, request: Request) -> Response {
+    pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let is_mounted = request.uri().path().starts_with(MOUNT);
         let router = if is_mounted { &self.mounted } else { &self.root };
         let (conversation, timeout) = (guard::conversation(&request), self.settings.request_timeout);
         let handled = router.clone().oneshot(request).map(|Ok(response)| response);
-        let write = |trouble: &Trouble, conversation: &Conversation| {
-            Exchange::new(self.settings.clone(), conversation.clone()).trouble(trouble)
+        let settings = self.settings.clone();
+        let write = move |trouble: &Trouble, conversation: &Conversation| {
+            Exchange::new(settings, conversation.clone()).trouble(trouble)
         };
-        guard::guard(conversation, timeout, handled, write).await
+        guard::guard(conversation, timeout, handled, write)
     }
 }
 

@@ -240,6 +240,32 @@ async fn rule_19_a_late_finisher_changes_nothing_and_is_recorded() {
 }
 
 #[tokio::test]
+async fn a_node_that_gives_back_its_leases_and_somebody_who_locks_several_do_not_wait_for_each_other() {
+    let database = cluster::database().await;
+    let (node, partner) = (NodeId::new(), Uuid::new_v4());
+    // The one with the greater key lies first.
+    for delivery in [2, 1] {
+        let leased = "insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at, lease_owner, lease_epoch)
+             values ($1, $2, gen_random_uuid(), gen_random_uuid(), herald_now() + interval '30 s', $3, 1)";
+        let insert = sqlx::query(leased).bind(partner).bind(Uuid::from_u128(delivery)).bind(node.0);
+        insert.execute(&database.pool).await.unwrap();
+    }
+    let mut other = database.pool.begin().await.unwrap();
+    let lock = |delivery| {
+        sqlx::query("select from queue where delivery_id = $1 for update").bind(Uuid::from_u128(delivery))
+    };
+    lock(1).execute(&mut *other).await.unwrap();
+    let pool = database.pool.clone();
+    let released =
+        tokio::spawn(async move { queue::release_all(&mut pool.acquire().await.unwrap(), node).await });
+    let not_waiting = "select 1 - count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    wait_until_none_is(&database, not_waiting).await;
+    lock(2).execute(&mut *other).await.unwrap();
+    other.commit().await.unwrap();
+    assert_eq!(released.await.unwrap().unwrap(), 2);
+}
+
+#[tokio::test]
 async fn a_result_that_is_told_twice_is_recorded_once() {
     let database = cluster::database().await;
     let id = a_waiting_delivery(&database).await;
