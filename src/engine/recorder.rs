@@ -310,7 +310,6 @@ async fn finish_all(
 async fn note_turns(db: &mut PgConnection, batch: &[Finished]) -> Result<(), sqlx::Error> {
     let turned = |turn| {
         let of_turn = batch.iter().filter(|finished| finished.turn == Some(turn));
-        // In order and once each, so that two nodes lock them in the same order.
         of_turn
             .map(|finished| finished.held.lease.subscription)
             .collect::<BTreeSet<_>>()

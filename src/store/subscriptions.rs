@@ -300,10 +300,12 @@ pub async fn update_policy(
     Ok(())
 }
 
-/// Notes since when these subscriptions fail, unless that is known already.
+/// Notes since when these subscriptions fail, unless that is known already. Locks them in the order in which several are disabled.
 pub async fn begin_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update subscriptions set failing_since = herald_now() where id = any ($1) and failing_since is null",
+        "with turned as materialized (
+             select id from subscriptions where id = any ($1) and failing_since is null order by partner_id, id for update)
+         update subscriptions set failing_since = herald_now() where id in (select id from turned)",
     )
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
     .execute(db)
@@ -311,10 +313,12 @@ pub async fn begin_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Res
     Ok(())
 }
 
-/// Notes that these subscriptions are well again.
+/// Notes that these subscriptions are well again. Locks them in the order in which several are disabled.
 pub async fn end_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update subscriptions set failing_since = null where id = any ($1) and failing_since is not null",
+        "with turned as materialized (
+             select id from subscriptions where id = any ($1) and failing_since is not null order by partner_id, id for update)
+         update subscriptions set failing_since = null where id in (select id from turned)",
     )
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
     .execute(db)

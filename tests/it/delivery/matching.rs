@@ -160,6 +160,24 @@ async fn what_was_read_under_a_lock_that_was_rolled_back_does_not_outlive_the_fi
 
 /// Three partners: with the version 3, with a row of version 0, and without a row.
 #[tokio::test]
+async fn what_was_remembered_of_a_database_is_forgotten_with_the_session_that_it_was_read_in() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    assert_eq!(matched_by(&app).await, 1);
+    // As after a failover that lost the subscription, and then counted to the same version by another change.
+    let lost = "set session_replication_role = replica; update subscriptions set state = 'deleted', version = version + 1;
+         reset session_replication_role";
+    sqlx::raw_sql(lost).execute(&mut *database.pool.acquire().await.unwrap()).await.unwrap();
+    assert_eq!(matched_by(&app).await, 1, "nothing could tell it");
+    let sessions = "select count(*) filter (where pg_terminate_backend(pid, 10000)) from pg_stat_activity
+         where datname = current_database() and application_name = 'herald'";
+    let ended: i64 = sqlx::query_scalar(sessions).fetch_one(&database.pool).await.unwrap();
+    assert!(ended > 0);
+    assert_eq!(matched_by(&app).await, 0);
+}
+
+#[tokio::test]
 async fn a_group_is_stored_only_if_every_version_is_what_it_was_matched_by() {
     let database = cluster::database().await;
     let mut connection = database.pool.acquire().await.unwrap();
