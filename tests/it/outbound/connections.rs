@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use herald::engine::outbound::{Limits, Phase, ReplyKind};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::receiver::{Peer, Receiver};
 use super::*;
@@ -172,6 +172,21 @@ async fn a_connection_the_receiver_closes_is_not_kept() {
         settle().await;
     }
     assert_eq!((receiver.connections(), receiver.requests().len()), (3, 3));
+}
+
+#[tokio::test]
+async fn a_connection_that_the_receiver_closes_while_it_waits_is_closed_here_too() {
+    let receiver = Receiver::start(|mut peer| async move {
+        peer.request().await;
+        peer.say(OK).await;
+        settle().await;
+        peer.io.shutdown().await.unwrap();
+        peer.stall().await;
+    })
+    .await;
+    let outbound = outbound(Limits { idle: Duration::from_secs(3_600), ..Limits::default() });
+    assert_eq!(status(&post(&outbound, &receiver.url(), AMPLE).await), 200);
+    receiver.ended().await;
 }
 
 #[tokio::test]
