@@ -153,15 +153,19 @@ pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId) -> 
     Ok(count)
 }
 
-/// Makes a pending delivery due now, with the batch that it is in. False when it has no queue row, or one that is being sent, is held, or waits
-/// for another with its ordering key at this moment.
+/// Makes a pending delivery due now, with the batch that it is in, whose rows are locked in the order of their keys. False when it has no queue row,
+/// or one that is being sent, is held, or waits for another with its ordering key at this moment.
 pub async fn hasten(db: &mut PgConnection, partner: PartnerId, delivery: DeliveryId) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update queue set due_at = least(due_at, herald_now())
-         where partner_id = $1 and lease_owner is null and due_at < 'infinity' and delivery_id = any (array(
-             select $2 union all
-             select delivery_id from queue where batch_id = (
-                 select batch_id from queue where partner_id = $1 and delivery_id = $2)))",
+        "with waiting as materialized (
+             select delivery_id from queue
+             where partner_id = $1 and lease_owner is null and due_at < 'infinity' and delivery_id = any (array(
+                 select $2 union all
+                 select delivery_id from queue where batch_id = (
+                     select batch_id from queue where partner_id = $1 and delivery_id = $2)))
+             order by delivery_id for update)
+         update queue set due_at = least(due_at, herald_now())
+         where partner_id = $1 and delivery_id = any (array(select delivery_id from waiting))",
     )
     .bind(partner.0)
     .bind(delivery.0)

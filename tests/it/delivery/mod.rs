@@ -11,6 +11,7 @@ mod fairness;
 mod fan_outs;
 mod lifecycle;
 mod lists;
+mod locks;
 mod long_queues;
 mod matching;
 mod nodes;

@@ -7,9 +7,9 @@ use herald::clock;
 use herald::config::RawConfig;
 use herald::domain::attempt::Outcome;
 use herald::domain::delivery::DeliveryState;
-use herald::domain::id::{AttemptId, NodeId, SubscriptionId};
+use herald::domain::id::{AttemptId, NodeId};
+use herald::store::bundles;
 use herald::store::queue::{self, Books, Claimed, Ending, Finish, Record};
-use herald::store::{bundles, subscriptions};
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::{NoContext, Timestamp, Uuid};
@@ -24,11 +24,6 @@ use crate::support::scratch::Scratch;
 
 const LEASE: TimeDelta = TimeDelta::seconds(30);
 const LEASE_MS: i64 = 30_000;
-
-/// One, until somebody waits for a lock.
-const NOT_WAITING: &str = "select 1 - count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-
-const LOCK: &str = "select from subscriptions where id = $1 for update nowait";
 
 pub async fn wait_until_none_is(database: &TestDatabase, what: &'static str) {
     let deadline = Instant::now() + PATIENCE;
@@ -242,98 +237,6 @@ async fn rule_19_a_late_finisher_changes_nothing_and_is_recorded() {
     let delivery = app.delivery(&id).await;
     assert_eq!(delivery["state"], "delivered");
     assert_eq!(of_attempts(&delivery, "late"), [false, true, true, true, false]);
-}
-
-#[tokio::test]
-async fn a_node_that_gives_back_its_leases_and_somebody_who_locks_several_do_not_wait_for_each_other() {
-    let database = cluster::database().await;
-    let (node, partner) = (NodeId::new(), Uuid::new_v4());
-    // The one with the greater key lies first.
-    for delivery in [2, 1] {
-        let leased = "insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at, lease_owner, lease_epoch)
-             values ($1, $2, gen_random_uuid(), gen_random_uuid(), herald_now() + interval '30 s', $3, 1)";
-        let insert = sqlx::query(leased).bind(partner).bind(Uuid::from_u128(delivery)).bind(node.0);
-        insert.execute(&database.pool).await.unwrap();
-    }
-    let mut other = database.pool.begin().await.unwrap();
-    let lock = |delivery| {
-        sqlx::query("select from queue where delivery_id = $1 for update").bind(Uuid::from_u128(delivery))
-    };
-    lock(1).execute(&mut *other).await.unwrap();
-    let pool = database.pool.clone();
-    let released =
-        tokio::spawn(async move { queue::release_all(&mut pool.acquire().await.unwrap(), node).await });
-    let not_waiting = "select 1 - count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-    wait_until_none_is(&database, not_waiting).await;
-    lock(2).execute(&mut *other).await.unwrap();
-    other.commit().await.unwrap();
-    assert_eq!(released.await.unwrap().unwrap(), 2);
-}
-
-#[tokio::test]
-async fn callbacks_that_are_gone_together_disable_their_subscriptions_in_one_order() {
-    let database = cluster::database().await;
-    let app = App::start(&database, settings()).await;
-    let (first, others) = (gate(), gate());
-    let mut receivers = Vec::new();
-    for place in 0..8 {
-        let receiver = Receiver::start().await;
-        app.subscribe(&receiver.url).await;
-        receiver.reply([Reply::Gate(if place == 0 { first.clone() } else { others.clone() }, 410)]);
-        receivers.push(receiver);
-    }
-    app.cancel_one().await;
-    for receiver in &receivers {
-        receiver.wait_for(1).await;
-    }
-    let ids = "update subscriptions set failing_since = herald_now() returning id";
-    let mut ids: Vec<Uuid> = sqlx::query_scalar(ids).fetch_all(&database.pool).await.unwrap();
-    ids.sort_unstable();
-    let mut somebody = database.pool.begin().await.unwrap();
-    sqlx::query(LOCK).bind(ids[0]).execute(&mut *somebody).await.unwrap();
-    // So that its result is the last of those that are recorded together.
-    others.add_permits(7);
-    first.add_permits(1);
-    wait_until_none_is(&database, NOT_WAITING).await;
-    for id in &ids[1..] {
-        sqlx::query(LOCK).bind(id).execute(&mut *somebody).await.unwrap();
-    }
-    somebody.commit().await.unwrap();
-    wait_until_none_is(&database, "select count(*) from subscriptions where state <> 'disabled'").await;
-}
-
-#[tokio::test]
-async fn subscriptions_that_begin_or_cease_to_fail_together_are_locked_in_one_order() {
-    let database = cluster::database().await;
-    let app = App::start(&database, settings()).await;
-    for place in 0..2 {
-        app.subscribe(&format!("http://127.0.0.1:9/{place}")).await;
-    }
-    let ids = "select id from subscriptions order by id";
-    let ids: Vec<Uuid> = sqlx::query_scalar(ids).fetch_all(&database.pool).await.unwrap();
-    // The first now lies behind the other.
-    let written_anew = "update subscriptions set created_at = created_at where id = $1";
-    sqlx::query(written_anew).bind(ids[0]).execute(&database.pool).await.unwrap();
-    let both: Vec<SubscriptionId> = ids.iter().copied().map(SubscriptionId).collect();
-    for fails in [true, false] {
-        let mut somebody = database.pool.begin().await.unwrap();
-        sqlx::query(LOCK).bind(ids[0]).execute(&mut *somebody).await.unwrap();
-        let (pool, both) = (database.pool.clone(), both.clone());
-        let noted = tokio::spawn(async move {
-            let mut connection = pool.acquire().await.unwrap();
-            match fails {
-                true => subscriptions::begin_failing(&mut connection, &both).await,
-                false => subscriptions::end_failing(&mut connection, &both).await,
-            }
-        });
-        wait_until_none_is(&database, NOT_WAITING).await;
-        sqlx::query(LOCK).bind(ids[1]).execute(&mut *somebody).await.unwrap();
-        somebody.commit().await.unwrap();
-        noted.await.unwrap().unwrap();
-        let failing = "select count(*) from subscriptions where failing_since is not null";
-        let failing: i64 = sqlx::query_scalar(failing).fetch_one(&database.pool).await.unwrap();
-        assert_eq!(failing, if fails { 2 } else { 0 });
-    }
 }
 
 #[tokio::test]
