@@ -310,6 +310,7 @@ async fn finish_all(
 async fn note_turns(db: &mut PgConnection, batch: &[Finished]) -> Result<(), sqlx::Error> {
     let turned = |turn| {
         let of_turn = batch.iter().filter(|finished| finished.turn == Some(turn));
+        // Once each.
         of_turn
             .map(|finished| finished.held.lease.subscription)
             .collect::<BTreeSet<_>>()

@@ -14,8 +14,7 @@ pub use books::Books;
 pub use claim::{Claimed, Reach, Share, claim, claim_suspect, claim_within, draw, next_due_ms};
 pub use finish::{Done, Ending, Finish, Record, finish, plan_finish};
 
-/// Gives back every lease of this node at once: the last act of a graceful stop. Rows are locked in the order of their keys, as by everybody who
-/// locks several.
+/// Gives back every lease of this node at once: the last act of a graceful stop. Rows are locked in the order of their keys.
 pub async fn release_all(db: &mut PgConnection, owner: NodeId) -> Result<u64, Error> {
     sqlx::query("select herald_take_apart(array(select id from bundles where owner = $1), true)")
         .bind(owner.0)

@@ -26,6 +26,7 @@ pub(super) enum Exchange {
 const RETRY_AFTER_BYTES_MAX: usize = 64;
 
 /// Not an `async fn`: the request goes to the connection here and now, instead of being part of the future that waits for its answer.
+/// That is boxed, for it is handed on twice.
 pub(super) fn exchange<'a>(
     mut connection: Connection,
     request: Request<Full<Bytes>>,

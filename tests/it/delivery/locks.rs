@@ -1,5 +1,5 @@
-//! Whoever locks several rows locks them in one order, so that no two wait for each other: somebody has the first, the statement waits for it, and
-//! the rest is free meanwhile.
+//! Several rows that others may lock as well are locked in one order, so that no two wait for each other: somebody has the first, the statement
+//! waits for it, and the rest is free meanwhile.
 
 use herald::domain::id::{DeliveryId, NodeId, PartnerId, SubscriptionId};
 use herald::store::{queue, subscriptions};
