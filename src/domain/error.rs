@@ -15,6 +15,7 @@ pub enum Noun {
     Delivery,
     Partner,
     Key,
+    Replay,
 }
 
 /// What a partner may have only so much of.

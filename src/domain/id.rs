@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
@@ -74,12 +75,20 @@ identity! {
     AttemptId
     /// A running Herald process; the owner of leases.
     NodeId
+    /// Many finished deliveries that are sent again by one job.
+    ReplayId
 }
 
 impl DeliveryId {
     /// A new id that shares the millisecond of its event: "all deliveries of this event" is then a short range of ids.
     pub fn beside(event: EventId) -> Self {
         Self(at_millisecond_of(event.0, Uuid::now_v7()))
+    }
+
+    /// When it was made, which is when its event was: that is stored nowhere else.
+    pub fn moment(self) -> DateTime<Utc> {
+        let ms = i64::try_from(self.0.as_u128() >> RANDOM_BITS).expect("48 bits fit");
+        DateTime::from_timestamp_millis(ms).unwrap_or_default()
     }
 }
 

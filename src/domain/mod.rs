@@ -26,6 +26,7 @@ pub mod publication;
 pub mod recipient_key;
 pub mod redirect_data;
 pub mod redirect_session;
+pub mod replay;
 pub mod retry;
 pub mod retry_after;
 pub mod route;

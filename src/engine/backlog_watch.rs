@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 
 use super::stopped;
@@ -21,7 +21,8 @@ const ALWAYS_COUNTED: i64 = 100_000;
 
 pub async fn run(pool: PgPool, rows_max: i64, full: Arc<AtomicBool>, mut stop: watch::Receiver<bool>) {
     loop {
-        match is_full(&pool, rows_max).await {
+        let looked = async { is_full(&mut *pool.acquire().await?, rows_max).await };
+        match looked.await {
             Ok(now) if full.swap(now, Ordering::Relaxed) != now => {
                 tracing::warn!(
                     full = now,
@@ -39,9 +40,9 @@ pub async fn run(pool: PgPool, rows_max: i64, full: Arc<AtomicBool>, mut stop: w
     }
 }
 
-async fn is_full(pool: &PgPool, rows_max: i64) -> Result<bool, Error> {
-    let mut connection = pool.acquire().await?;
+/// Whether the queue has so many rows.
+pub async fn is_full(db: &mut PgConnection, rows_max: i64) -> Result<bool, Error> {
     // The statistics lag behind, so they are believed only well below the bound.
-    let near = rows_max <= ALWAYS_COUNTED || queue::estimate(&mut connection).await? >= rows_max / 4 * 3;
-    Ok(near && queue::count_up_to(&mut connection, rows_max).await? >= rows_max)
+    let near = rows_max <= ALWAYS_COUNTED || queue::estimate(db).await? >= rows_max / 4 * 3;
+    Ok(near && queue::count_up_to(db, rows_max).await? >= rows_max)
 }

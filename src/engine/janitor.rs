@@ -11,7 +11,7 @@ use super::stopped;
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::store::ordering_lines::{self, Stalled};
-use crate::store::{access_tokens, event_keys, idempotency, partitions, queue};
+use crate::store::{access_tokens, event_keys, idempotency, partitions, queue, replays};
 use crate::telemetry::Metrics;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -48,7 +48,10 @@ pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: 
 
 async fn partition_round(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     partitions::make_ahead(&mut *pool.acquire().await?).await?;
-    retention::keep(pool, retention_days, metrics).await
+    retention::keep(pool, retention_days, metrics).await?;
+    let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
+    while replays::forget(&mut *pool.acquire().await?, retention_days, limit).await? == CHUNK {}
+    Ok(())
 }
 
 async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {

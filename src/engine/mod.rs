@@ -13,6 +13,7 @@
 //! - The *janitor* keeps promises that no single request can: rows of deleted subscriptions, lines of ordering keys that stand still, old answers,
 //!   partitions of the days to come and of those that are over.
 //! - The *fan-out* puts deliveries of events that matched very many subscriptions into the queue, a chunk at a time.
+//! - The *replayer* puts finished deliveries into the queue again for partners who asked for many of them, a little at a time.
 //! - The *verifier* tries callbacks out when their owners ask for it.
 //! - *Hints* tell other nodes that something is due, and hear it from them.
 //! - The *roll call* finds processes that are gone, so that what they had leased need not wait for its lease to end.
@@ -34,6 +35,7 @@ pub mod outbound;
 mod pace;
 mod post;
 pub mod recorder;
+mod replayer;
 pub mod roll_call;
 mod targets;
 mod traffic;
@@ -167,6 +169,7 @@ impl Engine {
             due: intake.due.clone(),
             gather: intake.gather.clone(),
         };
+        let replayer_bells = replayer::Bells { replay: intake.replay, due: bells.to_vec() };
         let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
         let heartbeat = health.worker("recorder");
         let recorder = own_thread::spawn("recorder", &pool, 1, async move |pool| {
@@ -197,6 +200,16 @@ impl Engine {
                     backlog_watch::run(pool.clone(), settings.backlog_max, intake.backlog_full, stop.clone()),
                 ),
                 worker(&health, "fan_out", fan_out),
+                worker(
+                    &health,
+                    "replayer",
+                    replayer::run(
+                        store::sessions::in_index_order(&pool, 1),
+                        settings.backlog_max,
+                        replayer_bells,
+                        stop.clone(),
+                    ),
+                ),
                 worker(&health, "hints", hints::run(pool.clone(), settings.node, hint_bells, stop.clone())),
                 worker(&health, "roll_call", roll_call::run(pool.clone(), own, intake.due, stop)),
             ],

@@ -151,7 +151,8 @@ impl Hub {
                 if events::find(&mut transaction, caller.partner, event).await?.is_none() {
                     return Err(not_redeliverable("expired"));
                 }
-                if !queue::insert_again(&mut transaction, caller.partner, id, event, subscription).await? {
+                let finished = queue::Finished { delivery: id, event, subscription };
+                if queue::insert_again(&mut transaction, caller.partner, &[finished]).await? == 0 {
                     return Err(not_redeliverable(view.state.as_str()));
                 }
             }

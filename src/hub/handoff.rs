@@ -47,6 +47,7 @@ pub struct Handoff {
     tell: Arc<Notify>,
     gather: Arc<Notify>,
     fan_out: Arc<Notify>,
+    replay: Arc<Notify>,
     resumed: Arc<Notify>,
     changes: Arc<AtomicU64>,
     backlog_full: Arc<AtomicBool>,
@@ -70,6 +71,8 @@ pub struct Intake {
     pub gather: Arc<Notify>,
     /// Rings when there are chunks of large fan-outs.
     pub fan_out: Arc<Notify>,
+    /// Rings when there is a new replay.
+    pub replay: Arc<Notify>,
     /// Rings when there may be something that was held and is held no more.
     pub resumed: Arc<Notify>,
     /// Rises with every change to a subscription that this process commits: what was read before it may be stale.
@@ -86,7 +89,8 @@ pub fn handoff(room_max: usize) -> (Handoff, Intake) {
     let (verifications, wanted) = mpsc::channel(VERIFICATIONS_MAX);
     let room = Arc::new(Semaphore::new(room_max));
     let bell = || Arc::new(Notify::new());
-    let (due, tell, gather, fan_out, resumed) = (bell(), bell(), bell(), bell(), bell());
+    let (due, tell, gather) = (bell(), bell(), bell());
+    let (fan_out, replay, resumed) = (bell(), bell(), bell());
     let changes = Arc::new(AtomicU64::new(0));
     let backlog_full = Arc::new(AtomicBool::new(false));
     let (tell_set_aside, set_aside) = watch::channel(SetAside::from([]));
@@ -99,6 +103,7 @@ pub fn handoff(room_max: usize) -> (Handoff, Intake) {
         tell: tell.clone(),
         gather: gather.clone(),
         fan_out: fan_out.clone(),
+        replay: replay.clone(),
         resumed: resumed.clone(),
         changes: changes.clone(),
         backlog_full: backlog_full.clone(),
@@ -113,6 +118,7 @@ pub fn handoff(room_max: usize) -> (Handoff, Intake) {
         tell,
         gather,
         fan_out,
+        replay,
         resumed,
         changes,
         backlog_full,
@@ -182,6 +188,11 @@ impl Handoff {
     /// Says that an event matched so many that their deliveries are still to be put into the queue.
     pub fn ring_to_fan_out(&self) {
         self.fan_out.notify_one();
+    }
+
+    /// Says that there is a new replay.
+    pub fn ring_to_replay(&self) {
+        self.replay.notify_one();
     }
 
     /// Whether there is so much unfinished that nothing more is to be published.

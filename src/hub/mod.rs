@@ -12,6 +12,7 @@ mod open_sessions;
 pub mod partners;
 pub mod probe;
 pub mod publish;
+pub mod replays;
 pub mod rotation;
 pub mod sessions;
 pub mod subscriptions;

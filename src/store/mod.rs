@@ -22,6 +22,7 @@ pub mod partners;
 pub mod queue;
 pub mod redirect_ids;
 pub mod redirect_sessions;
+pub mod replays;
 pub mod routes;
 mod row_hint;
 pub mod sealed;

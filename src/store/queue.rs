@@ -173,32 +173,30 @@ pub async fn hasten(db: &mut PgConnection, partner: PartnerId, delivery: Deliver
     Ok(done.rows_affected() > 0)
 }
 
-/// Queues a finished delivery again under its own id, with a fresh budget; held if its subscription is. False when it is queued already.
-///
-/// Its epochs begin at the seconds since 2020, so that nobody who leased it in an earlier life still fits: a row's epoch rises
-/// more slowly than that.
+/// A finished delivery that is to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    pub delivery: DeliveryId,
+    pub event: EventId,
+    pub subscription: SubscriptionId,
+}
+
+/// Queues finished deliveries again under their own ids, with a fresh budget; held if their subscriptions are. Returns how many: what is queued
+/// already is left as it is, and what has lost its subscription or its event is left out.
 pub async fn insert_again(
     db: &mut PgConnection,
     partner: PartnerId,
-    delivery: DeliveryId,
-    event: EventId,
-    subscription: SubscriptionId,
-) -> Result<bool, Error> {
-    let done = sqlx::query(
-        "insert into queue (partner_id, delivery_id, event_id, subscription_id, lease_epoch, due_at)
-         select $1, $2, $3, s.id, extract(epoch from herald_now() - timestamptz '2020-01-01Z')::int,
-                case when s.state = 'active' then herald_now() else 'infinity' end
-         from subscriptions s where s.id = $4 and s.state <> 'deleted'
-           and not exists (select from bundled where partner_id = $1 and delivery_id = $2)
-         on conflict (partner_id, delivery_id) do nothing",
-    )
-    .bind(partner.0)
-    .bind(delivery.0)
-    .bind(event.0)
-    .bind(subscription.0)
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    finished: &[Finished],
+) -> Result<u64, Error> {
+    let ids = |of: fn(&Finished) -> Uuid| finished.iter().map(of).collect::<Vec<_>>();
+    let done = sqlx::query(include_str!("queries/queue/insert_again.sql"))
+        .bind(partner.0)
+        .bind(ids(|one| one.delivery.0))
+        .bind(ids(|one| one.event.0))
+        .bind(ids(|one| one.subscription.0))
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// About how many unfinished deliveries there are, by what the database has noted.

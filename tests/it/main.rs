@@ -35,6 +35,7 @@ mod outbound;
 mod publish;
 mod publish_command;
 mod redirect;
+mod replays;
 mod retention;
 mod roll_call;
 mod slow_callers;

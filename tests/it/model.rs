@@ -419,7 +419,8 @@ impl World<'_> {
         let subscription = self.subscriptions[self.model.deliveries[delivery].subscription];
         let hastened = queue::hasten(self.db, self.partner, id).await.unwrap();
         assert_eq!(hastened, self.model.hasten(delivery));
-        let again = queue::insert_again(self.db, self.partner, id, event, subscription).await.unwrap();
+        let finished = queue::Finished { delivery: id, event, subscription };
+        let again = queue::insert_again(self.db, self.partner, &[finished]).await.unwrap() == 1;
         assert_eq!(again, self.model.may_begin_again(delivery), "never beside itself");
         if again {
             let epoch = sqlx::query_scalar("select lease_epoch from queue where delivery_id = $1")

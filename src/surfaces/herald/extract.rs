@@ -82,6 +82,22 @@ pub struct ListQuery {
     pub limit: i64,
 }
 
+/// Which page of a list that nothing narrows.
+pub struct PageQuery {
+    pub cursor: Option<String>,
+    pub limit: i64,
+}
+
+impl FromRequestParts<Api> for PageQuery {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Failure> {
+        let given = Given::read(parts.uri.query().unwrap_or_default(), &["cursor", "limit"]);
+        let (cursor, limit, violations) = given.page();
+        if violations.is_empty() { Ok(Self { cursor, limit }) } else { Err(violations.into()) }
+    }
+}
+
 impl FromRequestParts<Api> for ListQuery {
     type Rejection = Failure;
 
@@ -90,31 +106,55 @@ impl FromRequestParts<Api> for ListQuery {
     }
 }
 
-impl ListQuery {
-    /// Errors: every parameter that is wrong. Unknown ones are ignored.
-    fn read(query: &str) -> Result<Self, Violations> {
-        let mut violations = Violations::default();
-        let mut given: Vec<(String, String)> = Vec::new();
+/// A query's parameters, each once.
+struct Given {
+    values: Vec<(String, String)>,
+    violations: Violations,
+}
+
+impl Given {
+    /// Unknown ones are ignored, however often they are given.
+    fn read(query: &str, known: &[&str]) -> Self {
+        let mut given = Self { values: Vec::new(), violations: Violations::default() };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if given.iter().any(|(known, _)| *known == name) {
-                let known = ["state", "subscription", "type", "cursor", "limit"];
-                if known.contains(&name.as_ref()) {
-                    violations.add(name, "is given twice");
-                }
+            if !known.contains(&name.as_ref()) {
+                continue;
+            }
+            if given.value(&name).is_some() {
+                given.violations.add(name, "is given twice");
             } else {
-                given.push((name.into_owned(), value.into_owned()));
+                given.values.push((name.into_owned(), value.into_owned()));
             }
         }
-        let value =
-            |name: &str| given.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        let read = Self {
-            state: value("state").and_then(|text| violations.check("state", state(text))),
-            subscription: value("subscription")
-                .and_then(|text| violations.check("subscription", reference(text))),
-            event_type: value("type").and_then(|text| violations.check("type", name(text))),
-            cursor: value("cursor").map(str::to_owned),
-            limit: cursor::limit(value("limit"), &mut violations),
-        };
+        given
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn checked<T>(&mut self, name: &str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let checked = self.value(name).map(check)?;
+        self.violations.check(name, checked)
+    }
+
+    /// Cursor and limit, and what is wrong with the whole.
+    fn page(mut self) -> (Option<String>, i64, Violations) {
+        let mut violations = std::mem::take(&mut self.violations);
+        let limit = cursor::limit(self.value("limit"), &mut violations);
+        (self.value("cursor").map(str::to_owned), limit, violations)
+    }
+}
+
+impl ListQuery {
+    /// Errors: every parameter that is wrong.
+    fn read(query: &str) -> Result<Self, Violations> {
+        let mut given = Given::read(query, &["state", "subscription", "type", "cursor", "limit"]);
+        let state = given.checked("state", state);
+        let subscription = given.checked("subscription", reference);
+        let event_type = given.checked("type", name);
+        let (cursor, limit, violations) = given.page();
+        let read = Self { state, subscription, event_type, cursor, limit };
         if violations.is_empty() { Ok(read) } else { Err(violations) }
     }
 
@@ -136,7 +176,7 @@ fn surface(text: &str) -> Result<Surface, String> {
 }
 
 /// `surface/publishedId`.
-fn reference(text: &str) -> Result<(Surface, String), String> {
+pub fn reference(text: &str) -> Result<(Surface, String), String> {
     let (before, after) = text.split_once('/').ok_or("must be surface/publishedId")?;
     let surface =
         surface(before).map_err(|complaint| format!("must begin with a surface, which {complaint}"))?;
@@ -146,7 +186,8 @@ fn reference(text: &str) -> Result<(Surface, String), String> {
     ))
 }
 
-fn name(text: &str) -> Result<String, String> {
+/// A published id, or an event type.
+pub fn name(text: &str) -> Result<String, String> {
     let fits =
         (1..=NAME_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(|c| c.is_ascii_control());
     if fits {

@@ -5,12 +5,12 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 
 use super::Answered;
-use super::extract::{ListQuery, Partner, PathId, Published};
+use super::extract::{ListQuery, PageQuery, Partner, PathId, Published};
 use super::wire::{
-    Attempt, Delivery, DeliveryWithAttempts, Event, Page, SigningKey, SubscriptionState, TestResult,
-    policy_change,
+    Attempt, Delivery, DeliveryWithAttempts, Event, NewReplay, Page, Replay, SigningKey, SubscriptionState,
+    TestResult, policy_change,
 };
-use crate::domain::id::{DeliveryId, EventId};
+use crate::domain::id::{DeliveryId, EventId, ReplayId};
 use crate::store::deliveries::Filter;
 use crate::surfaces::kit::guard::Trouble;
 use crate::surfaces::kit::problem::Failure;
@@ -18,6 +18,8 @@ use crate::surfaces::kit::{Api, body, cursor};
 
 /// Deliveries shown with their event at most.
 const EVENT_DELIVERIES_MAX: i64 = 100;
+/// The list's name, for its cursors.
+const REPLAYS: &str = "replays";
 
 pub async fn list_deliveries(
     State(api): State<Api>,
@@ -50,6 +52,46 @@ pub async fn redeliver(
 ) -> Answered<(StatusCode, Json<Delivery>)> {
     let delivery = api.hub.redeliver(&caller, DeliveryId(id)).await?;
     Ok((StatusCode::ACCEPTED, Json(delivery.into())))
+}
+
+pub async fn list_replays(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    query: PageQuery,
+) -> Answered<Json<Page<Replay>>> {
+    let keys = &api.settings.keys;
+    let before = query.cursor.as_deref().map(|text| cursor::read(keys, caller.partner, REPLAYS, text));
+    let before = before.transpose()?.map(ReplayId);
+    let (found, rest) = api.hub.list_replays(&caller, before, query.limit).await?;
+    let next_cursor = rest.map(|last| cursor::write(keys, caller.partner, REPLAYS, last.0));
+    Ok(Json(Page { items: found.into_iter().map(Replay::from).collect(), next_cursor }))
+}
+
+pub async fn create_replay(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    request: Request,
+) -> Answered<(StatusCode, Json<Replay>)> {
+    let body = body::json(request, api.settings.body_bytes_max).await?;
+    let NewReplay { of, dry_run } = NewReplay::read(&body)?;
+    let begun = api.hub.begin_replay(&caller, &of, dry_run).await?;
+    Ok((StatusCode::ACCEPTED, Json(begun.into())))
+}
+
+pub async fn get_replay(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    PathId(id): PathId,
+) -> Answered<Json<Replay>> {
+    Ok(Json(api.hub.find_replay(&caller, ReplayId(id)).await?.into()))
+}
+
+pub async fn cancel_replay(
+    State(api): State<Api>,
+    Partner(caller): Partner,
+    PathId(id): PathId,
+) -> Answered<Json<Replay>> {
+    Ok(Json(api.hub.cancel_replay(&caller, ReplayId(id)).await?.into()))
 }
 
 pub async fn get_event(

@@ -16,11 +16,16 @@ use super::kit::{Api, guard};
 const TEST_PATH: &str = "/herald/v1/subscriptions/{surface}/{publishedId}/test";
 
 pub fn routes() -> Vec<Route<Api>> {
+    const REPLAYS: &str = "/herald/v1/replays";
     const SUBSCRIPTION: &str = "/herald/v1/subscriptions/{surface}/{publishedId}";
     vec![
         Route::new("GET", "/herald/v1/deliveries", get(handlers::list_deliveries)),
         Route::new("GET", "/herald/v1/deliveries/{deliveryId}", get(handlers::get_delivery)),
         Route::new("POST", "/herald/v1/deliveries/{deliveryId}/redeliver", post(handlers::redeliver)),
+        Route::new("GET", REPLAYS, get(handlers::list_replays)),
+        Route::new("POST", REPLAYS, post(handlers::create_replay)),
+        Route::new("GET", "/herald/v1/replays/{replayId}", get(handlers::get_replay)),
+        Route::new("POST", "/herald/v1/replays/{replayId}/cancel", post(handlers::cancel_replay)),
         Route::new("GET", "/herald/v1/events/{eventId}", get(handlers::get_event)),
         Route::new("GET", SUBSCRIPTION, get(handlers::get_subscription)),
         Route::new("PATCH", SUBSCRIPTION, patch(handlers::set_policy)),

@@ -1,6 +1,7 @@
 //! What this API's JSON looks like, and how the core's values become it. Times have milliseconds; what is not there is left out.
 
 mod delivery;
+mod replay;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::surfaces::kit::DefaultPolicy;
 use crate::surfaces::kit::fields::{Fields, Nullable};
 
 pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
+pub use replay::{NewReplay, Replay};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -145,6 +145,11 @@ impl Problem {
                 "EntityVersionMismatch",
                 format!("The {} was updated in the meantime: get and retry.", name(*noun)),
             ),
+            Error::Duplicate(Noun::Replay) => Self::new(
+                StatusCode::CONFLICT,
+                "ReplayRunning",
+                "Another replay is not over yet: wait for its end, or cancel it.",
+            ),
             Error::Duplicate(noun) => Self::new(
                 StatusCode::CONFLICT,
                 "DuplicateEntity",
@@ -216,6 +221,7 @@ impl Problem {
             Noun::Delivery => "DeliveryNotFound",
             Noun::Partner => "PartnerNotFound",
             Noun::Key => "KeyNotFound",
+            Noun::Replay => "ReplayNotFound",
             // Callbacks have no address of their own in this dialect.
             Noun::Callback => "ResourceNotFound",
         };
@@ -227,6 +233,7 @@ impl Problem {
             Noun::Delivery => {
                 ("DeliveryNotRedeliverable", format!("The delivery cannot be sent again: {from}."))
             }
+            Noun::Replay => ("ReplayOver", format!("The replay is over already: {from}.")),
             Noun::Key => ("SigningKeyFixed", "The subscription is signed with its own secret.".to_owned()),
             Noun::Session => (
                 "InvalidRedirectSessionStateTransition",
@@ -283,6 +290,7 @@ fn name(noun: Noun) -> &'static str {
         Noun::Delivery => "delivery",
         Noun::Partner => "partner",
         Noun::Key => "key",
+        Noun::Replay => "replay",
     }
 }
 
@@ -324,6 +332,8 @@ mod tests {
             ),
             (transition(Noun::Delivery), (409, "DeliveryNotRedeliverable")),
             (transition(Noun::Key), (409, "SigningKeyFixed")),
+            (transition(Noun::Replay), (409, "ReplayOver")),
+            (Error::Duplicate(Noun::Replay), (409, "ReplayRunning")),
             (transition(Noun::Session), (409, "InvalidRedirectSessionStateTransition")),
             (Error::unavailable("away"), (503, "ServiceUnavailable")),
             (Error::internal("odd"), (500, "GeneralErrorOccurred")),

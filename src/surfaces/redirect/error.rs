@@ -178,7 +178,9 @@ fn not_found(noun: Noun) -> &'static str {
         Noun::Subscription => "SubscriptionNotFound",
         Noun::Session => "RedirectSessionNotFound",
         Noun::Customer => "CustomerNotFound",
-        Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key => "ResourceNotFound",
+        Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key | Noun::Replay => {
+            "ResourceNotFound"
+        }
     }
 }
 
@@ -187,7 +189,7 @@ fn missing(noun: Noun) -> &'static str {
         Noun::Subscription => "There is no subscription with this id.",
         Noun::Session => "There is no redirect session with this id.",
         Noun::Customer => "There is no customer with this id.",
-        Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key => {
+        Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key | Noun::Replay => {
             "There is no such thing."
         }
     }
@@ -203,7 +205,8 @@ fn not_yours(noun: Noun) -> u16 {
         | Noun::Event
         | Noun::Delivery
         | Noun::Partner
-        | Noun::Key => 403,
+        | Noun::Key
+        | Noun::Replay => 403,
     }
 }
 
@@ -213,9 +216,13 @@ fn duplicate(noun: Noun) -> &'static str {
             "Another subscription of yours has this callbackUrl and one of these event types."
         }
         Noun::Session => "The redirect session exists already with other content.",
-        Noun::Customer | Noun::Callback | Noun::Event | Noun::Delivery | Noun::Partner | Noun::Key => {
-            "The entity exists already."
-        }
+        Noun::Customer
+        | Noun::Callback
+        | Noun::Event
+        | Noun::Delivery
+        | Noun::Partner
+        | Noun::Key
+        | Noun::Replay => "The entity exists already.",
     }
 }
 

@@ -251,8 +251,7 @@ async fn what_stands_in_a_bundle_is_neither_hastened_nor_queued_beside_itself_no
     .execute(&mut *db)
     .await
     .unwrap();
-    let again = queue::insert_again(&mut db, partner, lease.delivery, lease.event.id, lease.subscription);
-    assert!(!again.await.unwrap(), "it is being sent");
+    assert!(!leases::begins_again(&mut db, lease).await, "it is being sent");
     for ending in [DELIVERED, RETRY] {
         let theirs = finish(lease, ending, Outcome::Delivered);
         let done = queue::finish(&mut db, &mut Books::default(), stranger, &[theirs]).await.unwrap();
@@ -264,8 +263,7 @@ async fn what_stands_in_a_bundle_is_neither_hastened_nor_queued_beside_itself_no
     let mut books = Books::default();
     let own = finish(lease, DELIVERED, Outcome::Delivered);
     assert_eq!(queue::finish(&mut db, &mut books, node, &[own]).await.unwrap().changed, 1);
-    let again = queue::insert_again(&mut db, partner, lease.delivery, lease.event.id, lease.subscription);
-    assert!(again.await.unwrap(), "its bundle is still there, but it has ended");
+    assert!(leases::begins_again(&mut db, lease).await, "its bundle is still there, but it has ended");
     take_apart(&mut db, node).await;
     let rows = "select count(*) from queue";
     assert_eq!(count(&mut db, rows).await, 2, "the one that was queued again, and the one that was left");

@@ -297,8 +297,7 @@ async fn rule_19_the_last_end_counts_although_the_nodes_clocks_are_an_hour_apart
         end.record.as_mut().unwrap().attempt = AttemptId(its_id);
         assert_eq!(changed(&mut connection, node, &[end]).await, 1);
         if ending == DEAD {
-            let (partner, event, subscription) = (lease.partner, lease.event.id, lease.subscription);
-            queue::insert_again(&mut connection, partner, lease.delivery, event, subscription).await.unwrap();
+            assert!(leases::begins_again(&mut connection, &lease).await);
         }
     }
     let app = App::start(&database, settings()).await;
@@ -317,8 +316,7 @@ async fn rule_19_a_finisher_from_before_a_redelivery_is_late_as_well() {
     let new = leases::claimed(claim(&database, heir, 1).await.pop().unwrap());
     let mut connection = database.pool.acquire().await.unwrap();
     assert_eq!(changed(&mut connection, heir, &[finish(&new, DEAD, Outcome::Refused)]).await, 1);
-    let (partner, event, subscription) = (new.partner, new.event.id, new.subscription);
-    assert!(queue::insert_again(&mut connection, partner, new.delivery, event, subscription).await.unwrap());
+    assert!(leases::begins_again(&mut connection, &new).await);
     // The first node leases it again and again, up to as often as it had been leased before.
     for _ in 0..=old.epoch {
         let again = leases::claimed(claim(&database, zombie, 1).await.pop().unwrap());

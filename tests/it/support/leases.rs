@@ -10,7 +10,8 @@ use herald::domain::event::{Event, NewEvent};
 use herald::domain::id::{AttemptId, DeliveryId, EventId, PartnerId, SubscriptionId};
 use herald::domain::row_hint::RowHint;
 use herald::store::events::NewDelivery;
-use herald::store::queue::{Claimed, Ending, Finish, Record};
+use herald::store::queue::{self, Claimed, Ending, Finish, Finished, Record};
+use sqlx::PgConnection;
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -99,4 +100,11 @@ pub fn record(outcome: Outcome) -> Record {
 /// The end of a lease with such an attempt.
 pub fn finish(lease: &Lease, ending: Ending, outcome: Outcome) -> Finish<'_> {
     Finish { lease, ending, record: Some(record(outcome)) }
+}
+
+/// Whether a finished delivery is queued again.
+pub async fn begins_again(db: &mut PgConnection, lease: &Lease) -> bool {
+    let finished =
+        Finished { delivery: lease.delivery, event: lease.event.id, subscription: lease.subscription };
+    queue::insert_again(db, lease.partner, &[finished]).await.unwrap() == 1
 }

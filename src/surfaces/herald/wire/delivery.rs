@@ -1,6 +1,6 @@
 //! Deliveries and their attempts, as much of them as a partner may see.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -50,7 +50,7 @@ impl From<DeliveryView> for Delivery {
             callback_url: view.callback_url,
             attempt_count: view.attempts,
             next_attempt_at: view.due_at.map(wire_time_ms),
-            created_at: wire_time_ms(moment_of(view.id.0)),
+            created_at: wire_time_ms(view.id.moment()),
             finished_at: view.ended_at.map(wire_time_ms),
         }
     }
@@ -63,12 +63,6 @@ fn reason(state: DeliveryState) -> Option<&'static str> {
         DeliveryState::Expired => Some("The event left the retention window before it was delivered."),
         DeliveryState::Pending | DeliveryState::Held | DeliveryState::Delivered | DeliveryState::Dead => None,
     }
-}
-
-/// When a version 7 uuid was made: a delivery's creation is stored nowhere else.
-fn moment_of(id: Uuid) -> DateTime<Utc> {
-    let ms = i64::try_from(id.as_u128() >> 80).expect("48 bits fit");
-    DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -132,6 +126,8 @@ fn partners_word(outcome: Outcome) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
     use crate::domain::id::AttemptId;
     use serde_json::json;

@@ -1,0 +1,160 @@
+//! Sends many finished deliveries again, for partners who asked for it: counts them first, then puts them into the queue oldest first and a little
+//! at a time, so that what happens now finds its place among them. Any number of nodes may do it at once: each step is one transaction,
+//! which locks its replay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::{Notify, watch};
+
+use super::{backlog_watch, stopped};
+use crate::domain::Error;
+use crate::domain::id::{PartnerId, ReplayId};
+use crate::domain::replay::ReplayState;
+use crate::store::queue;
+use crate::store::replays::{self, Looked, Replay, Step};
+
+/// The longest sleep: replays that another node was asked for, or left behind, are found by looking.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// While another node takes the step that is due.
+const LOOK_SOON: Duration = Duration::from_millis(200);
+/// Attempts that a step looks at, at most.
+const LOOKED_AT_MAX: i64 = 10_000;
+/// Deliveries that a step puts into the queue at most. They fall due one after the other, until about when the next step is taken.
+const QUEUED_MAX: i64 = 500;
+/// Between two steps that queue something.
+const QUEUE_EVERY: Duration = Duration::from_secs(1);
+/// While the backlog has reached half of its bound: publishers need the rest.
+const GIVE_WAY_FOR: Duration = Duration::from_secs(5);
+/// After a step that failed, so that others have their turn.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+pub struct Bells {
+    /// Rings when there is a new replay.
+    pub replay: Arc<Notify>,
+    /// Rung when deliveries are in the queue.
+    pub due: Vec<Arc<Notify>>,
+}
+
+/// `backlog_max` is the bound beyond which nothing is published.
+pub async fn run(pool: PgPool, backlog_max: i64, bells: Bells, mut stop: watch::Receiver<bool>) {
+    loop {
+        let sleep = match go_on(&pool, backlog_max, &bells.due, &stop).await {
+            Ok(sleep) => sleep,
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "replays cannot go on now");
+                LOOK_EVERY
+            }
+        };
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = bells.replay.notified() => {}
+            () = tokio::time::sleep(sleep) => {}
+        }
+    }
+}
+
+/// Takes all steps that are due. Returns when to look again.
+async fn go_on(
+    pool: &PgPool,
+    backlog_max: i64,
+    due: &[Arc<Notify>],
+    stop: &watch::Receiver<bool>,
+) -> Result<Duration, Error> {
+    while !*stop.borrow() {
+        match replays::next_due_in(&mut *pool.acquire().await?).await? {
+            None => return Ok(LOOK_EVERY),
+            Some(wait) if !wait.is_zero() => return Ok(wait.min(LOOK_EVERY)),
+            Some(_due) => {}
+        }
+        match step(pool, backlog_max).await? {
+            None => return Ok(LOOK_SOON),
+            Some(0) => {}
+            Some(_queued) => due.iter().for_each(|bell| bell.notify_one()),
+        }
+    }
+    Ok(LOOK_EVERY)
+}
+
+/// Takes the next step of any replay that is due. Returns how many deliveries it put into the queue; `None` when there is none.
+async fn step(pool: &PgPool, backlog_max: i64) -> Result<Option<i64>, Error> {
+    let mut transaction = pool.begin().await?;
+    let Some(replay) = replays::take(&mut transaction).await? else { return Ok(None) };
+    match go_one_step(&mut transaction, &replay, backlog_max).await {
+        Ok(step) => {
+            transaction.commit().await?;
+            if let Some(step) = &step {
+                tell_of_end(&replay, step);
+            }
+            Ok(Some(step.map_or(0, |step| step.queued)))
+        }
+        Err(error) => {
+            drop(transaction);
+            put_off(pool, (replay.partner, replay.id)).await;
+            Err(error)
+        }
+    }
+}
+
+/// `None` when it was put off.
+async fn go_one_step(
+    db: &mut PgConnection,
+    replay: &Replay,
+    backlog_max: i64,
+) -> Result<Option<Step>, Error> {
+    let step = if replay.state == ReplayState::Counting {
+        count(db, replay).await?
+    } else if backlog_watch::is_full(db, (backlog_max / 2).max(1)).await? {
+        replays::put_off(db, (replay.partner, replay.id), GIVE_WAY_FOR).await?;
+        return Ok(None);
+    } else {
+        queue(db, replay).await?
+    };
+    replays::note(db, replay, step).await?;
+    Ok(Some(step))
+}
+
+async fn count(db: &mut PgConnection, replay: &Replay) -> Result<Step, Error> {
+    let Looked { fit, rest } = replays::look(db, replay, LOOKED_AT_MAX, LOOKED_AT_MAX).await?;
+    let state = match (rest, replay.dry_run) {
+        (Some(_), _) => ReplayState::Counting,
+        (None, true) => ReplayState::Done,
+        (None, false) => ReplayState::Queueing,
+    };
+    let matched = i64::try_from(fit.len()).map_err(Error::internal)?;
+    Ok(Step { matched, queued: 0, skipped: 0, state, reached: rest, wait: Duration::ZERO })
+}
+
+async fn queue(db: &mut PgConnection, replay: &Replay) -> Result<Step, Error> {
+    let Looked { fit, rest } = replays::look(db, replay, QUEUED_MAX, LOOKED_AT_MAX).await?;
+    let queued = queue::insert_again(db, replay.partner, &fit).await?;
+    let queued = i64::try_from(queued).map_err(Error::internal)?;
+    Ok(Step {
+        matched: 0,
+        queued,
+        skipped: i64::try_from(fit.len()).map_err(Error::internal)? - queued,
+        state: if rest.is_some() { ReplayState::Queueing } else { ReplayState::Done },
+        reached: rest,
+        wait: if queued > 0 { QUEUE_EVERY } else { Duration::ZERO },
+    })
+}
+
+fn tell_of_end(replay: &Replay, step: &Step) {
+    if step.state == ReplayState::Done {
+        let (queued, skipped) = (replay.queued + step.queued, replay.skipped + step.skipped);
+        let matched = replay.matched + step.matched;
+        tracing::info!(partner = %replay.partner, replay = %replay.id, dry_run = replay.dry_run, matched, queued, skipped, "a replay is done");
+    }
+}
+
+/// What failed once may fail again, and others wait behind it.
+async fn put_off(pool: &PgPool, name: (PartnerId, ReplayId)) {
+    let put_off = async {
+        let mut connection = pool.acquire().await?;
+        replays::put_off(&mut connection, name, AGAIN_AFTER).await
+    };
+    if let Err(error) = put_off.await {
+        tracing::debug!(error = %error.chain(), "nor can the one that failed be put off");
+    }
+}
