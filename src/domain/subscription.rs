@@ -6,6 +6,9 @@ use super::id::{CallbackId, PartnerId, SubscriptionId};
 use super::surface::Surface;
 use super::version::Version;
 
+/// The type of the event that tells a partner that one of its subscriptions was disabled (SECURITY rule 21).
+pub const DISABLED_EVENT_TYPE: &str = "HeraldSubscriptionDisabled";
+
 /// Active deliveries flow; paused (by its owner) and disabled (by us) ones are held until it is active again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscriptionState {

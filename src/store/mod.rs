@@ -15,6 +15,7 @@ pub mod fanouts;
 pub mod idempotency;
 pub mod named_callbacks;
 pub mod nodes;
+pub mod notices;
 pub mod notifications;
 pub mod ordering_lines;
 pub mod partitions;

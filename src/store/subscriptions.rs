@@ -209,7 +209,7 @@ pub struct AsRead {
 
 /// Disables a subscription because of what its callback said. Only an active one that is still what it was when the callback was called: its
 /// owner's pause or deletion stands, and what an old callback said is not held against a new one. Where event types are taken only while
-/// active, others may have them from now on.
+/// active, others may have them from now on. Its partner is to be told (`notices`).
 pub async fn disable(
     db: &mut PgConnection,
     partner: PartnerId,
@@ -223,7 +223,10 @@ pub async fn disable(
              from callbacks c
              where s.partner_id = $1 and s.id = $2 and s.state = 'active' and s.version = $4
                and c.id = s.callback_id and c.updated_at = $5
-             returning s.id),
+             returning s.id, s.partner_id, s.version, s.state_reason),
+         noticed as (
+             insert into notices (partner_id, subscription_id, version, reason)
+             select partner_id, id, version, state_reason from disabled),
          freed as (
              update subscription_event_types set exclusive_in = null
              where subscription_id in (select id from disabled) and surface = 'notifications')

@@ -268,7 +268,9 @@ async fn rule_22_a_replay_leaves_publishers_half_of_the_backlog() {
     let replay = begin(&app, json!({})).await;
     wait_for(&app, &replay, |replay| replay["state"] == "queueing").await;
     let put_off = "select count(*) from replays where due_at > created_at + interval '4 seconds'";
+    let deadline = Instant::now() + PATIENCE;
     while count(&database, put_off).await == 0 {
+        assert!(Instant::now() < deadline, "it was never put off");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(counts(&app.get(&format!("{REPLAYS}/{replay}")).await), (1, 0, 0));

@@ -3,6 +3,7 @@
 mod binding;
 mod delivery;
 mod formats;
+mod notices;
 mod secrets;
 mod subscriptions;
 
