@@ -8,11 +8,11 @@ create table replays (
     dry_run        boolean not null,
     -- What is sent again: deliveries that ended so, and the rest only as far as it is there.
     of_state       text not null check (of_state in ('dead', 'delivered')),
-    surface        text,
-    external_key   text,
-    -- Those that were ever published under that name.
-    subscriptions  uuid[],
-    event_type     text,
+    surface        text check (surface in ('redirect', 'notifications', 'webhooks')),
+    external_key   text check (length(external_key) between 1 and 200),
+    -- Those that were published under that name, the newest hundred.
+    subscriptions  uuid[] check (cardinality(subscriptions) between 1 and 100),
+    event_type     text check (length(event_type) between 1 and 200),
     from_at        timestamptz,
     until_at       timestamptz not null,
     -- Deliveries up to this one are behind it.

@@ -5,7 +5,7 @@ create table notices (
     subscription_id  uuid not null,
     -- Of the subscription as it was disabled: it may be disabled again.
     version          bigint not null,
-    reason           text not null,
+    reason           text not null check (length(reason) <= 1000),
     disabled_at      timestamptz not null default herald_now(),
     primary key (partner_id, subscription_id, version)
 );

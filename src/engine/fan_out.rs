@@ -1,5 +1,6 @@
-//! Puts the deliveries of events that matched very many subscriptions into the queue, a chunk at a time. Any number of nodes may do it at
-//! once: a chunk is taken by one of them, in one statement, and is there again if that statement fails.
+//! Puts into the queue what was only noted down when it was committed: the deliveries of events that matched very many subscriptions, a chunk at a
+//! time, and what partners are to be told of their own subscriptions. Any number of nodes may do it at once: a chunk or a notice is taken by
+//! one of them, in one statement, and is there again if that statement fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use tokio::sync::{Notify, watch};
 
 use super::stopped;
 use crate::domain::Error;
-use crate::store::fanouts;
+use crate::store::{fanouts, notices, partitions};
 
-/// The longest sleep: chunks that another node left behind are found by looking.
+/// The longest sleep: notices, and chunks that another node left behind, are found by looking.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// `bell` rings when there are chunks, `due` are rung when their deliveries are in the queue.
@@ -19,6 +20,9 @@ pub async fn run(pool: PgPool, bell: Arc<Notify>, due: Vec<Arc<Notify>>, mut sto
     loop {
         if let Err(error) = spread_all(&pool, &due, &stop).await {
             tracing::warn!(error = %error.chain(), "large fan-outs cannot be spread now");
+        }
+        if let Err(error) = tell_all(&pool, &due, &stop).await {
+            tracing::warn!(error = %error.chain(), "partners cannot be told now which of their subscriptions were disabled");
         }
         tokio::select! {
             () = stopped(&mut stop) => return,
@@ -34,6 +38,25 @@ async fn spread_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<b
         let Some((event, deliveries)) = spread else { return Ok(()) };
         tracing::debug!(%event, deliveries, "a chunk of a large fan-out is in the queue");
         due.iter().for_each(|bell| bell.notify_one());
+    }
+    Ok(())
+}
+
+async fn tell_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<bool>) -> Result<(), Error> {
+    let mut connection = pool.acquire().await?;
+    while !*stop.borrow() {
+        let told = match notices::send(&mut connection).await {
+            Err(error) if partitions::is_missing_behind(&error) => {
+                partitions::make_ahead(&mut connection).await?;
+                notices::send(&mut connection).await?
+            }
+            told => told?,
+        };
+        match told {
+            None => return Ok(()),
+            Some(0) => {}
+            Some(_deliveries) => due.iter().for_each(|bell| bell.notify_one()),
+        }
     }
     Ok(())
 }

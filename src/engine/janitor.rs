@@ -11,7 +11,7 @@ use super::stopped;
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::store::ordering_lines::{self, Stalled};
-use crate::store::{access_tokens, event_keys, idempotency, notices, partitions, queue, replays};
+use crate::store::{access_tokens, event_keys, idempotency, partitions, queue, replays};
 use crate::telemetry::Metrics;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -65,7 +65,6 @@ async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {
             break;
         }
     }
-    while notices::send(db).await?.is_some() {}
     tend_lines(db, limit).await?;
     while idempotency::forget(db, limit).await? == CHUNK {}
     while event_keys::forget(db, limit).await? == CHUNK {}

@@ -11,8 +11,9 @@
 //! - The *recorder* writes outcomes in batches, guarded by the lease: a post that finishes late changes nothing.
 //! - The *drainer* brings back what was held, a little at a time.
 //! - The *janitor* keeps promises that no single request can: rows of deleted subscriptions, lines of ordering keys that stand still, old answers,
-//!   partitions of the days to come and of those that are over, and partners who do not know yet that a subscription of theirs was disabled.
-//! - The *fan-out* puts deliveries of events that matched very many subscriptions into the queue, a chunk at a time.
+//!   partitions of the days to come and of those that are over.
+//! - The *fan-out* puts deliveries of events that matched very many subscriptions into the queue, a chunk at a time, and what partners are to be told
+//!   of their own subscriptions.
 //! - The *replayer* puts finished deliveries into the queue again for partners who asked for many of them, a little at a time.
 //! - The *verifier* tries callbacks out when their owners ask for it.
 //! - *Hints* tell other nodes that something is due, and hear it from them.

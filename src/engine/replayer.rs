@@ -3,14 +3,13 @@
 //! which locks its replay.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, watch};
 
 use super::{backlog_watch, stopped};
 use crate::domain::Error;
-use crate::domain::id::{PartnerId, ReplayId};
 use crate::domain::replay::ReplayState;
 use crate::store::queue;
 use crate::store::replays::{self, Looked, Replay, Step};
@@ -21,10 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_SOON: Duration = Duration::from_millis(200);
 /// Attempts that a step looks at, at most.
 const LOOKED_AT_MAX: i64 = 10_000;
-/// Deliveries that a step puts into the queue at most. They fall due one after the other, until about when the next step is taken.
+/// Deliveries that a step puts into the queue at most.
 const QUEUED_MAX: i64 = 500;
-/// Between two steps that queue something.
-const QUEUE_EVERY: Duration = Duration::from_secs(1);
+/// For each that was put there, until the next step: as far apart as they fall due.
+const APART: Duration = Duration::from_millis(2);
 /// While the backlog has reached half of its bound: publishers need the rest.
 const GIVE_WAY_FOR: Duration = Duration::from_secs(5);
 /// After a step that failed, so that others have their turn.
@@ -39,8 +38,9 @@ pub struct Bells {
 
 /// `backlog_max` is the bound beyond which nothing is published.
 pub async fn run(pool: PgPool, backlog_max: i64, bells: Bells, mut stop: watch::Receiver<bool>) {
+    let mut way = Way { backlog_max, looked: None };
     loop {
-        let sleep = match go_on(&pool, backlog_max, &bells.due, &stop).await {
+        let sleep = match go_on(&pool, &mut way, &bells.due, &stop).await {
             Ok(sleep) => sleep,
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "replays cannot go on now");
@@ -58,7 +58,7 @@ pub async fn run(pool: PgPool, backlog_max: i64, bells: Bells, mut stop: watch::
 /// Takes all steps that are due. Returns when to look again.
 async fn go_on(
     pool: &PgPool,
-    backlog_max: i64,
+    way: &mut Way,
     due: &[Arc<Notify>],
     stop: &watch::Receiver<bool>,
 ) -> Result<Duration, Error> {
@@ -68,7 +68,8 @@ async fn go_on(
             Some(wait) if !wait.is_zero() => return Ok(wait.min(LOOK_EVERY)),
             Some(_due) => {}
         }
-        match step(pool, backlog_max).await? {
+        let is_free = way.is_free(pool).await?;
+        match step(pool, is_free).await? {
             None => return Ok(LOOK_SOON),
             Some(0) => {}
             Some(_queued) => due.iter().for_each(|bell| bell.notify_one()),
@@ -77,11 +78,33 @@ async fn go_on(
     Ok(LOOK_EVERY)
 }
 
-/// Takes the next step of any replay that is due. Returns how many deliveries it put into the queue; `None` when there is none.
-async fn step(pool: &PgPool, backlog_max: i64) -> Result<Option<i64>, Error> {
+/// Whether there is room in the queue for what is sent again.
+struct Way {
+    backlog_max: i64,
+    /// When that was last looked at, and what was seen: to count a long queue takes a while.
+    looked: Option<(Instant, bool)>,
+}
+
+impl Way {
+    async fn is_free(&mut self, pool: &PgPool) -> Result<bool, Error> {
+        if let Some((at, seen)) = self.looked
+            && at.elapsed() < GIVE_WAY_FOR
+        {
+            return Ok(seen);
+        }
+        let half = (self.backlog_max / 2).max(1);
+        let is_free = !backlog_watch::is_full(&mut *pool.acquire().await?, half).await?;
+        self.looked = Some((Instant::now(), is_free));
+        Ok(is_free)
+    }
+}
+
+/// Takes the next step of any replay that is due, or puts it off. Returns how many deliveries that put into the queue; `None` when there is none.
+async fn step(pool: &PgPool, way_is_free: bool) -> Result<Option<i64>, Error> {
     let mut transaction = pool.begin().await?;
     let Some(replay) = replays::take(&mut transaction).await? else { return Ok(None) };
-    match go_one_step(&mut transaction, &replay, backlog_max).await {
+    let (partner, id) = (replay.partner, replay.id);
+    match go_one_step(&mut transaction, &replay, way_is_free).await {
         Ok(step) => {
             transaction.commit().await?;
             if let Some(step) = &step {
@@ -89,10 +112,12 @@ async fn step(pool: &PgPool, backlog_max: i64) -> Result<Option<i64>, Error> {
             }
             Ok(Some(step.map_or(0, |step| step.queued)))
         }
+        // What failed once may fail again, and others wait behind it.
         Err(error) => {
             drop(transaction);
-            put_off(pool, (replay.partner, replay.id)).await;
-            Err(error)
+            tracing::warn!(%partner, replay = %id, error = %error.chain(), "a step of a replay failed; it is put off");
+            replays::put_off(&mut *pool.acquire().await?, (partner, id), AGAIN_AFTER).await?;
+            Ok(Some(0))
         }
     }
 }
@@ -101,15 +126,15 @@ async fn step(pool: &PgPool, backlog_max: i64) -> Result<Option<i64>, Error> {
 async fn go_one_step(
     db: &mut PgConnection,
     replay: &Replay,
-    backlog_max: i64,
+    way_is_free: bool,
 ) -> Result<Option<Step>, Error> {
     let step = if replay.state == ReplayState::Counting {
         count(db, replay).await?
-    } else if backlog_watch::is_full(db, (backlog_max / 2).max(1)).await? {
+    } else if way_is_free {
+        queue(db, replay).await?
+    } else {
         replays::put_off(db, (replay.partner, replay.id), GIVE_WAY_FOR).await?;
         return Ok(None);
-    } else {
-        queue(db, replay).await?
     };
     replays::note(db, replay, step).await?;
     Ok(Some(step))
@@ -129,6 +154,7 @@ async fn count(db: &mut PgConnection, replay: &Replay) -> Result<Step, Error> {
 async fn queue(db: &mut PgConnection, replay: &Replay) -> Result<Step, Error> {
     let Looked { fit, rest } = replays::look(db, replay, QUEUED_MAX, LOOKED_AT_MAX).await?;
     let queued = queue::insert_again(db, replay.partner, &fit).await?;
+    let wait = APART * u32::try_from(queued).map_err(Error::internal)?;
     let queued = i64::try_from(queued).map_err(Error::internal)?;
     Ok(Step {
         matched: 0,
@@ -136,7 +162,7 @@ async fn queue(db: &mut PgConnection, replay: &Replay) -> Result<Step, Error> {
         skipped: i64::try_from(fit.len()).map_err(Error::internal)? - queued,
         state: if rest.is_some() { ReplayState::Queueing } else { ReplayState::Done },
         reached: rest,
-        wait: if queued > 0 { QUEUE_EVERY } else { Duration::ZERO },
+        wait,
     })
 }
 
@@ -145,16 +171,5 @@ fn tell_of_end(replay: &Replay, step: &Step) {
         let (queued, skipped) = (replay.queued + step.queued, replay.skipped + step.skipped);
         let matched = replay.matched + step.matched;
         tracing::info!(partner = %replay.partner, replay = %replay.id, dry_run = replay.dry_run, matched, queued, skipped, "a replay is done");
-    }
-}
-
-/// What failed once may fail again, and others wait behind it.
-async fn put_off(pool: &PgPool, name: (PartnerId, ReplayId)) {
-    let put_off = async {
-        let mut connection = pool.acquire().await?;
-        replays::put_off(&mut connection, name, AGAIN_AFTER).await
-    };
-    if let Err(error) = put_off.await {
-        tracing::debug!(error = %error.chain(), "nor can the one that failed be put off");
     }
 }

@@ -26,11 +26,15 @@ impl Hub {
             }
             behind_it = Some(ids);
         }
-        let name = (caller.partner, ReplayId::new());
-        let begun = replays::insert(&mut connection, name, of, behind_it.as_deref(), dry_run).await?;
-        let begun = begun.ok_or(Error::Duplicate(Noun::Replay))?;
+        let id = ReplayId::new();
+        let name = (caller.partner, id);
+        if !replays::insert(&mut connection, name, of, behind_it.as_deref(), dry_run).await? {
+            return Err(Error::Duplicate(Noun::Replay));
+        }
+        // What it is told of is how it begins, and not how far it has come since.
+        let begun = replays::find(&mut connection, caller.partner, id).await?;
         self.handoff.ring_to_replay();
-        Ok(begun)
+        begun.ok_or(Error::NotFound(Noun::Replay))
     }
 
     /// The caller's replays before the given one, newest first, and where the list goes on, if it does.

@@ -34,7 +34,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// How far it has come, by the time of the events; `None` before the first, and once it is over.
+    /// How far it has come, by the time of the events; `None` while that is nowhere, and once it is over.
     pub fn reached_at(&self) -> Option<DateTime<Utc>> {
         let is_over = matches!(self.state, ReplayState::Done | ReplayState::Cancelled);
         (!is_over && !self.reached.is_nil()).then(|| DeliveryId(self.reached).moment())
@@ -62,7 +62,7 @@ struct Row {
     ended_at: Option<DateTime<Utc>>,
 }
 
-/// Begins a replay; `None` while the partner has another one that is not over. `subscriptions` are those that the selection speaks of, if it
+/// Begins a replay; false while the partner has another one that is not over. `subscriptions` are those that the selection speaks of, if it
 /// speaks of one.
 pub async fn insert(
     db: &mut PgConnection,
@@ -70,9 +70,9 @@ pub async fn insert(
     of: &Selection,
     subscriptions: Option<&[SubscriptionId]>,
     dry_run: bool,
-) -> Result<Option<Replay>, Error> {
+) -> Result<bool, Error> {
     let ids = |ids: &[SubscriptionId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
-    let row: Option<Row> = sqlx::query_as(include_str!("queries/replays/insert.sql"))
+    let done = sqlx::query(include_str!("queries/replays/insert.sql"))
         .bind(partner.0)
         .bind(id.0)
         .bind(dry_run)
@@ -83,10 +83,15 @@ pub async fn insert(
         .bind(&of.event_type)
         .bind(of.from)
         .bind(of.until)
-        .fetch_optional(db)
+        .execute(db)
         .await?;
-    row.map(Replay::try_from).transpose()
+    Ok(done.rows_affected() == 1)
 }
+
+/// The statements that read replays: a page of a partner's, one of them, the one that is due.
+static READ: LazyLock<[String; 3]> = LazyLock::new(|| {
+    ["page", "one", "due"].map(|section| sections::with(include_str!("queries/replays/read.sql"), &[section]))
+});
 
 /// A partner's replays older than the given one, newest first, up to `limit`.
 pub async fn list(
@@ -95,22 +100,19 @@ pub async fn list(
     before: Option<ReplayId>,
     limit: i64,
 ) -> Result<Vec<Replay>, Error> {
-    let rows: Vec<Row> =
-        sqlx::query_as("select * from replays where partner_id = $1 and id < $2 order by id desc limit $3")
-            .bind(partner.0)
-            .bind(before.map_or(Uuid::max(), |id| id.0))
-            .bind(limit)
-            .fetch_all(db)
-            .await?;
+    let [page, ..]: &'static [String; 3] = &READ;
+    let rows: Vec<Row> = sqlx::query_as(page.as_str())
+        .bind(partner.0)
+        .bind(before.map_or(Uuid::max(), |id| id.0))
+        .bind(limit)
+        .fetch_all(db)
+        .await?;
     rows.into_iter().map(Replay::try_from).collect()
 }
 
 pub async fn find(db: &mut PgConnection, partner: PartnerId, id: ReplayId) -> Result<Option<Replay>, Error> {
-    let row: Option<Row> = sqlx::query_as("select * from replays where partner_id = $1 and id = $2")
-        .bind(partner.0)
-        .bind(id.0)
-        .fetch_optional(db)
-        .await?;
+    let [_, one, _]: &'static [String; 3] = &READ;
+    let row: Option<Row> = sqlx::query_as(one.as_str()).bind(partner.0).bind(id.0).fetch_optional(db).await?;
     row.map(Replay::try_from).transpose()
 }
 
@@ -140,12 +142,8 @@ pub async fn next_due_in(db: &mut PgConnection) -> Result<Option<Duration>, Erro
 
 /// Locks the replay whose next step is due for longest, and that nobody is working on.
 pub async fn take(db: &mut PgConnection) -> Result<Option<Replay>, Error> {
-    let row: Option<Row> = sqlx::query_as(
-        "select * from replays where state in ('counting', 'queueing') and due_at <= herald_now()
-         order by due_at limit 1 for update skip locked",
-    )
-    .fetch_optional(db)
-    .await?;
+    let [.., due]: &'static [String; 3] = &READ;
+    let row: Option<Row> = sqlx::query_as(due.as_str()).fetch_optional(db).await?;
     row.map(Replay::try_from).transpose()
 }
 

@@ -74,10 +74,13 @@ async fn dead(partner: &Partner, receiver: &Receiver, count: usize) -> Vec<Strin
     ids
 }
 
-/// [`MANY`] deliveries of a partner that the history has as dead, though they arrived.
-async fn many_dead(database: &TestDatabase, app: &App, receiver: &Receiver) {
-    app.subscribe(&receiver.url).await;
-    let event = json!({ "type": "RedirectSessionCancelled", "data": { "id": Uuid::new_v4() } });
+/// [`MANY`] deliveries of a partner that the history has as dead, though they arrived. Returns who the partner is.
+async fn many_dead(database: &TestDatabase, app: &App, partner: &Partner, receiver: &Receiver) -> Uuid {
+    let subscription = partner.subscribe(&receiver.url).await.to_string();
+    let whose = "select partner_id from subscriptions where external_key = $1";
+    let whose: Uuid = sqlx::query_scalar(whose).bind(subscription).fetch_one(&database.pool).await.unwrap();
+    let data = json!({ "id": Uuid::new_v4() });
+    let event = json!({ "type": "RedirectSessionCancelled", "partnerId": whose, "data": data });
     app.operator().publish(&vec![event; MANY]).await;
     receiver.wait_for(MANY).await;
     wait_until_queue_is_empty(database).await;
@@ -85,6 +88,7 @@ async fn many_dead(database: &TestDatabase, app: &App, receiver: &Receiver) {
         .execute(&database.pool)
         .await
         .unwrap();
+    whose
 }
 
 async fn wait_until_queue_is_empty(database: &TestDatabase) {
@@ -196,7 +200,7 @@ async fn rule_22_a_replay_takes_what_it_is_asked_for() {
 async fn rule_22_a_replay_outlives_its_server_and_queues_everything_once() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
-    many_dead(&database, &app, &receiver).await;
+    many_dead(&database, &app, &app, &receiver).await;
     let replay = begin(&app, json!({})).await;
     let begun = wait_for(&app, &replay, |replay| counts(replay).1 > 0).await;
     assert_eq!(begun["state"], "queueing");
@@ -220,7 +224,7 @@ async fn rule_22_a_replay_runs_alone_and_is_stopped_by_who_began_it() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
     let stranger = app.another_partner().await;
-    many_dead(&database, &app, &receiver).await;
+    many_dead(&database, &app, &app, &receiver).await;
     let replay = begin(&app, json!({})).await;
     let (status, problem) = app.ask(Method::POST, REPLAYS, Some(json!({ "dryRun": true }))).await;
     assert_eq!((status, &problem["code"]), (409, &json!("ReplayRunning")));
@@ -284,23 +288,23 @@ async fn a_step_that_fails_is_put_off_and_others_go_on() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
     let other = app.another_partner().await;
+    let whose = many_dead(&database, &app, &other, &receiver).await;
     subscribe(&app, &receiver).await;
     dead(&app, &receiver, 1).await;
-    subscribe(&other, &receiver).await;
-    dead(&other, &receiver, 1).await;
-    let name = "select id from partners where name = 'Another'";
-    let partner: Uuid = sqlx::query_scalar(name).fetch_one(&database.pool).await.unwrap();
     let refusal = format!(
         "create function refuse() returns trigger language plpgsql as $$
-             begin if new.partner_id = '{partner}' then return new; end if; raise exception 'not now'; end $$;
+             begin if new.partner_id = '{whose}' then return new; end if; raise exception 'not now'; end $$;
          create trigger refuse before insert on queue for each row execute function refuse()"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(refusal)).execute(&database.pool).await.unwrap();
     let stuck = begin(&app, json!({})).await;
     wait_for(&app, &stuck, |replay| replay["state"] == "queueing").await;
-    assert_eq!(outcome(&other, json!({})).await, (1, 1, 0));
+    assert_eq!(outcome(&other, json!({})).await, (MANY as i64, MANY as i64, 0));
     assert_eq!(counts(&app.get(&format!("{REPLAYS}/{stuck}")).await), (1, 0, 0));
     sqlx::raw_sql("drop trigger refuse on queue").execute(&database.pool).await.unwrap();
+    database.advance(TimeDelta::seconds(11)).await;
+    // It is looked at again when there is another, at the latest.
+    begin(&other, json!({ "dryRun": true })).await;
     let done = wait_for(&app, &stuck, |replay| replay["state"] == "done").await;
     assert_eq!(counts(&done), (1, 1, 0));
 }

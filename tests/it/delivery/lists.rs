@@ -1,9 +1,14 @@
 //! Lists of deliveries, however long the history is and however little of it they show.
 
+use std::time::Duration;
+
+use chrono::DateTime;
 use herald::domain::delivery::DeliveryState;
-use herald::domain::id::{DeliveryId, PartnerId};
+use herald::domain::id::{DeliveryId, PartnerId, ReplayId};
+use herald::domain::replay::{ReplayState, Selection};
 use herald::store::deliveries::{self, Filter};
-use herald::store::partitions;
+use herald::store::replays::{self, Replay, Step};
+use herald::store::{partitions, sessions};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -121,5 +126,100 @@ async fn a_page_reads_what_it_looks_through_and_no_more() {
             assert!(rows <= rows_max, "{rows} rows of {table} for {filter:?}");
         }
         looking.close_on_drop();
+    }
+}
+
+/// A replay of all that ended so, locked.
+async fn replay(db: &mut PgConnection, partner: PartnerId, state: DeliveryState) -> Replay {
+    let of = Selection {
+        state,
+        subscription: None,
+        event_type: None,
+        from: DateTime::from_timestamp(1, 0),
+        until: None,
+    };
+    assert!(replays::insert(db, (partner, ReplayId::new()), &of, None, false).await.unwrap());
+    replays::take(db).await.unwrap().unwrap()
+}
+
+fn stands(state: ReplayState, reached: Option<DeliveryId>) -> Step {
+    Step { matched: 0, queued: 0, skipped: 0, state, reached, wait: Duration::ZERO }
+}
+
+#[tokio::test]
+async fn replays_find_each_delivery_by_its_key_although_there_was_none_when_that_was_planned() {
+    const FIT_MAX: i64 = 500;
+    let database = cluster::database().await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut connection).await.unwrap();
+    let asleep = "alter table queue set (autovacuum_enabled = false); vacuum analyze";
+    for statement in asleep.split("; ") {
+        sqlx::raw_sql(statement).execute(&mut *connection).await.unwrap();
+    }
+    let states = [DeliveryState::Dead, DeliveryState::Delivered];
+    let pools = [(), ()].map(|()| sessions::in_index_order(&database.pool, 1));
+    for (pool, state) in pools.iter().zip(states) {
+        let mut looking = pool.acquire().await.unwrap();
+        let nothing = replay(&mut looking, PartnerId::new(), state).await;
+        let looked = replays::look(&mut looking, &nothing, FIT_MAX, LOOKED_AT_MAX).await.unwrap();
+        assert!(looked.fit.is_empty() && looked.rest.is_none());
+        replays::note(&mut looking, &nothing, stands(ReplayState::Done, None)).await.unwrap();
+    }
+    let partner = fill(&mut connection).await;
+    for ((pool, state), (fit, rows_max)) in
+        pools.iter().zip(states).zip([(3, 100), (FIT_MAX, 3 * LOOKED_AT_MAX)])
+    {
+        let mut looking = pool.acquire().await.unwrap();
+        let replay = replay(&mut looking, partner, state).await;
+        sqlx::raw_sql("begin").execute(&mut *looking).await.unwrap();
+        let looked = replays::look(&mut looking, &replay, FIT_MAX, LOOKED_AT_MAX).await.unwrap();
+        assert_eq!(looked.fit.len() as i64, fit);
+        for table in ["attempts", "queue"] {
+            let (rows, _) = read_so_far(&mut looking, table).await;
+            assert!(rows <= rows_max, "{rows} rows of {table} for {state:?}");
+        }
+        sqlx::raw_sql("commit").execute(&mut *looking).await.unwrap();
+        replays::note(&mut looking, &replay, stands(ReplayState::Done, None)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_steps_of_a_replay_meet_everything_once_however_short_they_are() {
+    let database = cluster::database().await;
+    let mut db = database.pool.acquire().await.unwrap();
+    partitions::make_ahead(&mut db).await.unwrap();
+    // The second arrived with its third attempt, the third is dead, and the fourth is queued again.
+    let rows: Vec<(Uuid,)> = sqlx::query_as(
+        "with moments as materialized (
+             select number, herald_uuid7_beside(herald_uuid7_floor(herald_now() - interval '1 second' + number * interval '1 ms')) as id
+             from generate_series(1, 5) as number),
+         again as (insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at)
+                   select $1, id, id, $1, herald_now() from moments where number = 4),
+         attempts as (
+             insert into attempts (partner_id, delivery_id, id, event_id, subscription_id, event_type, outcome, final_state, started_at, latency_ms)
+             select $1, m.id, herald_uuid7_beside(herald_uuid7_floor(herald_now() + try * interval '1 ms')), m.id, $1, 'it.happened',
+                    case when try = 3 and number <> 3 then 'delivered' else 'refused' end,
+                    case when try = 3 and number = 3 then 'dead' when try = 3 then 'delivered' end, herald_now(), 1
+             from moments m cross join generate_series(1, 3) as try where number = 2 or try = 3)
+         select id from moments where number in (1, 2, 5) order by id",
+    )
+    .bind(Uuid::nil())
+    .fetch_all(&mut *db)
+    .await
+    .unwrap();
+    let fit: Vec<DeliveryId> = rows.into_iter().map(|(id,)| DeliveryId(id)).collect();
+    for (limit, looked_at_max) in [(1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (3, 100), (1, 100), (100, 1)] {
+        let mut replay = replay(&mut db, PartnerId(Uuid::nil()), DeliveryState::Delivered).await;
+        let mut met = Vec::new();
+        loop {
+            let looked = replays::look(&mut db, &replay, limit, looked_at_max).await.unwrap();
+            met.extend(looked.fit.iter().map(|one| one.delivery));
+            let Some(rest) = looked.rest else { break };
+            replays::note(&mut db, &replay, stands(ReplayState::Queueing, Some(rest))).await.unwrap();
+            replay = replays::take(&mut db).await.unwrap().unwrap();
+            assert_eq!(replay.reached_at(), Some(rest.moment()));
+        }
+        assert_eq!(met, fit, "{limit} of {looked_at_max}");
+        replays::note(&mut db, &replay, stands(ReplayState::Done, None)).await.unwrap();
     }
 }

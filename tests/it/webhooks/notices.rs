@@ -1,5 +1,7 @@
 //! Who subscribes to it is told when a subscription of theirs was disabled.
 
+use herald::store::{self, partitions};
+
 use super::*;
 use crate::support::partner::PATIENCE;
 use crate::support::receiver::Receiver;
@@ -68,7 +70,8 @@ async fn a_disabled_subscription_that_would_be_told_of_it_has_its_notice_held_an
     let (gone, its_own) = (Receiver::start().await, Receiver::start().await);
     disable_one(&app, &gone).await;
     wait_until_none_is_left(&database).await;
-    assert_eq!(app.deliveries().await.len(), 1);
+    let events = "select count(*) from events where type = 'HeraldSubscriptionDisabled'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(events).fetch_one(&database.pool).await.unwrap(), 0);
 
     let id = subscribe_one(&app, &its_own.url, DISABLED).await;
     its_own.reply([410]);
@@ -78,4 +81,20 @@ async fn a_disabled_subscription_that_would_be_told_of_it_has_its_notice_held_an
     wait_until_none_is_left(&database).await;
     let standing = app.get(&format!("/herald/v1/subscriptions/webhooks/{id}")).await;
     assert_eq!((&standing["state"], &standing["heldCount"]), (&json!("disabled"), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_notice_says_when_the_day_that_it_falls_on_has_no_partition_yet() {
+    let World { database, app } = world().await;
+    subscribe_one(&app, ANY_URL, DISABLED).await;
+    app.stop().await;
+    let disabled = "insert into notices (partner_id, subscription_id, version, reason) select partner_id, id, 1, 'gone' from subscriptions";
+    sqlx::query(disabled).execute(&database.pool).await.unwrap();
+    let mut db = database.pool.acquire().await.unwrap();
+    database.advance(chrono::TimeDelta::days(40)).await;
+    let refused = store::notices::send(&mut db).await.unwrap_err();
+    assert!(partitions::is_missing_behind(&refused), "{}", refused.chain());
+    partitions::make_ahead(&mut db).await.unwrap();
+    assert_eq!(store::notices::send(&mut db).await.unwrap(), Some(1));
+    assert_eq!(store::notices::send(&mut db).await.unwrap(), None);
 }

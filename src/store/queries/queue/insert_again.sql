@@ -8,8 +8,8 @@ select $1, f.delivery_id, f.event_id, s.id, extract(epoch from herald_now() - ti
        case when s.state = 'active' then herald_now() + (f.place - 1) * interval '2 milliseconds' else 'infinity' end
 from unnest($2::uuid[], $3::uuid[], $4::uuid[]) with ordinality as f (delivery_id, event_id, subscription_id, place)
 -- One by one, or all of a table is read by a plan that takes it to be short.
-cross join lateral (select id, state from subscriptions where id = f.subscription_id and state <> 'deleted' limit 1) s
-cross join lateral (select from events where id = f.event_id limit 1) e
+cross join lateral (select id, state from subscriptions where partner_id = $1 and id = f.subscription_id and state <> 'deleted' limit 1) s
+cross join lateral (select from events where id = f.event_id and partner_id = $1 limit 1) e
 where f.delivery_id <> all (array(select delivery_id from bundled where partner_id = $1 and delivery_id = any ($2)))
 order by f.delivery_id
 on conflict (partner_id, delivery_id) do nothing

@@ -9,8 +9,10 @@ where a.partner_id = $1 and a.delivery_id > $2 and a.delivery_id < $3 and a.deli
 --}
   and ($6::uuid[] is null or a.subscription_id = any ($6))
   and ($7::text is null or a.event_type = $7)
-  and not exists (select from queue q where q.partner_id = a.partner_id and q.delivery_id = a.delivery_id)
-  and not exists (select from attempts later where later.partner_id = a.partner_id and later.delivery_id = a.delivery_id
-                  and later.id > a.id and later.final_state is not null)
+  -- One by one and by their keys, whatever the planner believes (docs/decisions/0027).
+  and (select true from queue q where q.partner_id = a.partner_id and q.delivery_id = a.delivery_id limit 1) is null
+  and (select true from attempts later
+       where later.partner_id = a.partner_id and later.delivery_id = a.delivery_id and later.id > a.id and later.final_state is not null
+       order by later.id limit 1) is null
 order by a.delivery_id
 limit $8
