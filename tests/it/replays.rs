@@ -18,8 +18,8 @@ use crate::support::partner::{PATIENCE, Partner, of_attempts, text};
 use crate::support::receiver::Receiver;
 
 const REPLAYS: &str = "/herald/v1/replays";
-/// More than the server puts into the queue within three seconds.
-const MANY: usize = 1_700;
+/// More than the server puts into the queue within two seconds.
+const MANY: usize = 1_100;
 
 async fn begin(partner: &Partner, wanted: Value) -> String {
     let (status, replay) = partner.ask(Method::POST, REPLAYS, Some(wanted)).await;

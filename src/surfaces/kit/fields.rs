@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Datelike as _, Utc};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -221,6 +222,17 @@ fn whole(number: f64) -> Option<i64> {
 impl<'a> Shape<'a> for bool {
     fn read(raw: &'a RawValue) -> Result<Self, String> {
         serde_json::from_str(raw.get()).map_err(|_| "must be true or false".to_owned())
+    }
+}
+
+/// A moment that ids have, and that is written with four digits for its year.
+impl<'a> Shape<'a> for DateTime<Utc> {
+    fn read(raw: &'a RawValue) -> Result<Self, String> {
+        let moment = DateTime::parse_from_rfc3339(&String::read(raw)?).map(|moment| moment.to_utc()).ok();
+        let moment = moment.filter(|moment| (1970..=9999).contains(&moment.year()));
+        moment.ok_or_else(|| {
+            "must be a date and time from 1970 to 9999, such as 2030-12-31T23:59:59Z".to_owned()
+        })
     }
 }
 
