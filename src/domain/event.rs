@@ -5,6 +5,9 @@ use chrono::{DateTime, Utc};
 use super::id::{EventId, PartnerId};
 use super::publication::{Attributes, OrderingKey};
 
+/// The type of a test event, on every surface.
+pub const TEST_EVENT_TYPE: &str = "HeraldTest";
+
 /// An event about to be stored. `payload` is the event's data as it will be sent: bytes, never parsed again.
 #[derive(Debug, Clone)]
 pub struct NewEvent {

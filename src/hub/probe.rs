@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use super::Hub;
 use crate::domain::attempt::{Attempt, Outcome};
 use crate::domain::caller::Caller;
-use crate::domain::event::NewEvent;
+use crate::domain::event::{NewEvent, TEST_EVENT_TYPE};
 use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
 use crate::domain::publication::Attributes;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun};
 use crate::store::{self, attempts, events, partitions};
 
-/// The type of a test event, on every surface.
-pub const TEST_EVENT_TYPE: &str = "HeraldTest";
 const SOURCE: &str = "/herald";
 const PAYLOAD: &[u8] = br#"{"test":true}"#;
 /// How often the history is asked for the attempt.

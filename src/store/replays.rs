@@ -11,6 +11,7 @@ use super::queue::Finished;
 use super::{sections, unknown_word};
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::event::TEST_EVENT_TYPE;
 use crate::domain::id::{DeliveryId, EventId, PartnerId, ReplayId, SubscriptionId};
 use crate::domain::replay::{ReplayState, Selection};
 use crate::domain::surface::Surface;
@@ -185,6 +186,7 @@ pub async fn look(
         .bind(&replay.subscriptions)
         .bind(&replay.of.event_type)
         .bind(limit)
+        .bind(TEST_EVENT_TYPE)
         .fetch_all(db)
         .await?;
     let is_full = i64::try_from(rows.len()).map_err(Error::internal)? == limit;

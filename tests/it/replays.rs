@@ -107,14 +107,19 @@ async fn count(database: &TestDatabase, sql: &'static str) -> i64 {
 async fn rule_22_dead_letters_are_counted_and_then_sent_again_in_bulk_under_their_own_ids() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
-    subscribe(&app, &receiver).await;
+    let subscription = subscribe(&app, &receiver).await;
     let ids = dead(&app, &receiver, 3).await;
     app.cancel_one().await;
     let arrived = text(&app.deliveries().await[0]["id"]);
     app.wait_for_state(&arrived, "delivered").await;
 
+    receiver.reply([500]);
+    assert_eq!(app.test(subscription).await.0, 200);
+    assert_eq!(app.deliveries_that("state=dead").await.len(), 4, "a test that failed is dead, too");
+
     assert_eq!(outcome(&app, json!({ "dryRun": true })).await, (3, 0, 0));
-    assert_eq!(app.deliveries_that("state=dead").await.len(), 3, "nothing was sent");
+    assert_eq!(outcome(&app, json!({ "dryRun": true, "type": "HeraldTest" })).await, (1, 0, 0));
+    assert_eq!(app.deliveries_that("state=dead").await.len(), 4, "nothing was sent");
 
     let replay = begin(&app, json!({})).await;
     let done = wait_for(&app, &replay, |replay| replay["state"] == "done").await;
@@ -126,10 +131,10 @@ async fn rule_22_dead_letters_are_counted_and_then_sent_again_in_bulk_under_thei
         assert_eq!(of_attempts(&delivery, "status"), [500, 204]);
     }
     let again: BTreeSet<String> =
-        receiver.wait_for(7).await[4..].iter().map(|call| call.header("webhook-id").to_owned()).collect();
+        receiver.wait_for(8).await[5..].iter().map(|call| call.header("webhook-id").to_owned()).collect();
     assert_eq!(again, ids.iter().cloned().collect());
-    assert_eq!(outcome(&app, json!({})).await, (0, 0, 0), "none is dead any more");
-    assert_eq!(receiver.calls().len(), 7);
+    assert_eq!(outcome(&app, json!({})).await, (0, 0, 0), "only the test is dead still");
+    assert_eq!(receiver.calls().len(), 8);
 
     // The newest first, a page at a time.
     let page = app.get(&format!("{REPLAYS}?limit=2")).await;
