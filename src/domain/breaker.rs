@@ -117,11 +117,10 @@ fn spread(open_for: Duration, chance: f64) -> Duration {
 /// Whether an outcome speaks against the receiver as such. A 4xx is about what was sent, not about who received it.
 pub fn speaks_against(outcome: Outcome, status: Option<u16>) -> bool {
     match outcome {
-        Outcome::TimedOut | Outcome::Unreachable => true,
+        // What may not be called is treated as what cannot be: who could tell them apart could look around in our network.
+        Outcome::TimedOut | Outcome::Unreachable | Outcome::Blocked => true,
         Outcome::Refused => status.is_some_and(|status| status == 429 || status >= 500),
-        Outcome::Delivered | Outcome::Blocked | Outcome::Cancelled | Outcome::Expired | Outcome::Crashed => {
-            false
-        }
+        Outcome::Delivered | Outcome::Cancelled | Outcome::Expired | Outcome::Crashed => false,
     }
 }
 

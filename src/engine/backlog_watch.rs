@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::stopped;
 use crate::domain::Error;
 use crate::store::queue;
+use crate::store::sessions::in_time;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// So many rows are counted in no time, whatever the statistics say.
@@ -21,16 +22,16 @@ const ALWAYS_COUNTED: i64 = 100_000;
 
 pub async fn run(pool: PgPool, rows_max: i64, full: Arc<AtomicBool>, mut stop: watch::Receiver<bool>) {
     loop {
-        let looked = async { is_full(&mut *pool.acquire().await?, rows_max).await };
+        let looked = in_time(async { is_full(&mut *pool.acquire().await?, rows_max).await });
         match looked.await {
-            Ok(now) if full.swap(now, Ordering::Relaxed) != now => {
+            Ok(now) if full.swap(now, Ordering::Relaxed) == now => {}
+            Ok(true) => {
                 tracing::warn!(
-                    full = now,
                     rows_max,
-                    "the backlog has reached its bound, or is below it again"
+                    "the backlog has reached its bound: publishing is answered 429 until it is below it"
                 );
             }
-            Ok(_) => {}
+            Ok(false) => tracing::info!(rows_max, "the backlog is below its bound again: publishing goes on"),
             Err(error) => tracing::warn!(error = %error.chain(), "the backlog cannot be looked at now"),
         }
         tokio::select! {

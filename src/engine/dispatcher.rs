@@ -106,6 +106,7 @@ impl Dispatcher {
                     self.shed();
                     self.traffic.look(Instant::now());
                     self.traffic.forget(Instant::now());
+                    self.lanes.paces.forget(Instant::now());
                     self.refresh().await;
                     self.draw(self.backlogs.callbacks());
                 }
@@ -262,16 +263,19 @@ impl Dispatcher {
         }
     }
 
-    /// Reads subscriptions; leaves the list empty when the database could not be asked.
+    /// Reads subscriptions; leaves those in the list that could be read.
     async fn read(&mut self, subscriptions: &mut Vec<SubscriptionId>) {
         subscriptions.sort_unstable();
         subscriptions.dedup();
         if subscriptions.is_empty() {
             return;
         }
-        if let Err(error) = self.targets.read(subscriptions).await {
-            tracing::warn!(error = %error.chain(), "subscriptions cannot be read now");
-            subscriptions.clear();
+        match self.targets.read(subscriptions).await {
+            Ok(not_understood) => subscriptions.retain(|id| !not_understood.contains(id)),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "subscriptions cannot be read now");
+                subscriptions.clear();
+            }
         }
     }
 
@@ -356,7 +360,7 @@ impl Dispatcher {
                 self.traffic.note(callback, shown, Instant::now(), chance);
                 self.lanes.proven(callback, !shown.failed);
                 match shown.slow_down {
-                    true => self.lanes.paces.slow_down(callback),
+                    true => self.lanes.paces.slow_down(callback, Instant::now()),
                     false if !shown.failed => self.lanes.paces.took(callback),
                     false => {}
                 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::stopped;
 use crate::domain::Error;
 use crate::store::queue::{self, Resumed};
+use crate::store::sessions::in_time;
 
 /// Rows made due at once.
 const CHUNK: i64 = 2_000;
@@ -52,5 +53,5 @@ pub async fn run(pool: PgPool, bells: Bells, mut stop: watch::Receiver<bool>) {
 }
 
 async fn drain(pool: &PgPool) -> Result<Resumed, Error> {
-    queue::resume_stranded(&mut *pool.acquire().await?, CHUNK).await
+    in_time(async { queue::resume_stranded(&mut *pool.acquire().await?, CHUNK).await }).await
 }

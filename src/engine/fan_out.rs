@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::stopped;
 use crate::domain::Error;
+use crate::store::sessions::in_time;
 use crate::store::{fanouts, notices, partitions};
 
 /// The longest sleep: notices, and chunks that another node left behind, are found by looking.
@@ -34,7 +35,7 @@ pub async fn run(pool: PgPool, bell: Arc<Notify>, due: Vec<Arc<Notify>>, mut sto
 
 async fn spread_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<bool>) -> Result<(), Error> {
     while !*stop.borrow() {
-        let spread = fanouts::spread(&mut *pool.acquire().await?).await?;
+        let spread = in_time(async { fanouts::spread(&mut *pool.acquire().await?).await }).await?;
         let Some((event, deliveries)) = spread else { return Ok(()) };
         tracing::debug!(%event, deliveries, "a chunk of a large fan-out is in the queue");
         due.iter().for_each(|bell| bell.notify_one());
@@ -43,20 +44,24 @@ async fn spread_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<b
 }
 
 async fn tell_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<bool>) -> Result<(), Error> {
-    let mut connection = pool.acquire().await?;
     while !*stop.borrow() {
-        let told = match notices::send(&mut connection).await {
-            Err(error) if partitions::is_missing_behind(&error) => {
-                partitions::make_ahead(&mut connection).await?;
-                notices::send(&mut connection).await?
-            }
-            told => told?,
-        };
-        match told {
+        match in_time(tell(pool)).await? {
             None => return Ok(()),
             Some(0) => {}
             Some(_deliveries) => due.iter().for_each(|bell| bell.notify_one()),
         }
     }
     Ok(())
+}
+
+/// Tells of one disabling; `None` when there is none to tell of.
+async fn tell(pool: &PgPool) -> Result<Option<i64>, Error> {
+    let mut connection = pool.acquire().await?;
+    match notices::send(&mut connection).await {
+        Err(error) if partitions::is_missing_behind(&error) => {
+            partitions::make_ahead(&mut connection).await?;
+            notices::send(&mut connection).await
+        }
+        told => told,
+    }
 }

@@ -16,6 +16,7 @@ use super::stopped;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::nodes;
+use crate::store::sessions::in_time;
 
 /// Between tries at listening.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -72,11 +73,8 @@ fn ring(bells: &[Arc<Notify>]) {
 async fn tell(pool: &PgPool, node: NodeId, bell: &Notify) {
     loop {
         bell.notified().await;
-        let told = match pool.acquire().await {
-            Ok(mut connection) => nodes::hint(&mut connection, node).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = told {
+        let told = in_time(async { nodes::hint(&mut *pool.acquire().await?, node).await });
+        if let Err(error) = told.await {
             tracing::debug!(error = %error.chain(), "other nodes could not be told; they will look");
         }
     }

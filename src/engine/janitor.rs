@@ -11,6 +11,7 @@ use super::stopped;
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::store::ordering_lines::{self, Stalled};
+use crate::store::sessions::in_time;
 use crate::store::{access_tokens, event_keys, idempotency, partitions, queue, replays};
 use crate::telemetry::Metrics;
 
@@ -47,10 +48,11 @@ pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: 
 }
 
 async fn partition_round(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
-    partitions::make_ahead(&mut *pool.acquire().await?).await?;
+    in_time(async { partitions::make_ahead(&mut *pool.acquire().await?).await }).await?;
     retention::keep(pool, retention_days, metrics).await?;
     let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
-    while replays::forget(&mut *pool.acquire().await?, retention_days, limit).await? == CHUNK {}
+    let forget = || async { replays::forget(&mut *pool.acquire().await?, retention_days, limit).await };
+    while in_time(forget()).await? == CHUNK {}
     Ok(())
 }
 
@@ -59,16 +61,16 @@ async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {
     let db = &mut *connection;
     let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
     loop {
-        let cancelled = queue::cancel_deleted(db, None, limit).await?;
+        let cancelled = in_time(queue::cancel_deleted(db, None, limit)).await?;
         metrics.deliveries_ended(DeliveryState::Cancelled, cancelled);
         if cancelled < CHUNK {
             break;
         }
     }
-    tend_lines(db, limit).await?;
-    while idempotency::forget(db, limit).await? == CHUNK {}
-    while event_keys::forget(db, limit).await? == CHUNK {}
-    while access_tokens::forget(db, limit).await? == CHUNK {}
+    in_time(tend_lines(db, limit)).await?;
+    while in_time(idempotency::forget(db, limit)).await? == CHUNK {}
+    while in_time(event_keys::forget(db, limit)).await? == CHUNK {}
+    while in_time(access_tokens::forget(db, limit)).await? == CHUNK {}
     Ok(())
 }
 

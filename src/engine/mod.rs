@@ -51,6 +51,7 @@ use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::domain::Error;
 use crate::domain::delivery::Lease;
 use crate::domain::dialect::Dialect;
 use crate::domain::egress::EgressPolicy;
@@ -67,6 +68,8 @@ use self::outbound::Outbound;
 
 /// How long writing results may take once the last post has ended.
 pub const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
+/// And giving back what is left.
+pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How each surface speaks to its callbacks.
 pub type Dialects = HashMap<Surface, Arc<dyn Dialect>>;
@@ -124,8 +127,9 @@ impl Engine {
         let (claims, claimed) = mpsc::unbounded_channel();
         let (backlogs, wishes) = backlogs::Backlogs::new(intake.set_aside, intake.due.clone());
         let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };
+        let reading = store::sessions::apart(&pool, 1);
         let targets = || {
-            let (pool, keys, egress) = (pool.clone(), keys.clone(), egress.clone());
+            let (pool, keys, egress) = (reading.clone(), keys.clone(), egress.clone());
             targets::Targets::new(pool, keys, egress, settings.clone(), intake.changes.clone())
         };
         let dialects = Arc::new(dialects);
@@ -173,7 +177,7 @@ impl Engine {
         let replayer_bells = replayer::Bells { replay: intake.replay, due: bells.to_vec() };
         let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
         let heartbeat = health.worker("recorder");
-        let recorder = own_thread::spawn("recorder", &pool, 1, async move |pool| {
+        let recorder = own_thread::spawn("recorder", &pool, recorder::CONNECTIONS_MAX, async move |pool| {
             recorder::Recorder::new(pool, node, bells, changes, metrics).run(recorded).await;
             drop(heartbeat);
         });
@@ -231,11 +235,9 @@ impl Engine {
         ended(self.dispatcher, until).await;
         // The recorder ends when the last sender of results is gone, after it has written them all.
         ended(self.recorder, Instant::now() + WRITE_RESULTS_WITHIN).await;
-        let released = match self.pool.acquire().await {
-            Ok(mut connection) => store::queue::release_all(&mut connection, self.node).await,
-            Err(error) => Err(error.into()),
-        };
-        match released {
+        let release = async { store::queue::release_all(&mut *self.pool.acquire().await?, self.node).await };
+        let late = |_elapsed| Err(Error::unavailable("the database did not answer in time"));
+        match tokio::time::timeout(RELEASE_WITHIN, release).await.unwrap_or_else(late) {
             Ok(0) => {}
             Ok(leases) => tracing::info!(leases, "released unfinished leases"),
             Err(error) => {

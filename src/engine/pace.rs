@@ -1,6 +1,8 @@
 //! How many posts a callback may get at a time: as many as any, or fewer after it has asked us to slow down. Each time it asks it gets half as
 //! many, down to one by one; as long as it takes what it gets, it gets one more at a time, until it is back among the others. Pure bookkeeping.
 
+use std::time::{Duration, Instant};
+
 use crate::domain::id::{CallbackId, IdMap};
 
 pub struct Paces {
@@ -9,7 +11,11 @@ pub struct Paces {
     narrowed: IdMap<CallbackId, Pace>,
 }
 
+/// Who has not asked again for so long is not known to be slow any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+
 struct Pace {
+    asked_at: Instant,
     width: usize,
     /// Posts that it has taken at this width.
     taken: usize,
@@ -30,9 +36,14 @@ impl Paces {
     }
 
     /// It asked us to slow down.
-    pub fn slow_down(&mut self, callback: CallbackId) {
+    pub fn slow_down(&mut self, callback: CallbackId, now: Instant) {
         let width = (self.width(callback) / 2).max(1);
-        self.narrowed.insert(callback, Pace { width, taken: 0 });
+        self.narrowed.insert(callback, Pace { asked_at: now, width, taken: 0 });
+    }
+
+    /// Forgets those that have not asked for long.
+    pub fn forget(&mut self, now: Instant) {
+        self.narrowed.retain(|_, pace| now.saturating_duration_since(pace.asked_at) < FORGOTTEN_AFTER);
     }
 
     /// It took a post.
@@ -45,7 +56,7 @@ impl Paces {
         if pace.width + 1 >= self.widest {
             self.narrowed.remove(&callback);
         } else {
-            *pace = Pace { width: pace.width + 1, taken: 0 };
+            *pace = Pace { width: pace.width + 1, taken: 0, ..*pace };
         }
     }
 }
@@ -60,7 +71,7 @@ mod tests {
         paces.took(busy);
         let narrower: Vec<_> = (0..5)
             .map(|_| {
-                paces.slow_down(busy);
+                paces.slow_down(busy, Instant::now());
                 paces.width(busy)
             })
             .collect();
@@ -76,12 +87,17 @@ mod tests {
         (0..30).for_each(|_| paces.took(busy));
         assert_eq!(paces.width(busy), 8);
         assert!(paces.narrowed.is_empty(), "nothing is remembered of who is well");
+        paces.slow_down(busy, Instant::now());
+        paces.forget(Instant::now());
+        assert_eq!(paces.width(busy), 4);
+        paces.forget(Instant::now() + FORGOTTEN_AFTER);
+        assert!(paces.narrowed.is_empty(), "nor of who is not called any more");
     }
 
     #[test]
     fn one_at_a_time_is_as_slow_as_it_gets() {
         let (mut paces, callback) = (Paces::new(1), CallbackId::new());
-        paces.slow_down(callback);
+        paces.slow_down(callback, Instant::now());
         assert_eq!(paces.width(callback), 1);
         paces.took(callback);
         assert!(paces.narrowed.is_empty());

@@ -26,8 +26,10 @@ pub struct Posted {
     pub retry_after: Option<String>,
     /// For the operator.
     pub detail: Option<String>,
-    /// Whether a connection was had; `None` when nothing was tried.
+    /// Whether a connection was had; `None` when none was tried.
     pub reached: Option<bool>,
+    /// Whether something on our side kept it from being sent; that speaks against nobody.
+    pub ours: bool,
 }
 
 pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Target, lease: &Lease) -> Posted {
@@ -104,6 +106,7 @@ fn unsent(reason: String) -> Posted {
         retry_after: None,
         detail: Some(reason),
         reached: None,
+        ours: true,
     }
 }
 
@@ -117,6 +120,7 @@ fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
         retry_after: None,
         detail: None,
         reached: Some(reply.reached),
+        ours: false,
     };
     match reply.result {
         ReplyKind::Answered { status, retry_after, body, .. } => Posted {

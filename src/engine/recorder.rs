@@ -15,6 +15,7 @@ use crate::domain::Error;
 use crate::domain::delivery::Whereabouts;
 use crate::domain::id::{BundleId, NodeId};
 use crate::store::queue::{self, Books, Ending, Finish, Record};
+use crate::store::sessions::{Watch, in_time};
 use crate::store::subscriptions::{self, AsRead};
 use crate::store::{self, bundles, ordering_lines, partitions};
 use crate::telemetry::Metrics;
@@ -27,6 +28,8 @@ const GATHER_FOR: Duration = Duration::from_millis(10);
 /// A batch of so many is no small one: each has hardly any part in what the statement itself costs, and more are waiting for the recorder than
 /// it is for them.
 const GATHERED: usize = 256;
+/// One to write, and one to look whether the other still answers.
+pub const CONNECTIONS_MAX: u32 = 2;
 /// Between tries at a batch that the database would not take.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -46,6 +49,8 @@ pub struct Finished {
 pub struct Disable {
     pub reason: String,
     pub judged: AsRead,
+    /// Only if it has failed for so long: another post may have arrived meanwhile.
+    pub failing_for: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +68,15 @@ pub struct Recorder {
     gather: Arc<Notify>,
     changes: Arc<AtomicU64>,
     metrics: Metrics,
-    connection: Option<PoolConnection<Postgres>>,
+    session: Option<Session>,
     books: Books,
     /// Bundles of which it is not certain what is recorded of them.
     unsure: Vec<BundleId>,
+}
+
+struct Session {
+    connection: PoolConnection<Postgres>,
+    watch: Watch,
 }
 
 impl Recorder {
@@ -78,14 +88,14 @@ impl Recorder {
         metrics: Metrics,
     ) -> Self {
         let (books, unsure) = (Books::default(), Vec::new());
-        Self { pool, node, due, gather, changes, metrics, connection: None, books, unsure }
+        Self { pool, node, due, gather, changes, metrics, session: None, books, unsure }
     }
 
     /// Until every sender is gone and everything they sent is written.
     pub async fn run(mut self, mut results: mpsc::UnboundedReceiver<Finished>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         // If it fails, the first batch tries again and says so.
-        self.connection = self.connect().await.ok();
+        self.session = self.connect().await.ok();
         loop {
             // Here, because there may be results at any time.
             if self.books.overdue_at().is_some_and(|at| at <= Instant::now()) {
@@ -152,34 +162,26 @@ impl Recorder {
         }
     }
 
-    async fn connect(&mut self) -> Result<PoolConnection<Postgres>, Error> {
-        let mut connection = self.pool.acquire().await?;
-        store::sessions::plan_once_by_key(&mut connection).await?;
-        queue::plan_finish(&mut connection, &mut self.books, self.node).await?;
-        Ok(connection)
+    async fn connect(&mut self) -> Result<Session, Error> {
+        in_time(async {
+            let mut connection = self.pool.acquire().await?;
+            store::sessions::plan_once_by_key(&mut connection).await?;
+            queue::plan_finish(&mut connection, &mut self.books, self.node).await?;
+            let watch = Watch::over(&mut connection, &self.pool).await?;
+            Ok::<_, Error>(Session { connection, watch })
+        })
+        .await
     }
 
     async fn write(&mut self, batch: &[Finished]) -> Result<(), Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let mut session = match self.session.take() {
+            Some(session) => session,
             None => self.connect().await?,
         };
-        take_apart(&mut connection, &mut self.books, &self.unsure).await?;
-        self.unsure.clear();
-        let mut written = write(&mut connection, &mut self.books, self.node, batch).await;
-        if let Err(error) = &written
-            && partitions::is_missing(error)
-        {
-            // Some of it may have been undone.
-            self.unsure = bundles_of(batch);
-            partitions::make_ahead(&mut connection).await?;
-            take_apart(&mut connection, &mut self.books, &self.unsure).await?;
-            self.unsure.clear();
-            written = write(&mut connection, &mut self.books, self.node, batch).await;
-        }
-        match written {
+        let written = self.write_surely(&mut session.connection, batch);
+        match session.watch.answered(written).await {
             Ok(let_out) => {
-                self.connection = Some(connection);
+                self.session = Some(session);
                 if let_out {
                     self.due.notify_one();
                     self.gather.notify_one();
@@ -190,7 +192,7 @@ impl Recorder {
                 Ok(())
             }
             Err(error) => {
-                connection.close_on_drop();
+                session.connection.close_on_drop();
                 // Some of it may have been written, and with a row for each nothing can be written twice.
                 self.unsure.extend(bundles_of(batch));
                 Err(error.into())
@@ -198,15 +200,42 @@ impl Recorder {
         }
     }
 
+    /// Also where it is not certain what was written before, or a day's partition is missing.
+    async fn write_surely(&mut self, db: &mut PgConnection, batch: &[Finished]) -> Result<bool, sqlx::Error> {
+        self.take_apart_unsure(db).await?;
+        match write(db, &mut self.books, self.node, batch).await {
+            Err(error) if partitions::is_missing(&error) => {
+                // Some of it may have been undone.
+                self.unsure = bundles_of(batch);
+                partitions::make_ahead(db).await?;
+                self.take_apart_unsure(db).await?;
+                write(db, &mut self.books, self.node, batch).await
+            }
+            written => written,
+        }
+    }
+
+    async fn take_apart_unsure(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
+        take_apart(db, &mut self.books, &self.unsure).await?;
+        self.unsure.clear();
+        Ok(())
+    }
+
     async fn take_apart_overdue(&mut self) {
         let overdue = self.books.overdue(Instant::now());
         let taken = async {
-            let mut connection = match self.connection.take() {
-                Some(connection) => connection,
+            let mut session = match self.session.take() {
+                Some(session) => session,
                 None => self.connect().await?,
             };
-            take_apart(&mut connection, &mut self.books, &overdue).await?;
-            self.connection = Some(connection);
+            let taken = take_apart(&mut session.connection, &mut self.books, &overdue);
+            match session.watch.answered(taken).await {
+                Ok(()) => self.session = Some(session),
+                Err(error) => {
+                    session.connection.close_on_drop();
+                    return Err(error.into());
+                }
+            }
             Ok::<_, Error>(())
         };
         if let Err(error) = taken.await {
@@ -282,12 +311,20 @@ async fn write(
     gone.sort_by_key(|(finished, _)| (finished.held.lease.partner, finished.held.lease.subscription));
     // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
     let mut transaction = db.begin().await?;
-    for (finished, Disable { reason, judged }) in gone {
+    let mut disabled = Vec::new();
+    for (finished, disable) in gone {
         let lease = &finished.held.lease;
-        subscriptions::disable(&mut transaction, lease.partner, lease.subscription, *judged, reason).await?;
+        let Disable { reason, judged, failing_for } = disable;
+        let whose = (lease.partner, lease.subscription);
+        if subscriptions::disable(&mut transaction, whose, *judged, *failing_for, reason).await? {
+            disabled.push((lease, reason));
+        }
     }
     let let_out = finish_all(&mut transaction, books, node, &rows).await?;
     transaction.commit().await?;
+    for (lease, reason) in disabled {
+        tracing::warn!(partner = %lease.partner, subscription = %lease.subscription, reason, "a subscription was disabled");
+    }
     Ok(let_out)
 }
 

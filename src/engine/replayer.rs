@@ -13,6 +13,7 @@ use crate::domain::Error;
 use crate::domain::replay::ReplayState;
 use crate::store::queue;
 use crate::store::replays::{self, Looked, Replay, Step};
+use crate::store::sessions::in_time;
 
 /// The longest sleep: replays that another node was asked for, or left behind, are found by looking.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -63,13 +64,13 @@ async fn go_on(
     stop: &watch::Receiver<bool>,
 ) -> Result<Duration, Error> {
     while !*stop.borrow() {
-        match replays::next_due_in(&mut *pool.acquire().await?).await? {
+        match in_time(async { replays::next_due_in(&mut *pool.acquire().await?).await }).await? {
             None => return Ok(LOOK_EVERY),
             Some(wait) if !wait.is_zero() => return Ok(wait.min(LOOK_EVERY)),
             Some(_due) => {}
         }
         let is_free = way.is_free(pool).await?;
-        match step(pool, is_free).await? {
+        match in_time(step(pool, is_free)).await? {
             None => return Ok(LOOK_SOON),
             Some(0) => {}
             Some(_queued) => due.iter().for_each(|bell| bell.notify_one()),
@@ -93,7 +94,8 @@ impl Way {
             return Ok(seen);
         }
         let half = (self.backlog_max / 2).max(1);
-        let is_free = !backlog_watch::is_full(&mut *pool.acquire().await?, half).await?;
+        let is_free =
+            !in_time(async { backlog_watch::is_full(&mut *pool.acquire().await?, half).await }).await?;
         self.looked = Some((Instant::now(), is_free));
         Ok(is_free)
     }

@@ -27,6 +27,9 @@ const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// What nobody asked for in this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
+/// Everything that is sent waits for these reads.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
 /// Unsuccessful attempts at the first URL before the backup URL is tried for the following ones [published].
 const BACKUP_AFTER: i32 = 3;
 
@@ -86,6 +89,11 @@ struct Known {
     asked_at: Instant,
 }
 
+async fn read_in_time<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = |_elapsed| Err(Error::unavailable("subscriptions could not be read within 5 s"));
+    tokio::time::timeout(READ_WITHIN, read).await.unwrap_or_else(late)
+}
+
 pub struct Targets {
     pool: PgPool,
     keys: KeyRing,
@@ -132,25 +140,36 @@ impl Targets {
         self.known.get(&id).map(|known| known.target.callback)
     }
 
-    /// Reads these subscriptions anew. What the database does not know is forgotten.
-    pub async fn read(&mut self, ids: &[SubscriptionId]) -> Result<(), Error> {
+    /// Reads these subscriptions anew. What the database does not know is forgotten. Returns those that are there and not understood, for instance
+    /// because a newer server wrote them.
+    pub async fn read(&mut self, ids: &[SubscriptionId]) -> Result<Vec<SubscriptionId>, Error> {
         // Both taken before the query, so that a change during it makes the result stale rather than the other way round.
         let (read_at, change) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        let rows = targets::find(&mut *self.pool.acquire().await?, ids).await?;
+        let rows = read_in_time(async { targets::find(&mut *self.pool.acquire().await?, ids).await }).await?;
         for id in ids {
             self.known.remove(id);
         }
+        let mut not_understood = Vec::new();
         for row in rows {
             let id = SubscriptionId(row.subscription_id);
-            let target = Arc::new(self.target(row)?);
-            self.known.insert(id, Known { target, read_at, change, asked_at: read_at });
+            match self.target(row) {
+                Ok(target) => {
+                    let target = Arc::new(target);
+                    self.known.insert(id, Known { target, read_at, change, asked_at: read_at });
+                }
+                Err(error) => {
+                    tracing::error!(subscription = %id, error = %error.chain(), "a subscription is not understood; what is for it waits");
+                    not_understood.push(id);
+                }
+            }
         }
-        Ok(())
+        Ok(not_understood)
     }
 
     /// A callback as it is now, whichever subscriptions have it; `None` when there is no such callback.
     pub async fn read_callback(&self, id: CallbackId) -> Result<Option<Target>, Error> {
-        let row = targets::find_callback(&mut *self.pool.acquire().await?, id).await?;
+        let row = read_in_time(async { targets::find_callback(&mut *self.pool.acquire().await?, id).await })
+            .await?;
         row.map(|row| self.target(row)).transpose()
     }
 

@@ -10,10 +10,13 @@ use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
 use crate::domain::outage::OutageWatch;
 use crate::domain::throttle::Throttle;
 
-#[derive(Default)]
 struct Callback {
     breaker: Breaker,
+    noted_at: Instant,
 }
+
+/// What was seen of a callback that nothing is sent to any more is forgotten after this.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Why a post may not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +31,8 @@ pub enum Refusal {
 #[derive(Debug, Clone)]
 pub struct Shown {
     pub host: Arc<str>,
-    /// Whether a connection was had.
-    pub reached: bool,
+    /// Whether a connection was had; nothing, if none was tried.
+    pub reached: Option<bool>,
     /// Whether the outcome speaks against the receiver.
     pub failed: bool,
     /// Whether the receiver asked us to slow down.
@@ -91,10 +94,12 @@ impl Traffic {
 
     /// Takes note of what a post showed. `chance` is a fresh number in `0.0..1.0`.
     pub fn note(&mut self, callback: CallbackId, shown: &Shown, now: Instant, chance: f64) {
-        self.outage.note(&shown.host, shown.reached, now);
+        if let Some(reached) = shown.reached {
+            self.outage.note(&shown.host, reached, now);
+        }
         self.look(now);
         if shown.failed {
-            self.callbacks.entry(callback).or_default().breaker.note(true, now, chance);
+            self.breaker(callback, now).note(true, now, chance);
         } else if let Some(state) = self.callbacks.get_mut(&callback) {
             state.breaker.note(false, now, chance);
             if state.breaker.is_at_rest() {
@@ -102,24 +107,37 @@ impl Traffic {
             }
         }
         if let Some(asked) = shown.leave_alone {
-            self.callbacks.entry(callback).or_default().breaker.leave_alone(asked, now, chance);
+            self.breaker(callback, now).leave_alone(asked, now, chance);
         }
+    }
+
+    fn breaker(&mut self, callback: CallbackId, now: Instant) -> &mut Breaker {
+        let fresh = || Callback { breaker: Breaker::default(), noted_at: now };
+        let state = self.callbacks.entry(callback).or_insert_with(fresh);
+        state.noted_at = now;
+        &mut state.breaker
     }
 
     /// Judges what was seen of late: an outage that nothing more is seen of is over.
     pub fn look(&mut self, now: Instant) {
         let cut_off = self.outage.is_ours(now);
         if self.cut_off.swap(cut_off, Ordering::Relaxed) != cut_off {
-            tracing::warn!(
-                cut_off,
-                "hardly any host can be reached, or they can be again; meanwhile no retry budget is spent"
-            );
+            match cut_off {
+                true => {
+                    tracing::warn!("hardly any host can be reached: until one can, no retry budget is spent")
+                }
+                false => {
+                    tracing::info!("hosts can be reached again: failures count against their budgets again")
+                }
+            }
         }
     }
 
-    /// Forgets the limits that nobody is near.
+    /// Forgets the limits that nobody is near, and callbacks that nothing is sent to any more.
     pub fn forget(&mut self, now: Instant) {
+        self.throttles.retain(|_, throttle| !throttle.is_full(now));
         self.callback_throttles.retain(|_, throttle| !throttle.is_full(now));
+        self.callbacks.retain(|_, state| now.saturating_duration_since(state.noted_at) < FORGOTTEN_AFTER);
     }
 
     /// A post that was granted was not made.
@@ -155,7 +173,7 @@ mod tests {
     use super::*;
 
     fn shown(failed: bool) -> Shown {
-        Shown { host: "host".into(), reached: true, failed, slow_down: false, leave_alone: None }
+        Shown { host: "host".into(), reached: Some(true), failed, slow_down: false, leave_alone: None }
     }
 
     #[test]
@@ -236,7 +254,7 @@ mod tests {
         let mut traffic = Traffic::default();
         let cut_off = traffic.cut_off();
         for host in 0..20 {
-            let shown = Shown { host: format!("host-{host}").into(), reached: false, ..shown(true) };
+            let shown = Shown { host: format!("host-{host}").into(), reached: Some(false), ..shown(true) };
             traffic.note(CallbackId::new(), &shown, now, 0.0);
         }
         assert!(cut_off.load(Ordering::Relaxed));

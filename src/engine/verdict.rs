@@ -41,19 +41,13 @@ pub(super) fn ended(held: Held, ending: Ending, outcome: Outcome) -> Finished {
 /// What a post showed of its receiver; nothing, if it was stopped on our side. Where there is a backup URL nothing speaks against a callback:
 /// its failures are counted for each delivery, until that goes to the backup, and a breaker would keep it from getting there.
 pub(super) fn shown(target: &Target, failures: i32, posted: &Posted) -> Option<Shown> {
-    let (sending, reached) = (target.sending.as_ref().ok()?, posted.reached?);
+    let sending = target.sending.as_ref().ok().filter(|_| !posted.ours)?;
     let failed = breaker::speaks_against(posted.outcome, posted.status) && !sending.has_backup();
     let slow_down = failed && posted.status.is_some_and(retry::asks_to_slow_down);
     let leave_alone =
         asked(posted).or((posted.status == Some(429)).then_some(TOO_MANY_FOR)).filter(|_| slow_down);
     let (url, _) = sending.url(failures);
-    (posted.outcome != Outcome::Blocked).then(|| Shown {
-        host: url.origin().into(),
-        reached,
-        failed,
-        slow_down,
-        leave_alone,
-    })
+    Some(Shown { host: url.origin().into(), reached: posted.reached, failed, slow_down, leave_alone })
 }
 
 /// How long the receiver asked us to wait.
@@ -84,17 +78,20 @@ pub(super) fn judge(
         Verdict::Retry(after) => (Ending::Retry { delay_ms: millis(after) }, None),
         Verdict::Disable => (Ending::Hold, Some("the callback answered 410 Gone".to_owned())),
     };
-    let turn = turn(target, &posted, lease.probe || excused);
+    let ours = posted.ours;
+    let turn = turn(target, &posted, lease.probe || excused || ours);
     let (ending, disable) = match ending {
         Ending::Retry { .. } | Ending::Final(DeliveryState::Dead)
-            if !lease.probe && has_failed_too_long(target) =>
+            if !lease.probe && !ours && has_failed_too_long(target) =>
         {
             let days = target.disable_after.as_secs() / 86_400;
-            (Ending::Hold, Some(format!("every delivery has failed for {days} days")))
+            let reason = format!("every delivery has failed for {days} days");
+            (Ending::Hold, Some((reason, Some(target.disable_after))))
         }
-        _ => (ending, disable),
+        _ => (ending, disable.map(|reason| (reason, None))),
     };
-    let disable = disable.map(|reason| Disable { reason, judged: target.as_read });
+    let disable =
+        disable.map(|(reason, failing_for)| Disable { reason, judged: target.as_read, failing_for });
     let record = Record {
         attempt: AttemptId::new(),
         outcome: posted.outcome,
@@ -114,7 +111,7 @@ fn turn(target: &Target, posted: &Posted, says_nothing: bool) -> Option<Turn> {
     match (posted.outcome, target.failing_for) {
         _ if says_nothing => None,
         (Outcome::Delivered, Some(_)) => Some(Turn::Well),
-        (Outcome::Delivered, None) | (Outcome::Blocked, _) => None,
+        (Outcome::Delivered, None) => None,
         (_, None) => Some(Turn::Failing),
         (_, Some(_)) => None,
     }

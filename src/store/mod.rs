@@ -65,9 +65,10 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Connection trouble (08), not enough resources (53), operator intervention such as a restart (57P), and what a lost race for locks
-/// looks like (40).
-const PASSING: &[&str] = &["08", "40", "53", "57P", "55P03"];
+/// Connection trouble (08), not enough resources (53), operator intervention such as a restart or a bound on time (57), trouble of the machine
+/// below (58), what a lost race for locks looks like (40, 55P03), a session that was ended because it did nothing (25P03), and what a failover
+/// shows for a while: a server that takes no writes yet (25006), that knows no such user (28) or no such database (3D).
+const PASSING: &[&str] = &["08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57", "58"];
 
 fn sqlstate_is_of(error: &sqlx::Error, classes: &[&str]) -> bool {
     let code = error.as_database_error().and_then(|database| database.code());

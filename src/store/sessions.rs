@@ -1,14 +1,19 @@
 //! Sessions of the database: how each is set up, and how those that do the same again and again have their statements planned. The queue is
 //! what makes that matter: it is empty whenever somebody counts its rows, and the planner takes that to be the rule.
 
-use std::time::Duration;
+use std::io;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::time::timeout;
+
+use crate::domain::Error;
 
 /// Sessions of the shared pool at most.
-const SHARED_MAX: u32 = 24;
+const SHARED_MAX: u32 = 22;
 /// How long a request waits for a session before it is told to come back.
 const SESSION_WITHIN: Duration = Duration::from_secs(5);
 
@@ -36,22 +41,130 @@ pub fn in_index_order(like: &PgPool, sessions_max: u32) -> PgPool {
         .connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
+/// A pool of up to `sessions_max` for those who must not wait until requests give theirs back. It connects when it is used.
+pub fn apart(like: &PgPool, sessions_max: u32) -> PgPool {
+    set_up_by(&[ANY], sessions_max).connect_lazy_with(like.connect_options().as_ref().clone())
+}
+
 /// A pool of one session whose statements take as long as they take.
 pub(super) fn patient(like: &PgPool) -> PgPool {
     set_up_by(&[ANY, PATIENT], 1).connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
 fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(sessions_max).acquire_timeout(SESSION_WITHIN).after_connect(
-        move |session, _| {
+    PgPoolOptions::new()
+        .max_connections(sessions_max)
+        .acquire_timeout(SESSION_WITHIN)
+        .after_connect(move |session, _| {
             Box::pin(async move {
                 for each in settings {
                     sqlx::raw_sql(*each).execute(&mut *session).await?;
                 }
-                Ok(())
+                match takes_writes(session).await? {
+                    true => Ok(()),
+                    false => Err(sqlx::Error::Io(io::Error::new(
+                        io::ErrorKind::ReadOnlyFilesystem,
+                        "this server of the database takes no writes: it is a standby, or was made read-only",
+                    ))),
+                }
             })
-        },
-    )
+        })
+        // Asked each time instead of a ping: a server that was a standby, or became one, must not keep sessions that can write nothing.
+        .test_before_acquire(false)
+        .before_acquire(|session, _| Box::pin(takes_writes(session)))
+        // Work that was given up may have left a connection on which nothing comes any more. The pool's own look at what is given back would wait
+        // for it for ever, and hold its place.
+        .after_release(|session, _| {
+            Box::pin(async move {
+                match timeout(SESSION_WITHIN, session.ping()).await {
+                    Ok(alive) => alive.map(|()| true),
+                    Err(_elapsed) => Err(no_answer()),
+                }
+            })
+        })
+}
+
+async fn takes_writes(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let read_only: String = sqlx::query_scalar("show transaction_read_only").fetch_one(session).await?;
+    Ok(read_only == "off")
+}
+
+/// A connection on which nothing comes any more, as far as anybody can tell.
+fn no_answer() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer"))
+}
+
+/// More than any statement may take, by the server's own bound.
+const ANSWER_WITHIN: Duration = Duration::from_secs(45);
+/// How long an answer is waited for before it is looked whether one can still come.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
+/// Bounds a piece of work with the database. A connection that was lost without a word, with its machine or by a firewall that forgot it, never
+/// answers and never fails: the server's bounds end nothing then.
+/// Errors: `Unavailable` when there was no answer, and those of the work.
+pub async fn in_time<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    match timeout(ANSWER_WITHIN, work).await {
+        Ok(done) => Ok(done?),
+        Err(_elapsed) => Err(no_answer().into()),
+    }
+}
+
+/// Looks after one session, for those whom everybody waits for: that nothing comes any more is noticed within seconds.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Has another session to look from.
+    pool: PgPool,
+    backend: Backend,
+}
+
+impl Watch {
+    /// Of the session at hand.
+    pub async fn over(db: &mut PgConnection, pool: &PgPool) -> Result<Watch, sqlx::Error> {
+        Ok(Watch { pool: pool.clone(), backend: backend(db).await? })
+    }
+
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Does something with the session, whose connection is lost if there is no answer (an `Io` error).
+    pub async fn answered<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E>
+    where
+        E: From<sqlx::Error>,
+    {
+        let mut work = pin!(work);
+        let give_up = Instant::now() + ANSWER_WITHIN;
+        while Instant::now() < give_up {
+            if let Ok(done) = timeout(LOOK_AFTER, &mut work).await {
+                return done;
+            }
+            // Where nobody can look, it may just be slow.
+            if let Ok(Ok(true)) = timeout(LOOK_AFTER, self.has_said_all()).await {
+                break;
+            }
+        }
+        // What came while somebody looked is an answer.
+        timeout(LAST_MOMENT, work).await.unwrap_or_else(|_elapsed| Err(no_answer().into()))
+    }
+
+    /// Whether the backend is gone, or has had nothing to do for a while: whatever it had to say, it has said.
+    async fn has_said_all(&self) -> Result<bool, sqlx::Error> {
+        let mut other = self.pool.acquire().await?;
+        sqlx::query_scalar(
+            "select not exists (
+                select from pg_stat_activity
+                where pid = $1 and backend_start = $2
+                    and (coalesce(state, 'active') not like 'idle%' or state_change > clock_timestamp() - interval '1 second'))",
+        )
+        .bind(self.backend.pid)
+        .bind(self.backend.backend_start)
+        .fetch_one(&mut *other)
+        .await
+    }
 }
 
 /// Has a session plan each of its statements once, and find rows by their keys alone: for whoever does the same again and again to rows whose

@@ -1,5 +1,7 @@
 //! Subscriptions and their event types.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -209,12 +211,13 @@ pub struct AsRead {
 
 /// Disables a subscription because of what its callback said. Only an active one that is still what it was when the callback was called: its
 /// owner's pause or deletion stands, and what an old callback said is not held against a new one. Where event types are taken only while
-/// active, others may have them from now on. Its partner is to be told (`notices`).
+/// active, others may have them from now on. Its partner is to be told (`notices`). With `failing_for`, only if by now it has failed for so long
+/// without a success.
 pub async fn disable(
     db: &mut PgConnection,
-    partner: PartnerId,
-    id: SubscriptionId,
+    (partner, id): (PartnerId, SubscriptionId),
     judged: AsRead,
+    failing_for: Option<Duration>,
     reason: &str,
 ) -> Result<bool, sqlx::Error> {
     let disabled: Option<Uuid> = sqlx::query_scalar(
@@ -223,6 +226,7 @@ pub async fn disable(
              from callbacks c
              where s.partner_id = $1 and s.id = $2 and s.state = 'active' and s.version = $4
                and c.id = s.callback_id and c.updated_at = $5
+               and ($6::bigint is null or s.failing_since <= herald_now() - $6 * interval '1 ms')
              returning s.id, s.partner_id, s.version, s.state_reason),
          noticed as (
              insert into notices (partner_id, subscription_id, version, reason)
@@ -237,6 +241,7 @@ pub async fn disable(
     .bind(reason)
     .bind(judged.version.0)
     .bind(judged.callback_updated_at)
+    .bind(failing_for.map(|failing_for| i64::try_from(failing_for.as_millis()).unwrap_or(i64::MAX)))
     .fetch_optional(db)
     .await?;
     Ok(disabled.is_some())

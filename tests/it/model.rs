@@ -378,7 +378,8 @@ impl World<'_> {
         let id = self.subscriptions[subscription];
         if state == SubscriptionState::Disabled {
             let judged = targets::find(self.db, &[id]).await.unwrap()[0].as_read();
-            let disabled = subscriptions::disable(self.db, self.partner, id, judged, "gone").await.unwrap();
+            let disabled =
+                subscriptions::disable(self.db, (self.partner, id), judged, None, "gone").await.unwrap();
             let was_active = self.model.subscriptions[subscription] == SubscriptionState::Active;
             assert_eq!(disabled, was_active, "its owner's pause or deletion stands");
             if was_active {

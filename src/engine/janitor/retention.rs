@@ -6,6 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::store::queue::{self, Walked};
+use crate::store::sessions::in_time;
 use crate::store::{bundles, partitions};
 use crate::telemetry::Metrics;
 
@@ -19,23 +20,23 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
     // The right to remove belongs to the session, so it must end here, however this ends.
     connection.close_on_drop();
     let db = &mut *connection;
-    if !partitions::begin_removal(db).await? {
+    if !in_time(partitions::begin_removal(db)).await? {
         return Ok(());
     }
     // What ran out while nobody was there is looked at as rows.
-    while bundles::take_apart_due(db, None, CHUNK).await? > 0 {}
+    while in_time(bundles::take_apart_due(db, None, CHUNK)).await? > 0 {}
     // Most of the time nothing is, and a long queue need not be walked to find that out.
-    let mut events_are_needed = queue::needs_expired(db, retention_days).await?;
+    let mut events_are_needed = in_time(queue::needs_expired(db, retention_days)).await?;
     if events_are_needed {
         expire(db, retention_days, metrics).await?;
         // Somebody is sending such a delivery at this moment. If that fails it must find its event, or nobody could say what it was.
-        events_are_needed = queue::needs_expired(db, retention_days).await?;
+        events_are_needed = in_time(queue::needs_expired(db, retention_days)).await?;
     }
-    for over in partitions::list_over(db, retention_days).await? {
+    for over in in_time(partitions::list_over(db, retention_days)).await? {
         if over.holds_events() && events_are_needed {
             continue;
         }
-        partitions::remove(db, &over).await?;
+        in_time(partitions::remove(db, &over)).await?;
         tracing::info!(table = over.name, retention_days, "dropped a day that left the retention window");
     }
     Ok(())
@@ -44,7 +45,7 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
 /// Ends what is undelivered although its event has left the window.
 async fn expire(db: &mut PgConnection, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     let (mut walked, mut expired) = (Walked::default(), 0);
-    while let Some((count, last)) = queue::expire(db, retention_days, walked, CHUNK).await? {
+    while let Some((count, last)) = in_time(queue::expire(db, retention_days, walked, CHUNK)).await? {
         (walked, expired) = (last, expired + count);
         metrics.deliveries_ended(DeliveryState::Expired, u64::try_from(count).unwrap_or_default());
     }

@@ -24,6 +24,7 @@ use crate::domain::route::Routes;
 use crate::store::events::{Alongside, BirthLease, Insert, Stored};
 use crate::store::idempotency::Entry;
 use crate::store::redirect_sessions::Ended;
+use crate::store::sessions::Watch;
 use crate::store::{self, events, fanouts, partitions, routes};
 
 /// Room asked for before it is known how many subscriptions match; what is not needed is given back at once.
@@ -110,6 +111,7 @@ impl From<sqlx::Error> for Trouble {
 /// read. No transaction is left open on a connection that is still good.
 pub(super) async fn write(
     db: &mut PgConnection,
+    watch: &Watch,
     ground: &mut Ground<'_>,
     birth: &Birth,
     group: &[Request],
@@ -118,8 +120,9 @@ pub(super) async fn write(
     let mut overtaken = 0;
     for _ in 0..TRIES_MAX {
         let mut transaction = Begun(false);
-        let tried = match plan(db, &mut transaction, ground, birth, group, overtaken).await {
-            Ok(plan) => store(db, &mut transaction, plan, birth).await,
+        let planned = plan(db, &mut transaction, ground, birth, group, overtaken);
+        let tried = match watch.answered(planned).await {
+            Ok(plan) => store(db, watch, &mut transaction, plan, birth).await,
             Err(stop) => Err(stop),
         };
         let stop = match tried {
@@ -127,7 +130,7 @@ pub(super) async fn write(
             Err(stop) => stop,
         };
         if transaction.0 {
-            sqlx::query("rollback").execute(&mut *db).await?;
+            watch.answered(sqlx::query("rollback").execute(&mut *db)).await?;
         }
         match stop {
             Stop::NoPartition if has_made_partitions => {
@@ -135,7 +138,7 @@ pub(super) async fn write(
                 return Err(Trouble::Undone(Error::internal(missing)));
             }
             Stop::NoPartition => {
-                partitions::make_ahead(db).await?;
+                watch.answered(partitions::make_ahead(db)).await?;
                 has_made_partitions = true;
             }
             Stop::Overtaken => overtaken += 1,
@@ -242,6 +245,7 @@ async fn plan(
 /// Writes what was planned, and commits it.
 async fn store(
     db: &mut PgConnection,
+    watch: &Watch,
     transaction: &mut Begun,
     plan: Plan,
     birth: &Birth,
@@ -252,7 +256,7 @@ async fn store(
     if statements(&plan.events).nth(1).is_some() || !plan.matched.large.is_empty() {
         transaction.begin(db).await?;
     }
-    let stored = match insert_events(db, &plan, birth).await {
+    let stored = match watch.answered(insert_events(db, &plan, birth)).await {
         Err(error) if !transaction.0 && store::is_in_doubt(&error) => {
             return Err(Stop::InDoubt(Box::new(plan), error));
         }
@@ -260,7 +264,7 @@ async fn store(
     };
     if transaction.0 {
         transaction.0 = false;
-        if let Err(error) = sqlx::query("commit").execute(db).await {
+        if let Err(error) = watch.answered(sqlx::query("commit").execute(db)).await {
             return Err(Stop::InDoubt(Box::new(plan), error));
         }
     }

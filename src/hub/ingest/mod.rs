@@ -33,7 +33,7 @@ use crate::domain::redirect_session::RedirectSession;
 use crate::own_thread;
 use crate::store;
 use crate::store::events::Stored;
-use crate::store::sessions::Backend;
+use crate::store::sessions::{Watch, in_time};
 use crate::telemetry::metrics::Origin;
 use crate::telemetry::{Heartbeat, Metrics};
 
@@ -171,7 +171,7 @@ struct Writer {
 
 struct Kept {
     connection: PoolConnection<Postgres>,
-    backend: Backend,
+    watch: Watch,
     used_at: Instant,
 }
 
@@ -236,7 +236,8 @@ impl Writer {
             routes: &mut self.routes,
             remembers: kept.used_at.elapsed() < GOOD_FOR,
         };
-        let written = match group::write(&mut kept.connection, &mut ground, &birth, group).await {
+        let written = match group::write(&mut kept.connection, &kept.watch, &mut ground, &birth, group).await
+        {
             Ok(written) => {
                 self.connection = Some(Kept { used_at: Instant::now(), ..kept });
                 written
@@ -246,10 +247,10 @@ impl Writer {
                 return Err(Failure::Undone(error));
             }
             Err(Trouble::InDoubt(plan, error)) => {
-                let Kept { mut connection, backend, .. } = kept;
+                let Kept { mut connection, watch, .. } = kept;
                 connection.close_on_drop();
                 drop(connection);
-                let stored = self.look_up(&plan, &backend, error).await?;
+                let stored = self.look_up(&plan, &watch, error).await?;
                 plan.written(stored, &birth)
             }
         };
@@ -276,16 +277,19 @@ impl Writer {
     /// last commits, and counts versions from there.
     async fn connect(&mut self) -> Result<Kept, Error> {
         self.routes = KnownRoutes::default();
-        let mut connection = self.pool.acquire().await?;
-        store::sessions::plan_once_by_key(&mut connection).await?;
-        group::plan_ahead(&mut connection, self.lease).await?;
-        let backend = store::sessions::backend(&mut connection).await?;
-        Ok(Kept { connection, backend, used_at: Instant::now() })
+        in_time(async {
+            let mut connection = self.pool.acquire().await?;
+            store::sessions::plan_once_by_key(&mut connection).await?;
+            group::plan_ahead(&mut connection, self.lease).await?;
+            let watch = Watch::over(&mut connection, &self.pool).await?;
+            Ok::<_, Error>(Kept { connection, watch, used_at: Instant::now() })
+        })
+        .await
     }
 
     /// After a group that failed, whose connection may have been the reason.
     async fn keep_if_good(&mut self, mut kept: Kept) {
-        match kept.connection.ping().await {
+        match kept.watch.answered(kept.connection.ping()).await {
             Ok(()) => self.connection = Some(Kept { used_at: Instant::now(), ..kept }),
             Err(_) => kept.connection.close_on_drop(),
         }
@@ -296,7 +300,7 @@ impl Writer {
     async fn look_up(
         &self,
         plan: &group::Plan,
-        backend: &Backend,
+        watch: &Watch,
         error: sqlx::Error,
     ) -> Result<IdMap<DeliveryId, Stored>, Failure> {
         if plan.events.is_empty() {
@@ -304,7 +308,8 @@ impl Writer {
         }
         let give_up = Instant::now() + LOOK_UP_FOR;
         loop {
-            match self.look(plan, backend).await {
+            let looked = tokio::time::timeout_at(give_up.into(), self.look(plan, watch)).await;
+            match looked.unwrap_or_else(|_elapsed| Err(Error::unavailable("the database did not answer"))) {
                 Ok((Some(stored), _)) => return Ok(stored),
                 Ok((None, true)) => return Err(Failure::Undone(error.into())),
                 Ok((None, false)) | Err(_) if Instant::now() < give_up => {
@@ -319,10 +324,10 @@ impl Writer {
     async fn look(
         &self,
         plan: &group::Plan,
-        backend: &Backend,
+        watch: &Watch,
     ) -> Result<(Option<IdMap<DeliveryId, Stored>>, bool), Error> {
         let mut connection = self.pool.acquire().await?;
-        let is_gone = store::sessions::is_gone(&mut connection, backend).await?;
+        let is_gone = store::sessions::is_gone(&mut connection, watch.backend()).await?;
         let found = store::events::find_inserted(&mut connection, &plan.events, self.lease.node).await?;
         Ok((found, is_gone))
     }

@@ -1,6 +1,7 @@
 //! What came of leases: the statement that ends deliveries, puts them off, holds them, and tells their history; and the shorter one for those
 //! that simply arrived.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::Books;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use crate::domain::event::Event;
-use crate::domain::id::{AttemptId, DeliveryId, IdSet, NodeId, SubscriptionId};
+use crate::domain::id::{AttemptId, DeliveryId, NodeId, SubscriptionId};
 use crate::domain::row_hint::RowHint;
 
 /// Bytes of an answer that the deliveries of a batch keep together at most, and each of them in any case.
@@ -89,7 +90,8 @@ pub async fn finish(
         if !arrived.is_empty() {
             let left_alone = deliver(db, books, owner, kept_in, &arrived).await?;
             changed += i64::try_from(arrived.len() - left_alone.len()).unwrap_or(i64::MAX);
-            rest.extend(arrived.into_iter().filter(|finish| left_alone.contains(&finish.lease.delivery)));
+            let left_alone = arrived.into_iter().enumerate().filter(|(place, _)| left_alone.contains(place));
+            rest.extend(left_alone.map(|(_, finish)| finish));
         }
     }
     if rest.is_empty() {
@@ -146,10 +148,11 @@ static DELIVER: LazyLock<[String; 2]> = LazyLock::new(|| {
 #[derive(sqlx::FromRow)]
 struct DeliveredRow {
     now: DateTime<Utc>,
-    left_alone: Vec<Uuid>,
+    /// Places among those that were told, from 1.
+    left_alone: Vec<i64>,
 }
 
-/// Finishes leases whose deliveries simply arrived. Returns those that it left alone: their leases are not this node's any more, their rows have
+/// Finishes leases whose deliveries simply arrived. Returns the places of those that it left alone: their leases are not this node's any more, their rows have
 /// moved, or the next of their ordering key has to be let out.
 async fn deliver(
     db: &mut PgConnection,
@@ -157,7 +160,7 @@ async fn deliver(
     owner: NodeId,
     kept_in: KeptIn,
     arrived: &[&Finish<'_>],
-) -> Result<IdSet<DeliveryId>, sqlx::Error> {
+) -> Result<BTreeSet<usize>, sqlx::Error> {
     fn each<'a, T>(arrived: &[&'a Finish<'a>], take: impl Fn(&'a Finish<'a>) -> T) -> Vec<T> {
         arrived.iter().map(|finish| take(finish)).collect()
     }
@@ -198,9 +201,10 @@ async fn deliver(
     };
     let row: DeliveredRow = deliver.fetch_one(db).await?;
     books.clock.set(row.now, asked);
-    let left_alone: IdSet<_> = row.left_alone.into_iter().map(DeliveryId).collect();
-    for (finish, bundle) in arrived.iter().zip(&members) {
-        match left_alone.contains(&finish.lease.delivery) {
+    let left_alone: BTreeSet<_> =
+        row.left_alone.into_iter().filter_map(|place| usize::try_from(place - 1).ok()).collect();
+    for (place, (finish, bundle)) in arrived.iter().zip(&members).enumerate() {
+        match left_alone.contains(&place) {
             true => books.forget(&[bundle.id]),
             false => books.settle(finish.lease.delivery, *bundle),
         }

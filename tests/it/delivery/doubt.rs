@@ -60,7 +60,7 @@ async fn rule_18_results_whose_recording_was_not_answered_are_recorded_once() {
     let wire = Wire::to(&database).await;
     let app = App::start_on(wire.options(), settings()).await;
     app.subscribe(&receiver.url).await;
-    for (count, when) in [Cut::Before, Cut::After].into_iter().enumerate() {
+    for (count, when) in Cut::ALL.into_iter().enumerate() {
         let gate = gate();
         receiver.reply([Reply::Gate(gate.clone(), 200)]);
         app.cancel_one().await;
@@ -71,6 +71,26 @@ async fn rule_18_results_whose_recording_was_not_answered_are_recorded_once() {
         let delivery = app.wait_for_state(&id, "delivered").await;
         assert!(wire.is_cut());
         assert_eq!(of_attempts(&delivery, "late"), [false], "{when:?}");
+    }
+    assert_eq!(receiver.calls().len(), Cut::ALL.len());
+}
+
+#[tokio::test]
+async fn rule_24_a_connection_on_which_nothing_comes_any_more_is_given_up() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let wire = Wire::to(&database).await;
+    let app = App::start_on(wire.options(), long_leases()).await;
+    app.subscribe(&receiver.url).await;
+    for when in [Cut::SilentlyBefore, Cut::SilentlyAfter] {
+        let session = app.open_session().await;
+        wire.cut(when, "RedirectSessionCancelled");
+        assert_eq!(app.cancel(session).await, Some(200), "{when:?}");
+        assert!(wire.is_cut());
+        assert_eq!(app.cancel(session).await, Some(400), "it is cancelled already");
+    }
+    let calls = receiver.wait_for(2).await;
+    for call in &calls {
+        app.wait_for_state(call.header("webhook-id"), "delivered").await;
     }
     assert_eq!(receiver.calls().len(), 2);
 }

@@ -258,6 +258,31 @@ async fn rule_21_days_of_nothing_but_failures_disable_and_the_owner_resumes() {
 }
 
 #[tokio::test]
+async fn rule_21_who_succeeds_once_has_not_failed_for_days() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let patient = RawConfig { disable_after_days: Some("2".to_owned()), ..settings() };
+    let app = App::start(&database, patient).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    let (well, ill) = (gate(), gate());
+    receiver.reply([Reply::Status(500), Reply::Gate(well.clone(), 204), Reply::Gate(ill.clone(), 500)]);
+    app.cancel_one().await;
+    let first = app.the_delivery().await;
+    app.wait_for_attempts(&first, 1).await;
+    database.advance(TimeDelta::days(3)).await;
+    receiver.wait_for(2).await;
+    // What is known of a subscription is a second old at most: the next post goes out to one that has failed for days.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    app.cancel_one().await;
+    let second = receiver.wait_for(3).await[2].header("webhook-id").to_owned();
+    well.add_permits(1);
+    app.wait_for_state(&first, "delivered").await;
+    ill.add_permits(1);
+    let delivery = app.wait_for_state(&second, "delivered").await;
+    assert_eq!(of_attempts(&delivery, "status"), [500, 204]);
+    assert_eq!(app.standing(subscription).await["state"], "active");
+}
+
+#[tokio::test]
 async fn rule_22_a_410_and_a_resume_give_no_delivery_a_longer_schedule() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;

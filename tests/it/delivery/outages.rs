@@ -191,12 +191,13 @@ async fn rule_20_an_outage_of_our_own_spends_nobodys_retries() {
 }
 
 /// That a server has for its requests, beside the one that hears hints.
-const CONNECTIONS: i64 = 23;
+const CONNECTIONS: i64 = 21;
 
 #[tokio::test]
 async fn when_all_connections_are_in_use_requests_are_told_to_come_again_and_later_ones_are_served() {
-    let database = cluster::database().await;
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
     let session = app.open_session().await;
     let path = format!("/redirect-sessions/{session}");
     let mut lock = database.pool.begin().await.unwrap();
@@ -214,6 +215,9 @@ async fn when_all_connections_are_in_use_requests_are_told_to_come_again_and_lat
     everybody_is_told_to_come_again(&app, true).await;
     let (status, _) = app.operator().ask(Method::GET, "/readyz", None).await;
     assert_eq!(status, 503);
+    // What needs none of theirs goes on.
+    app.operator().publish(&[json!({ "type": "RedirectSessionCancelled", "data": {} })]).await;
+    receiver.wait_for(1).await;
     lock.rollback().await.unwrap();
     everybody_is_served(&app).await;
     for asked in asking {
@@ -254,4 +258,73 @@ async fn connections_that_were_lost_while_nobody_looked_refuse_no_cancel() {
         }
         assert_eq!(app.cancel(session).await, Some(200));
     }
+}
+
+#[tokio::test]
+async fn rule_24_a_server_that_takes_no_writes_is_left_for_one_that_does() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    let session = app.open_session().await;
+    let mut other = database.pool.acquire().await.unwrap();
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut *other).await.unwrap();
+    let set = |what: &str| sqlx::AssertSqlSafe(format!("alter database \"{name}\" {what}"));
+    sqlx::raw_sql(set("set default_transaction_read_only = on")).execute(&mut *other).await.unwrap();
+    // As after a failover to a standby that is not one yet: new sessions can only read.
+    sqlx::query(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and application_name = 'herald'",
+    )
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    let cancel = app.request(Method::POST, &format!("/redirect-sessions/{session}/cancel")).send().await;
+    assert_told_to_come_again(cancel.unwrap(), "a cancel").await;
+    while app.operator().ask(Method::GET, "/readyz", None).await.0 != 503 {}
+    sqlx::raw_sql(set("reset default_transaction_read_only")).execute(&mut *other).await.unwrap();
+    // Nobody ends the sessions that were opened meanwhile.
+    while app.operator().ask(Method::GET, "/readyz", None).await.0 != 200 {}
+    assert_eq!(app.cancel(session).await, Some(200));
+    let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    app.wait_for_state(&id, "delivered").await;
+}
+
+#[tokio::test]
+async fn rule_18_a_result_waits_for_whatever_passes() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    sqlx::raw_sql(
+        "create sequence tries; create table refusing (code text not null);
+         create function refuse() returns trigger language plpgsql as $$
+         declare with_code text := (select code from refusing);
+         begin
+             if with_code is not null then
+                 perform nextval('tries');
+                 raise exception 'not now' using errcode = with_code;
+             end if;
+             return new;
+         end $$;
+         create trigger refuses before insert on attempts for each row execute function refuse()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    // A standby, a bound on time, a machine in trouble, a user who is not known yet.
+    for (count, code) in ["25006", "57014", "58030", "28000"].into_iter().enumerate() {
+        sqlx::query("insert into refusing values ($1)").bind(code).execute(&database.pool).await.unwrap();
+        app.cancel_one().await;
+        let id = receiver.wait_for(count + 1).await[count].header("webhook-id").to_owned();
+        let tries = "select last_value from tries";
+        let before: i64 = sqlx::query_scalar(tries).fetch_one(&database.pool).await.unwrap();
+        let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
+        while sqlx::query_scalar::<_, i64>(tries).fetch_one(&database.pool).await.unwrap() < before + 2 {
+            assert!(std::time::Instant::now() < deadline, "{code} is not tried again");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        sqlx::query("delete from refusing").execute(&database.pool).await.unwrap();
+        let delivery = app.wait_for_state(&id, "delivered").await;
+        assert_eq!(of_attempts(&delivery, "late"), [false], "{code}");
+    }
+    assert_eq!(receiver.calls().len(), 4);
 }

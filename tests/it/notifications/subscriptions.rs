@@ -165,7 +165,8 @@ async fn a_disabled_subscription_is_shown_as_paused_with_the_reason_and_its_type
     let id = herald::domain::id::SubscriptionId(id);
     for (reason, expected) in [("it is gone", true), ("again", false)] {
         let judged = targets::find(&mut connection, &[id]).await.unwrap()[0].as_read();
-        let disabled = subscriptions::disable(&mut connection, ann.id, id, judged, reason).await.unwrap();
+        let disabled =
+            subscriptions::disable(&mut connection, (ann.id, id), judged, None, reason).await.unwrap();
         assert_eq!(disabled, expected, "{reason}");
     }
     drop(connection);

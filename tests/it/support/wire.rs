@@ -16,6 +16,13 @@ pub enum Cut {
     Before,
     /// The server has done what the message asks for, and its answer is lost.
     After,
+    /// As before, but nobody is told: the connection stays, and nothing comes over it any more.
+    SilentlyBefore,
+    SilentlyAfter,
+}
+
+impl Cut {
+    pub const ALL: [Cut; 4] = [Cut::Before, Cut::After, Cut::SilentlyBefore, Cut::SilentlyAfter];
 }
 
 #[derive(Clone)]
@@ -74,14 +81,18 @@ async fn carry(mut client: TcpStream, socket: PathBuf, plan: Arc<Mutex<Option<(C
                 let planned = plan.lock().unwrap().take_if(|(_, at)| {
                     message.windows(at.len()).any(|part| part == at.as_bytes())
                 });
-                if let Some((Cut::Before, _)) = planned {
-                    return;
+                let cut = planned.map(|(cut, _)| cut);
+                if !matches!(cut, Some(Cut::Before | Cut::SilentlyBefore)) {
+                    server.write_all(message).await.unwrap();
                 }
-                server.write_all(message).await.unwrap();
-                if planned.is_some() {
+                if matches!(cut, Some(Cut::After | Cut::SilentlyAfter)) {
                     // An answer is flushed when all of it is there, which is after the commit.
                     let _answer = server.read(&mut answered).await;
-                    return;
+                }
+                match cut {
+                    None => {}
+                    Some(Cut::Before | Cut::After) => return,
+                    Some(Cut::SilentlyBefore | Cut::SilentlyAfter) => std::future::pending().await,
                 }
             }
             length = server.read(&mut answered) => {

@@ -13,14 +13,16 @@ with told as materialized (
 --{ rows
     from unnest($2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::int[], $10::bigint[],
                 $11::int[], $12::bytea[], $13::text[], $15::tid[])
+        with ordinality
         as t (partner_id, delivery_id, epoch, attempt_id, event_id, subscription_id, event_type, status, started_ago_ms, latency_ms,
-              response, detail, row_at)
+              response, detail, row_at, place)
 --}
 --{ bundled
     from unnest($2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::int[], $10::bigint[],
                 $11::int[], $12::bytea[], $13::text[], $15::uuid[])
+        with ordinality
         as t (partner_id, delivery_id, epoch, attempt_id, event_id, subscription_id, event_type, status, started_ago_ms, latency_ms,
-              response, detail, bundle_id)
+              response, detail, bundle_id, place)
 --}
 ),
 --{ rows
@@ -28,7 +30,7 @@ ended as (
     delete from queue q
     where q.ctid = any (array(select row_at from told)) and q.lease_owner = $1 and q.line is null
       and ((q.partner_id, q.delivery_id, q.lease_epoch) in (select partner_id, delivery_id, epoch from told)) is true
-    returning q.delivery_id
+    returning q.delivery_id, q.lease_epoch as epoch
 ),
 --}
 --{ bundled
@@ -39,7 +41,7 @@ locked as materialized (
     select id from bundles where id = any ($15) and owner = $1 and (id = any ($16)) is not true order by id for key share
 ),
 ended as materialized (
-    select t.delivery_id from told t where t.bundle_id in (select id from used_up union all select id from locked)
+    select t.delivery_id, t.epoch from told t where t.bundle_id in (select id from used_up union all select id from locked)
 ),
 --}
 recorded as (
@@ -51,9 +53,10 @@ recorded as (
                       || right(replace(t.attempt_id::text, '-', ''), 20))::uuid end,
            t.event_id, t.subscription_id, t.event_type, 'delivered', 'delivered', false, t.status,
            herald_now() - t.started_ago_ms * interval '1 ms', t.latency_ms, t.response, t.detail
-    from told t join ended e on e.delivery_id = t.delivery_id
+    -- A node that lost a lease to itself may tell of both at once.
+    from told t join ended e on (e.delivery_id, e.epoch) = (t.delivery_id, t.epoch)
 )
 select herald_now() as now,
        case when (select count(*) from ended) < cardinality($3::uuid[])
-            then array(select delivery_id from told except select delivery_id from ended)
+            then array(select place from told where (delivery_id, epoch) not in (select delivery_id, epoch from ended))
             else '{}' end as left_alone
