@@ -1,7 +1,7 @@
 //! Encryption at rest: what the store keeps of a callback's credentials, and keyed fingerprints.
 //!
 //! A ring holds one or more named 256-bit keys. The first one encrypts; all of them decrypt, so that keys are rotated
-//! by putting a new one in front, re-encrypting what [`KeyRing::needs_reseal`] names, and dropping the old one.
+//! by putting a new one in front, re-encrypting what does not begin with [`KeyRing::current_header`], and dropping the old one.
 //!
 //! What is sealed (AES-256-GCM) looks like this; a keyed hash has the same header and 32 bytes of HMAC-SHA256 after it:
 //!
@@ -177,11 +177,6 @@ impl KeyRing {
             format!("{}#{hex}", key.id)
         };
         self.keys.iter().map(fingerprint).collect()
-    }
-
-    /// Whether the value was sealed with another key than the one that encrypts now.
-    pub fn needs_reseal(&self, sealed: &[u8]) -> bool {
-        split_header(sealed).is_none_or(|(key_id, _)| key_id != self.first().id)
     }
 
     /// A fingerprint that nobody without the ring can compute or guess at: HMAC-SHA256 with a key of the first key and

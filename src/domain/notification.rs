@@ -19,8 +19,6 @@ pub const FILTERS_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const CAMPAIGN_BYTES: usize = 24;
 /// In characters.
 pub const STATUS_REASON_CHARS_MAX: usize = 1_000;
-/// The attribute of an event that filters look at.
-pub const CAMPAIGN_ATTRIBUTE: &str = "campaignName";
 
 /// Everything that can be subscribed to [published].
 pub const EVENT_TYPES: [&str; 26] = [

@@ -3,7 +3,7 @@
 use super::id::SubscriptionId;
 use super::publication::Attributes;
 
-/// The attribute that campaigns are told by.
+/// The attribute of an event that filters look at.
 const CAMPAIGN: &str = "campaignName";
 
 /// A subscription that takes events of a type.
