@@ -1,5 +1,7 @@
 //! The parts put together: from a checked configuration and a database to a running server, and back.
 
+mod start_error;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,24 +40,11 @@ use crate::surfaces::kit::{Api, ApiSettings, DefaultPolicy};
 use crate::surfaces::{self, notifications, redirect, webhooks};
 use crate::telemetry::{Health, Metrics};
 
+pub use self::start_error::StartError;
+
 /// Fresh deliveries in memory at most, waiting or under way, if their events are small (larger ones take more of the room: 80 MB in all); what
 /// does not fit waits in the database.
 const LEASES_IN_MEMORY_MAX: usize = 20_000;
-
-/// Why the server could not start. Each message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(
-        "the database cannot be used: {0}; see that PostgreSQL 14 or newer runs there and that DATABASE_URL is right"
-    )]
-    Database(#[from] sqlx::Error),
-    #[error("the database's schema cannot be brought up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("callbacks cannot be called: {0}")]
-    Outbound(#[from] engine::outbound::OutboundError),
-    #[error("{setting}: {wrong}")]
-    Setting { setting: &'static str, wrong: String },
-}
 
 /// A server that has its database and its background half, and waits to be given listeners.
 pub struct App {
@@ -304,6 +293,7 @@ mod tests {
         let production = || RawConfig {
             mode: say("production"),
             secret_keys: ring.expose_str().map(str::to_owned),
+            public_url: say("https://herald.example.com"),
             ..RawConfig::default()
         };
         assert_eq!(policy(RawConfig::default()), EgressPolicy::development());

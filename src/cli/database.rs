@@ -1,11 +1,18 @@
-//! The database that an administrative command works on, and how such a command ends.
+//! The database that a command works on: how it is reached, and how an administrative command ends.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::app::StartError;
 use crate::store;
+
+/// How long one connection may take. A firewall that drops everything would otherwise hold a command for minutes.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Which database.
 #[derive(clap::Args)]
@@ -26,13 +33,35 @@ impl DatabaseArgs {
                 .to_owned()
         })?;
         let options = options.application_name("herald");
-        // A pool would try for half a minute and then say only that the time is over.
-        let first = options.connect().await;
-        drop(first.map_err(|error| format!("the database cannot be used: {error}"))?);
+        reach(&options, Duration::ZERO).await?;
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options);
-        let migrated = store::migrate(&pool).await;
-        migrated.map_err(|error| format!("the schema cannot be brought up to date: {error}"))?;
+        store::migrate(&pool).await.map_err(|error| StartError::from(error).to_string())?;
         Ok(pool)
+    }
+}
+
+/// Connects once, to find out whether that can be done; again for so long while the database is not there yet. Errors: the reason, which a pool
+/// would not tell: it tries until its time is over, and says that.
+pub async fn reach(database: &PgConnectOptions, patience: Duration) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        let connected = match timeout_at(Instant::now() + CONNECTED_WITHIN, database.connect()).await {
+            Ok(connected) => connected,
+            Err(_elapsed) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        };
+        match connected {
+            Ok(_) => return Ok(()),
+            Err(error) if is_starting(&error) && began.elapsed() < patience => sleep(ASK_AGAIN_AFTER).await,
+            Err(error) => return Err(StartError::Database(error).to_string()),
+        }
+    }
+}
+
+/// Whether it may be a database that comes up: nobody listens yet, or it says so itself (57P03).
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        error => error.as_database_error().and_then(|said| said.code()).is_some_and(|code| code == "57P03"),
     }
 }
 

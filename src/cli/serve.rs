@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use url::Url;
 
+use super::database::reach;
 use crate::app::App;
 use crate::config::{Config, Mode, RawConfig};
 use crate::domain::key_ring::KeyRing;
@@ -21,6 +22,8 @@ use crate::domain::secret::Secret;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
 use crate::{listener, telemetry};
 
+/// How long a database that is set may take to be there: both may be starting.
+const DATABASE_WITHIN: Duration = Duration::from_secs(5);
 /// Between tries at restarting a private PostgreSQL that ended by itself.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
@@ -54,7 +57,11 @@ async fn serve(config: Config) -> Result<(), String> {
     };
     let folder = config.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
     let (database, postgres) = match &config.database_url {
-        Some(url) => (connect_options(url)?, None),
+        Some(url) => {
+            let options = connect_options(url)?;
+            reach(&options, DATABASE_WITHIN).await?;
+            (options, None)
+        }
         None => {
             let settings = embedded_postgres::Settings {
                 data_dir: folder.clone(),

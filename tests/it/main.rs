@@ -39,5 +39,6 @@ mod replays;
 mod retention;
 mod roll_call;
 mod slow_callers;
+mod start;
 mod support;
 mod webhooks;

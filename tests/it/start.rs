@@ -1,0 +1,68 @@
+//! What keeps a server from starting, and a command from working on its database: said with its reason and with what to do about it.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::support::cluster;
+use crate::support::partner::PATIENCE;
+use crate::support::scratch::Scratch;
+
+const RING: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// What a command says on its way out; it must not get anywhere.
+async fn refused(args: &[&str], settings: &[(&str, &str)]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).args(args);
+    command.env("HERALD_LISTEN", "127.0.0.1:0").env("HERALD_OPERATOR_LISTEN", "127.0.0.1:0");
+    command.envs(settings.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{args:?}: {said}");
+    said
+}
+
+fn development(url: &str) -> [(&str, &str); 3] {
+    [("HERALD_MODE", "development"), ("DATABASE_URL", url), ("HERALD_SECRET_KEYS", RING)]
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_is_told_with_the_reason_of_its_refusal() {
+    let database = cluster::database().await;
+    let nowhere = "postgres://herald:canary@127.0.0.1:1/herald";
+    let missing = database.url().replace("localhost/", "localhost/no_");
+    for (url, reason) in [(nowhere, "refused"), (missing.as_str(), "does not exist")] {
+        for command in ["serve", "migrate"] {
+            let said = refused(&[command], &development(url)).await;
+            assert!(said.contains(reason) && said.contains("DATABASE_URL is right"), "{command}: {said}");
+            assert!(!said.contains("canary"), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_a_newer_herald_made_is_left_alone() {
+    let database = cluster::database().await;
+    sqlx::query(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (999999, 'newer', true, '', 0)",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    for command in ["serve", "migrate"] {
+        let said = refused(&[command], &development(&database.url())).await;
+        assert!(said.contains("upgraded by a newer Herald") && said.contains("restore a backup"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_trusted_is_named_by_its_setting() {
+    let (database, folder) = (cluster::database().await, Scratch::new("authorities"));
+    std::fs::create_dir_all(folder.path()).unwrap();
+    let file = folder.path().join("authorities.pem");
+    std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    let url = database.url();
+    let settings = [&development(&url)[..], &[("HERALD_EGRESS_CA_FILE", file.to_str().unwrap())]].concat();
+    let said = refused(&["serve"], &settings).await;
+    assert!(said.contains("HERALD_EGRESS_CA_FILE") && said.contains("PEM"), "{said}");
+}
