@@ -55,7 +55,7 @@ pub struct Config {
     pub mode: Mode,
     pub listen: SocketAddr,
     pub operator_listen: SocketAddr,
-    /// `http` or `https`, without query, fragment or user.
+    /// `http` or `https`, without query, fragment or user. Always there in production. `None`: where the API listens.
     pub public_url: Option<Url>,
     /// `None`: the private PostgreSQL.
     pub database_url: Option<Secret>,
@@ -118,7 +118,7 @@ impl Config {
         let mut reader = Reader::default();
         let config = read(raw, &mut reader);
         check_listening(&config, &mut reader);
-        check_secrets(&config, raw, &mut reader);
+        check_production(&config, raw, &mut reader);
         check_limits(&config, &mut reader);
         if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
     }
@@ -358,9 +358,14 @@ fn check_listening(config: &Config, r: &mut Reader) {
     }
 }
 
-fn check_secrets(config: &Config, raw: &RawConfig, r: &mut Reader) {
+/// What development makes up for itself has to be said outside it, and what opens everything there does not exist.
+fn check_production(config: &Config, raw: &RawConfig, r: &mut Reader) {
     if config.mode == Mode::Development {
         return;
+    }
+    if present(raw.public_url.as_deref()).is_none() {
+        let instead = "the URL under which partners reach the API, such as https://herald.example.com";
+        r.problem("HERALD_PUBLIC_URL", "is required outside development", instead);
     }
     if present(raw.secret_keys.as_deref()).is_none() {
         r.problem("HERALD_SECRET_KEYS", "is required outside development", KeyRingError::HINT);

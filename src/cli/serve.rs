@@ -76,8 +76,14 @@ async fn serve(config: Config) -> Result<(), String> {
     let app = App::start(config.clone(), database, keys, public_url.clone())
         .await
         .map_err(|error| error.to_string())?;
-    let mut said =
-        Announcement { mode: config.mode, public_url, operator: operator_address, database: None, key: None };
+    let mut said = Announcement {
+        mode: config.mode,
+        public_url,
+        api: api_address,
+        operator: operator_address,
+        database: None,
+        key: None,
+    };
     said.database = postgres.as_ref().map(|(postgres, _)| postgres.description());
     match config.mode {
         Mode::Development => said.key = Some(development_key(&app, &config, &folder).await?),
@@ -201,6 +207,7 @@ const EXAMPLE: &str = r#"{"callbackUrl":"http://127.0.0.1:9090/","apiKey":"callb
 struct Announcement {
     mode: Mode,
     public_url: Url,
+    api: std::net::SocketAddr,
     operator: std::net::SocketAddr,
     database: Option<String>,
     key: Option<(Secret, String)>,
@@ -215,7 +222,11 @@ impl std::fmt::Display for Announcement {
         };
         writeln!(f, "Herald {} ({mode})", env!("CARGO_PKG_VERSION"))?;
         writeln!(f, "  database  {}", self.database.as_deref().unwrap_or("from DATABASE_URL"))?;
-        writeln!(f, "  API       {api}")?;
+        let listens = format!("http://{}", self.api);
+        match listens == api {
+            true => writeln!(f, "  API       {api}")?,
+            false => writeln!(f, "  API       {api} (at {listens})")?,
+        }
         write!(f, "  operator  http://{}", self.operator)?;
         if let Some((key, origin)) = &self.key {
             let key = key.expose_str().unwrap_or_default();

@@ -19,7 +19,8 @@ enum HarnessCommand {
     Serve(RawConfig),
 }
 
-const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const KEYS: &str = "--secret-keys=k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const PUBLIC: &str = "--public-url=https://herald.example.com";
 
 /// Flags only: the environment of whoever runs the tests must not matter.
 fn raw(flags: &[&str]) -> RawConfig {
@@ -58,12 +59,11 @@ fn development_needs_nothing() {
 #[test]
 fn the_mode_follows_the_database_unless_it_is_said() {
     let url = "--database-url=postgres://localhost/herald";
-    let keys = format!("--secret-keys={KEYS}");
     for (flags, mode) in [
         (vec![], Mode::Development),
-        (vec![url, &keys], Mode::Production),
+        (vec![url, KEYS, PUBLIC], Mode::Production),
         (vec![url, "--mode=development"], Mode::Development),
-        (vec!["--mode=production", &keys], Mode::Production),
+        (vec!["--mode=production", KEYS, PUBLIC], Mode::Production),
         (vec!["--mode=development", "--database-url="], Mode::Development),
         (vec!["--mode=", "--listen=", "--secret-keys= "], Mode::Development),
     ] {
@@ -73,7 +73,7 @@ fn the_mode_follows_the_database_unless_it_is_said() {
 
 #[test]
 fn rule_09_production_defaults_nothing_insecure() {
-    let config = check(&["--mode=production", &format!("--secret-keys={KEYS}")]).unwrap();
+    let config = check(&["--mode=production", KEYS, PUBLIC]).unwrap();
     assert!(!config.egress_http && config.egress_allow.is_empty() && config.egress_ports.is_none());
     assert!(config.listen.ip().is_loopback() && config.operator_listen.ip().is_loopback());
     assert!(config.secret_keys.is_some() && config.dev_api_key.is_none());
@@ -168,16 +168,30 @@ fn all_problems_come_at_once() {
     let flags = ["--database-url=mysql://u:canary@h/d", "--dev-api-key=0123456789abcdef", "--lease-ms=1000"];
     assert_eq!(
         settings(&flags),
-        ["DATABASE_URL", "HERALD_SECRET_KEYS", "HERALD_DEV_API_KEY", "HERALD_LEASE_MS"]
+        ["DATABASE_URL", "HERALD_PUBLIC_URL", "HERALD_SECRET_KEYS", "HERALD_DEV_API_KEY", "HERALD_LEASE_MS"]
     );
     let said = check(&flags).unwrap_err().to_string();
     assert!(said.contains("openssl rand -base64 32") && said.contains("at least 30000"), "{said}");
-    assert_eq!(said.matches("Instead: ").count(), 4);
+    assert_eq!(said.matches("Instead: ").count(), 5);
+}
+
+/// Partners would be sent to an address that only this machine knows.
+#[test]
+fn production_must_be_told_where_partners_reach_it() {
+    for unsaid in [None, Some("--public-url="), Some("--public-url= ")] {
+        let flags: Vec<&str> = ["--mode=production", KEYS].into_iter().chain(unsaid).collect();
+        assert_eq!(settings(&flags), ["HERALD_PUBLIC_URL"], "{unsaid:?}");
+    }
+    assert_eq!(
+        settings(&["--mode=production", KEYS, "--public-url=herald.example.com"]),
+        ["HERALD_PUBLIC_URL"]
+    );
+    assert_eq!(check(&[PUBLIC]).unwrap().mode, Mode::Development);
 }
 
 #[test]
 fn an_empty_database_url_does_not_open_development() {
-    assert_eq!(settings(&["--database-url="]), ["DATABASE_URL", "HERALD_SECRET_KEYS"]);
+    assert_eq!(settings(&["--database-url=", PUBLIC]), ["DATABASE_URL", "HERALD_SECRET_KEYS"]);
 }
 
 #[test]
@@ -211,6 +225,18 @@ fn the_settings_stand_with_and_without_serve() {
         };
         assert_eq!(raw.lease_ms.as_deref(), Some("77000"));
     }
+}
+
+/// docker-compose.yml passes on what is not set as well, empty.
+#[test]
+fn what_is_empty_is_not_set() {
+    use clap::Args as _;
+    let command = RawConfig::augment_args(clap::Command::new("herald"));
+    let flags: Vec<String> =
+        command.get_arguments().filter_map(|arg| arg.get_long()).map(|flag| format!("--{flag}=")).collect();
+    let flags: Vec<&str> =
+        flags.iter().map(String::as_str).filter(|flag| *flag != "--database-url=").collect();
+    assert_eq!(format!("{:?}", check(&flags)), format!("{:?}", check(&[])));
 }
 
 #[test]

@@ -22,6 +22,7 @@ async fn rule_11_a_key_of_development_opens_nothing_in_production() {
             ("DATABASE_URL", url.as_str()),
             ("HERALD_SECRET_KEYS", &ring),
             ("HERALD_MODE", mode),
+            ("HERALD_PUBLIC_URL", if mode == "production" { "https://herald.example.com" } else { "" }),
             ("HERALD_DEV_API_KEY", key),
         ];
         Herald::start(folder.path(), &settings).await
@@ -75,6 +76,7 @@ async fn rule_09_outside_development_nothing_starts_without_a_key() {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("DATABASE_URL", database.url()).env("HERALD_DATA_DIR", folder.path());
         command.env("HERALD_LISTEN", "127.0.0.1:0").env("HERALD_OPERATOR_LISTEN", "127.0.0.1:0");
+        command.env("HERALD_PUBLIC_URL", "https://herald.example.com");
         command
             .envs(mode.map(|mode| ("HERALD_MODE", mode)))
             .envs(ring.map(|ring| ("HERALD_SECRET_KEYS", ring)));

@@ -310,6 +310,36 @@ fn what_the_rules_allow_passes() {
     }
 }
 
+/// What belongs to development, and to Herald's own PostgreSQL.
+const NOT_IN_A_CONTAINER: &[&str] =
+    &["HERALD_MODE", "HERALD_DATA_DIR", "HERALD_POSTGRES_BIN", "HERALD_DEV_API_KEY"];
+/// What the composition decides by itself.
+const COMPOSED: &[&str] = &["DATABASE_URL", "HERALD_LISTEN", "HERALD_OPERATOR_LISTEN"];
+
+/// A setting in .env that docker-compose.yml does not pass on would be ignored without a word.
+#[test]
+fn what_stands_in_env_reaches_the_container() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let (raw, compose, example) =
+        (read("src/config/raw.rs"), read("docker-compose.yml"), read(".env.example"));
+    let names = |text: &str, before: &str, after: char| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(before)?.split_once(after));
+        let mut names: Vec<String> = lines.map(|(name, _)| name.to_owned()).collect();
+        names.retain(|name| name.starts_with("HERALD_"));
+        names.sort_unstable();
+        names
+    };
+    let mut settings: Vec<&str> =
+        raw.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    settings.retain(|setting| !NOT_IN_A_CONTAINER.contains(setting) && !COMPOSED.contains(setting));
+    settings.sort_unstable();
+    let mut passed_on = names(&compose, "      ", ':');
+    passed_on.retain(|setting| compose.contains(&format!("      {setting}: ${{{setting}:")));
+    assert_eq!(passed_on, settings);
+    assert_eq!(names(&example.replace('#', ""), "", '='), settings);
+}
+
 /// README.md's table of settings and the settings that there are.
 #[test]
 fn the_readme_names_every_setting_and_no_other() {

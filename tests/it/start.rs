@@ -27,6 +27,15 @@ fn development(url: &str) -> [(&str, &str); 3] {
 }
 
 #[tokio::test]
+async fn production_names_all_that_it_lacks_at_once() {
+    let said = refused(&["serve"], &[("DATABASE_URL", "postgres://herald@127.0.0.1:1/herald")]).await;
+    assert!(
+        said.contains("HERALD_PUBLIC_URL is required") && said.contains("HERALD_SECRET_KEYS is required"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn a_database_that_cannot_be_used_is_told_with_the_reason_of_its_refusal() {
     let database = cluster::database().await;
     let nowhere = "postgres://herald:canary@127.0.0.1:1/herald";

@@ -117,6 +117,7 @@ impl World {
         let config = Config::check(&RawConfig {
             mode: Some("production".to_owned()),
             secret_keys: Some(ring.expose_str().unwrap().to_owned()),
+            public_url: Some("https://herald.example.com".to_owned()),
             egress_http: Some("true".to_owned()),
             egress_ports: Some(canaries.port.to_string()),
             // The fourth attempt is at the backup URL, if there is one.

@@ -48,6 +48,7 @@ pub fn production() -> RawConfig {
     RawConfig {
         mode: Some("production".to_owned()),
         secret_keys: Some(SECRET_KEYS.clone()),
+        public_url: Some("https://herald.example.com".to_owned()),
         egress_http: Some("true".to_owned()),
         ..settings()
     }

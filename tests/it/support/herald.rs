@@ -53,7 +53,10 @@ impl Herald {
         }
         // What it says later must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let partner = Partner::new(api.expect("the server says where its API is"), DEV_KEY);
+        let api = api.expect("the server says where its API is");
+        // Where partners reach it is somewhere else in production.
+        let listens = api.split_once("(at ").map_or(api.as_str(), |(_, at)| at.trim_end_matches(')'));
+        let partner = Partner::new(listens, DEV_KEY);
         Herald { child, operator: operator.unwrap(), partner }
     }
 
