@@ -1,14 +1,16 @@
-//! `herald keys`: makes the first API key, before anybody has one that could, and changes the keys that encrypt at rest.
+//! `herald keys`: makes API keys, the first one before anybody has one that could, lists and revokes them, and changes the keys that encrypt at
+//! rest.
 
+mod list;
 mod rotate;
 
 use chrono::TimeDelta;
 use serde_json::json;
 
 use super::database::DatabaseArgs;
-use crate::domain::id::{PartnerId, parse_uuid};
+use crate::domain::id::{ApiKeyId, PartnerId, parse_uuid};
 use crate::domain::partner_key::Scopes;
-use crate::domain::time::wire_time_ms;
+use crate::domain::time::{wire_time, wire_time_ms};
 use crate::domain::{Error, Noun};
 use crate::hub::partners;
 use crate::store;
@@ -17,6 +19,10 @@ use crate::store;
 pub enum KeysCommand {
     /// Make a key and print it, this once
     Create(CreateArgs),
+    /// Show which keys there are and what became of them, never a key itself
+    List(list::ListArgs),
+    /// Revoke a key, everywhere within a second
+    Revoke(RevokeArgs),
     /// Encrypt again, with the first key of HERALD_SECRET_KEYS, what its other keys have encrypted
     ///
     /// May run while servers work, may be ended, and goes on where it was.
@@ -41,9 +47,20 @@ pub struct CreateArgs {
     database: DatabaseArgs,
 }
 
+#[derive(clap::Args)]
+pub struct RevokeArgs {
+    /// The key's id, as `herald keys list` shows it
+    #[arg(value_name = "KEY_ID")]
+    key: String,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
 pub async fn run(command: KeysCommand) -> Result<(), String> {
     match command {
         KeysCommand::Create(args) => create_and_print(args).await,
+        KeysCommand::List(args) => list::run(args).await,
+        KeysCommand::Revoke(args) => revoke(args).await,
         KeysCommand::Rotate(args) => rotate::run(args).await,
     }
 }
@@ -80,4 +97,19 @@ async fn create(
     let now = store::now(&mut *pool.acquire().await?).await?;
     let expires_at = expires_in_days.map(|days| now + TimeDelta::days(days.into()));
     Ok((partners::create_key(pool, partner, scopes, expires_at).await?, expires_at))
+}
+
+/// A key that was revoked before stays so, since then.
+async fn revoke(args: RevokeArgs) -> Result<(), String> {
+    // Whoever has the key at hand may take it for its id, and it must not be shown.
+    let id = parse_uuid(&args.key)
+        .map_err(|complaint| format!("KEY_ID {complaint}, as `herald keys list` shows it"))?;
+    let pool = args.database.open().await?;
+    let mut connection = pool.acquire().await.map_err(|error| Error::from(error).chain())?;
+    let since = store::api_keys::revoke_of_anyone(&mut connection, ApiKeyId(id)).await;
+    match since.map_err(|error| error.chain())? {
+        Some(since) => println!("revoked since {}", wire_time(since)),
+        None => return Err(format!("there is no key {id}")),
+    }
+    Ok(())
 }

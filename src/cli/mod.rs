@@ -37,7 +37,7 @@ enum Command {
     /// Make partners on DATABASE_URL
     #[command(subcommand)]
     Partners(partners::PartnersCommand),
-    /// Make API keys, and change the keys that encrypt, on DATABASE_URL
+    /// Make, list and revoke API keys, and change the keys that encrypt, on DATABASE_URL
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Receive callbacks and print them, for developing and trying things out

@@ -68,6 +68,46 @@ pub async fn find_usable_among(
     Ok(rows.collect::<Result<_, sqlx::Error>>()?)
 }
 
+/// A key as its operator sees it: everything but what proves it.
+#[derive(Debug, sqlx::FromRow)]
+pub struct ListedKey {
+    pub id: Uuid,
+    pub partner_id: Uuid,
+    pub partner_name: String,
+    pub scopes: Vec<String>,
+    pub prefix: String,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Neither revoked nor past its end.
+    pub usable: bool,
+}
+
+/// All keys, or one partner's, in the order in which they were made. Those that open nothing any more are among them.
+pub async fn list(db: &mut PgConnection, partner: Option<PartnerId>) -> Result<Vec<ListedKey>, Error> {
+    let rows = sqlx::query_as(
+        "select k.id, k.partner_id, p.name as partner_name, k.scopes, k.prefix, k.created_at, k.expires_at, k.revoked_at,
+                k.revoked_at is null and (k.expires_at is null or k.expires_at > herald_now()) as usable
+         from api_keys k join partners p on p.id = k.partner_id
+         where $1::uuid is null or k.partner_id = $1 order by k.created_at, k.id",
+    )
+    .bind(partner.map(|partner| partner.0))
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
+}
+
+/// Revokes a key, whosever it is; returns since when it is revoked, which may be long ago. `None` when there is no such key.
+pub async fn revoke_of_anyone(db: &mut PgConnection, id: ApiKeyId) -> Result<Option<DateTime<Utc>>, Error> {
+    let since = sqlx::query_scalar(
+        "update api_keys set revoked_at = coalesce(revoked_at, herald_now()) where id = $1 returning revoked_at",
+    )
+    .bind(id.0)
+    .fetch_optional(db)
+    .await?;
+    Ok(since)
+}
+
 /// Revokes one key; false when the partner has no such key that is not revoked.
 pub async fn revoke(db: &mut PgConnection, partner: PartnerId, id: ApiKeyId) -> Result<bool, Error> {
     let done = sqlx::query(
