@@ -160,7 +160,9 @@ impl App {
             Instant::now()
         };
         let (stop_began, (), ()) = tokio::join!(started_to_stop, serving_api, serving_operator);
-        let left = bound.saturating_sub(stop_began.elapsed()).saturating_sub(engine::WRITE_RESULTS_WITHIN);
+        let left = bound
+            .saturating_sub(stop_began.elapsed())
+            .saturating_sub(engine::WRITE_RESULTS_WITHIN + engine::RELEASE_WITHIN);
         engine.stop(left).await;
     }
 }

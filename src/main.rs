@@ -10,7 +10,12 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    Cli::parse().run().await
+fn main() -> ExitCode {
+    let command = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.expect("the operating system gives a new process threads and a poller");
+    let code = runtime.block_on(command.run());
+    // Not dropped: that would wait for names that are still being resolved, for as long as the resolver likes.
+    runtime.shutdown_background();
+    code
 }

@@ -3,6 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use crate::domain::key_ring::KeyRing;
 use crate::domain::partner_key::PartnerKey;
 use crate::domain::secret::Secret;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
-use crate::{listener, telemetry};
+use crate::{descriptors, listener, telemetry};
 
 /// How long a database that is set may take to be there: both may be starting.
 const DATABASE_WITHIN: Duration = Duration::from_secs(5);
@@ -46,14 +47,40 @@ pub async fn run(raw: &RawConfig) -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), String> {
     telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
-    let stop = stop_signal()?;
+    let mut stop = stop_signal()?;
+    descriptors::raise_limit(2 * config.connections_max + config.in_flight_max);
     let api = listener::bind(config.listen, "HERALD_LISTEN")?;
     let operator = listener::bind(config.operator_listen, "HERALD_OPERATOR_LISTEN")?;
     let api_address = api.local_addr().map_err(|error| error.to_string())?;
     let operator_address = operator.local_addr().map_err(|error| error.to_string())?;
+    let Started { app, postgres, said } = tokio::select! {
+        started = start(config, api_address, operator_address) => started?,
+        // A start may take long, and nobody waits for anything of it yet. A private PostgreSQL ends with this process.
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
+    println!("{said}");
+    let postgres =
+        postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, stop.clone())));
+    app.serve(api, operator, stop).await;
+    if let Some(postgres) = postgres
+        && let Some(postgres) = postgres.await.map_err(|error| error.to_string())?
+    {
+        postgres.stop().await;
+    }
+    Ok(())
+}
+
+/// What a start comes to.
+struct Started {
+    app: App,
+    postgres: Option<(EmbeddedPostgres, embedded_postgres::Settings)>,
+    said: Announcement,
+}
+
+async fn start(config: Config, api: SocketAddr, operator: SocketAddr) -> Result<Started, String> {
     let public_url = match &config.public_url {
         Some(url) => url.clone(),
-        None => Url::parse(&format!("http://{api_address}")).map_err(|error| error.to_string())?,
+        None => Url::parse(&format!("http://{api}")).map_err(|error| error.to_string())?,
     };
     let folder = config.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
     let (database, postgres) = match &config.database_url {
@@ -76,14 +103,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let app = App::start(config.clone(), database, keys, public_url.clone())
         .await
         .map_err(|error| error.to_string())?;
-    let mut said = Announcement {
-        mode: config.mode,
-        public_url,
-        api: api_address,
-        operator: operator_address,
-        database: None,
-        key: None,
-    };
+    let mut said = Announcement { mode: config.mode, public_url, api, operator, database: None, key: None };
     said.database = postgres.as_ref().map(|(postgres, _)| postgres.description());
     match config.mode {
         Mode::Development => said.key = Some(development_key(&app, &config, &folder).await?),
@@ -96,15 +116,7 @@ async fn serve(config: Config) -> Result<(), String> {
             }
         }
     }
-    println!("{said}");
-    let postgres =
-        postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, stop.clone())));
-    app.serve(api, operator, stop).await;
-    if let Some(postgres) = postgres {
-        let stopped = postgres.await.map_err(|error| error.to_string())?;
-        stopped.stop().await;
-    }
-    Ok(())
+    Ok(Started { app, postgres, said })
 }
 
 /// Resolves to true on SIGINT or SIGTERM.
@@ -132,26 +144,33 @@ fn connect_options(url: &Secret) -> Result<PgConnectOptions, String> {
     })
 }
 
-/// Brings the private PostgreSQL back when it ends by itself, until it is time to stop.
+/// Brings the private PostgreSQL back when it ends by itself, until it is time to stop; then there may be none.
 async fn supervise(
     mut postgres: EmbeddedPostgres,
     settings: embedded_postgres::Settings,
     mut stop: watch::Receiver<bool>,
-) -> EmbeddedPostgres {
+) -> Option<EmbeddedPostgres> {
     loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return postgres,
+            _ = stop.wait_for(|stop| *stop) => return Some(postgres),
             () = postgres.exited() => {}
         }
         tracing::error!("the private PostgreSQL ended by itself; starting it again");
         drop(postgres);
-        postgres = loop {
-            match EmbeddedPostgres::start(settings.clone()).await {
-                Ok(postgres) => break postgres,
-                Err(error) => tracing::error!(%error, "the private PostgreSQL does not start"),
-            }
-            tokio::time::sleep(RESTART_AFTER).await;
+        postgres = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return None,
+            postgres = start_again(&settings) => postgres,
         };
+    }
+}
+
+async fn start_again(settings: &embedded_postgres::Settings) -> EmbeddedPostgres {
+    loop {
+        match EmbeddedPostgres::start(settings.clone()).await {
+            Ok(postgres) => return postgres,
+            Err(error) => tracing::error!(%error, "the private PostgreSQL does not start"),
+        }
+        tokio::time::sleep(RESTART_AFTER).await;
     }
 }
 

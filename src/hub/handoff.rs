@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::verifications::{VERIFICATIONS_MAX, Verification, Verifications};
+use super::verifications::{Place, VERIFICATIONS_MAX, Verification, Verifications};
 use crate::domain::Error;
 use crate::domain::delivery::Lease;
 use crate::domain::id::{CallbackId, PartnerId, SubscriptionId};
@@ -163,11 +163,17 @@ impl Handoff {
         let _stopped = self.leases.send(handed);
     }
 
+    /// A place among the callbacks that are being tried out, by whatever means.
+    /// Errors: `Unavailable` when there are too many of this partner, or of all.
+    pub(super) fn begin_trying(&self, partner: PartnerId) -> Result<Place, Error> {
+        self.verifying.begin(partner)
+    }
+
     /// Has a callback tried out; whether it took what was posted comes later, and not at all when that could not be found out.
     /// Errors: `Unavailable` when too many are being tried out already.
     pub fn verify(&self, partner: PartnerId, callback: CallbackId) -> Result<oneshot::Receiver<bool>, Error> {
         let (reply, answer) = oneshot::channel();
-        let place = self.verifying.begin(partner)?;
+        let place = self.begin_trying(partner)?;
         self.verifications
             .try_send(Verification { callback, reply, place })
             .map_err(|_| Error::unavailable("nobody tries callbacks out any more"))?;

@@ -6,7 +6,7 @@ use super::Hub;
 use crate::domain::attempt::{Attempt, Outcome};
 use crate::domain::caller::Caller;
 use crate::domain::event::{NewEvent, TEST_EVENT_TYPE};
-use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
+use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
 use crate::domain::publication::Attributes;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun};
@@ -14,8 +14,9 @@ use crate::store::{self, attempts, events, partitions};
 
 const SOURCE: &str = "/herald";
 const PAYLOAD: &[u8] = br#"{"test":true}"#;
-/// How often the history is asked for the attempt.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long after its last look the history is asked for the attempt again: most receivers answer at once, and the others take their time.
+const LOOK_AFTER_MIN: Duration = Duration::from_millis(10);
+const LOOK_AFTER_MAX: Duration = Duration::from_millis(320);
 /// Beyond the longest attempt: time to be claimed and recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,15 +28,29 @@ pub struct Tested {
 
 impl Hub {
     /// Sends a test event to a subscription, whatever its state, and waits for its one attempt.
-    /// Errors: `NotFound`, also when it is deleted before the attempt; `Unavailable` when there was no attempt in time (it may still come).
+    /// Errors: `NotFound`, also when it is deleted before the attempt; `Unavailable` when too many are being sent, and when there was no attempt in
+    /// time (it may still come).
     pub async fn test(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Tested, Error> {
         let subscription = self.find_published(caller, surface, key).await?;
+        let place = self.handoff.begin_trying(caller.partner)?;
         let delivery = self.queue_probe(caller, subscription.id).await?;
         self.handoff.ring();
+        let (hub, partner) = (self.clone(), caller.partner);
+        // Goes on without a client who hangs up: the place is taken for as long as there is something to be sent.
+        let waiting = tokio::spawn(async move {
+            let tested = hub.wait_for_test(partner, delivery).await;
+            drop(place);
+            tested
+        });
+        waiting.await.map_err(Error::internal)?
+    }
+
+    async fn wait_for_test(&self, partner: PartnerId, delivery: DeliveryId) -> Result<Tested, Error> {
         let give_up = Instant::now() + self.test_patience();
+        let mut look_after = LOOK_AFTER_MIN;
         while Instant::now() < give_up {
             // The connection goes back between looks: an attempt may take as long as its receiver likes.
-            let made = attempts::list(&mut *self.connection().await?, caller.partner, delivery).await?;
+            let made = attempts::list(&mut *self.connection().await?, partner, delivery).await?;
             match made.into_iter().next_back() {
                 Some(attempt) if attempt.outcome.is_of_an_attempt() => {
                     return Ok(Tested { delivery, attempt });
@@ -46,7 +61,8 @@ impl Hub {
                 Some(_) => return Err(Error::unavailable("the test event ended without an attempt")),
                 None => {}
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(look_after).await;
+            look_after = (look_after * 2).min(LOOK_AFTER_MAX);
         }
         Err(Error::unavailable("the test event is queued and was not attempted in time"))
     }

@@ -9,13 +9,12 @@ use crate::domain::id::{EventId, PartnerId, SubscriptionId};
 /// Notes whom an event matched, for [`spread`] to put their deliveries into the queue. In the transaction that stores the event.
 pub async fn insert(
     db: &mut PgConnection,
-    (partner, event): (PartnerId, EventId),
-    subscriptions: &[SubscriptionId],
+    matched: &[(PartnerId, EventId, SubscriptionId)],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(include_str!("queries/fanouts/insert.sql"))
-        .bind(partner.0)
-        .bind(event.0)
-        .bind(subscriptions.iter().map(|subscription| subscription.0).collect::<Vec<_>>())
+        .bind(matched.iter().map(|(partner, ..)| partner.0).collect::<Vec<_>>())
+        .bind(matched.iter().map(|(_, event, _)| event.0).collect::<Vec<_>>())
+        .bind(matched.iter().map(|(.., subscription)| subscription.0).collect::<Vec<_>>())
         .execute(db)
         .await?;
     Ok(())

@@ -15,6 +15,7 @@ use source::{code, from_root, module, paths, without_tests};
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
+    ("descriptors", &[]),
     ("listener", &[]),
     ("embedded_postgres", &[]),
     ("config", &["domain"]),
@@ -49,6 +50,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "app",
             "clock",
             "config",
+            "descriptors",
             "domain",
             "embedded_postgres",
             "engine",

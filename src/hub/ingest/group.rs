@@ -32,6 +32,8 @@ pub(super) const ROOM_WANTED: usize = 4_000;
 /// Events, and bytes of their data, that one statement inserts; of the bytes a last event may be beyond.
 const STATEMENT_EVENTS_MAX: usize = 1_000;
 const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Matches that one statement writes down for those whose deliveries follow in chunks; those of a last event may be beyond.
+const STATEMENT_MATCHES_MAX: usize = 20_000;
 
 /// What deliveries are born with.
 pub(super) struct Birth {
@@ -333,9 +335,15 @@ async fn insert_events(
             false => stored.extend(part),
         }
     }
-    for large in &plan.matched.large {
+    // Each event whole, and many of them at once.
+    let mut chunk = Vec::new();
+    for (place, large) in plan.matched.large.iter().enumerate() {
         let event = &plan.events[large.event];
-        fanouts::insert(db, (event.partner, event.id), &large.subscriptions).await?;
+        chunk.extend(large.subscriptions.iter().map(|subscription| (event.partner, event.id, *subscription)));
+        if chunk.len() >= STATEMENT_MATCHES_MAX || place + 1 == plan.matched.large.len() {
+            fanouts::insert(db, &chunk).await?;
+            chunk.clear();
+        }
     }
     Ok(stored)
 }

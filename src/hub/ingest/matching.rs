@@ -24,6 +24,10 @@ const TYPE_BYTES: usize = 256;
 const ROUTE_BYTES: usize = size_of::<Route>();
 /// An event that matches more subscriptions gets no queue rows with its commit, unless it has an ordering key: they follow in chunks.
 const AT_ONCE_MAX: usize = 1_000;
+/// Nor more than so many deliveries of one group: thousands of events may match hundreds each, and everybody waits for their commit. What matches
+/// only a few is not worth a chunk of its own.
+const GROUP_AT_ONCE_MAX: usize = 20_000;
+const FEW: usize = 10;
 
 /// The routes of the types of partners' events that were asked for lately.
 #[derive(Default)]
@@ -119,7 +123,9 @@ pub(super) fn match_all(events: &[NewEvent], routes: &[Arc<Routes>], birth: &Bir
     for (place, (event, routes)) in events.iter().zip(routes).enumerate() {
         let count = routes.of(&event.attributes).count();
         matched.counts.push(i32::try_from(count).unwrap_or(i32::MAX));
-        if count > AT_ONCE_MAX && event.ordering_key.is_none() {
+        let of_the_group = matched.deliveries.len() + count;
+        let is_large = count > AT_ONCE_MAX || of_the_group > GROUP_AT_ONCE_MAX && count > FEW;
+        if is_large && event.ordering_key.is_none() {
             let subscriptions = routes.of(&event.attributes).map(|route| route.subscription).collect();
             matched.large.push(Large { event: place, subscriptions });
             matched.ends.push(matched.deliveries.len());
@@ -222,6 +228,20 @@ mod tests {
         assert_eq!(matched.ends, [0, 1_001, 1_002]);
         assert!(matched.deliveries.iter().all(|delivery| delivery.event != events[0].id));
         assert!(begun(&matched)[..10].iter().all(|begins| *begins == Begins::Leased), "it took no room");
+    }
+
+    #[test]
+    fn many_events_that_match_many_each_follow_in_chunks_as_well() {
+        let (many, few) = (routes((0..500).map(|_| route()).collect()), routes(vec![route(), route()]));
+        let events: Vec<_> = (0..60).map(|_| event(1)).collect();
+        let found: Vec<_> =
+            (0..60).map(|place| if place < 50 { many.clone() } else { few.clone() }).collect();
+        let matched = match_all(&events, &found, &birth(10, &[]));
+        let large: Vec<_> =
+            matched.large.iter().map(|large| (large.event, large.subscriptions.len())).collect();
+        assert_eq!(large, (40..50).map(|place| (place, 500)).collect::<Vec<_>>());
+        assert_eq!(matched.deliveries.len(), GROUP_AT_ONCE_MAX + 20);
+        assert_eq!(matched.counts, [vec![500; 50], vec![2; 10]].concat());
     }
 
     #[test]

@@ -277,3 +277,27 @@ async fn rule_20_a_start_over_backlogs_for_many_hanging_callbacks_brings_the_oth
         "{begun} posts to those that hang: the others waited until some were over"
     );
 }
+
+#[tokio::test]
+async fn rule_20_a_partner_has_a_few_test_events_under_way_whoever_hung_up() {
+    let (database, hanging) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let gate = gate();
+    hanging.always(Reply::Gate(gate.clone(), 200));
+    let subscription = app.subscribe(&hanging.url).await;
+    let path = format!("/herald/v1/subscriptions/redirect/{subscription}/test");
+    // Each hangs up as soon as its event is there.
+    for count in 1..=4 {
+        let asked = tokio::spawn(app.request(reqwest::Method::POST, &path).send());
+        hanging.wait_for(count).await;
+        asked.abort();
+    }
+    let (status, body) = app.test(subscription).await;
+    assert_eq!(status, 503, "{body}");
+    gate.add_permits(5);
+    let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
+    while app.test(subscription).await.0 != 200 {
+        assert!(std::time::Instant::now() < deadline, "the places do not get free");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
