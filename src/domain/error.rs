@@ -40,36 +40,61 @@ impl Violation {
     }
 }
 
+/// Wrong fields of one request that are told at most: whoever sends ten thousand has one thing to mend. Nor may looking for a field among
+/// those that are known take ever longer.
+pub const VIOLATIONS_MAX: usize = 100;
+
 /// Every wrong field of a request at once, one entry per field, in the order in which they were found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Violations(Vec<Violation>);
+pub struct Violations {
+    all: Vec<Violation>,
+    has_more: bool,
+}
 
 impl Violations {
     pub fn one(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(vec![Violation::new(field, message)])
+        Self { all: vec![Violation::new(field, message)], has_more: false }
     }
 
     /// Adds a violation, unless the field has one already: a partner mends one thing per field at a time.
     pub fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         let field = field.into();
-        if !self.0.iter().any(|known| known.field == field) {
-            self.0.push(Violation { field, message: message.into() });
+        if self.has_more || self.all.iter().any(|known| known.field == field) {
+            return;
+        }
+        if self.all.len() == VIOLATIONS_MAX {
+            self.has_more = true;
+        } else {
+            self.all.push(Violation { field, message: message.into() });
         }
     }
 
     /// Adds the violations of another part of the same request.
     pub fn extend(&mut self, others: Violations) {
-        for other in others.0 {
+        for other in others.all {
             self.add(other.field, other.message);
         }
+        self.has_more |= others.has_more;
+    }
+
+    /// The same of fields that are called otherwise.
+    #[must_use]
+    pub fn renamed(self, name: impl Fn(&str) -> String) -> Self {
+        let rename = |one: Violation| Violation { field: name(&one.field), message: one.message };
+        Self { all: self.all.into_iter().map(rename).collect(), has_more: self.has_more }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+
+    /// Whether there were more than are kept. From then on nobody need look for further ones.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Violation> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// Keeps the value of a check, or its complaint under the field's name.
@@ -87,11 +112,11 @@ impl Violations {
 /// All of them in one line.
 impl fmt::Display for Violations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, one) in self.0.iter().enumerate() {
+        for (place, one) in self.all.iter().enumerate() {
             let before = if place == 0 { "" } else { "; " };
             write!(f, "{before}{} {}", one.field, one.message)?;
         }
-        Ok(())
+        if self.has_more { f.write_str("; and more") } else { Ok(()) }
     }
 }
 
@@ -165,5 +190,31 @@ impl Error {
 impl From<Violations> for Error {
     fn from(violations: Violations) -> Self {
         Self::Invalid(violations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_14_of_wrong_fields_without_number_a_hundred_are_kept() {
+        let told = |count: usize| {
+            let mut violations = Violations::default();
+            for number in (0..count).chain(0..count) {
+                violations.add(format!("f{number}"), "is wrong");
+            }
+            (violations.iter().count(), violations.has_more(), violations.to_string().ends_with("; and more"))
+        };
+        assert_eq!(told(VIOLATIONS_MAX), (VIOLATIONS_MAX, false, false));
+        assert_eq!(told(VIOLATIONS_MAX + 1), (VIOLATIONS_MAX, true, true));
+        let mut parts = Violations::default();
+        for part in 0..VIOLATIONS_MAX {
+            parts.extend(Violations::one(format!("{part}.a"), "is wrong"));
+            parts.extend(Violations::one(format!("{part}.b"), "is wrong"));
+        }
+        let renamed = parts.renamed(|field| format!("line 1: {field}"));
+        assert_eq!((renamed.iter().count(), renamed.has_more()), (VIOLATIONS_MAX, true));
+        assert_eq!(renamed.iter().last().map(|one| one.field.as_str()), Some("line 1: 49.b"));
     }
 }

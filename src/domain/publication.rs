@@ -13,9 +13,6 @@ pub const ATTRIBUTES_MAX: usize = 50;
 pub const ATTRIBUTE_NAME_CHARS_MAX: usize = 100;
 pub const ATTRIBUTE_VALUE_CHARS_MAX: usize = 1_000;
 
-/// Complaints about one batch at most: whoever sends ten thousand wrong lines has one thing to mend.
-pub const COMPLAINTS_MAX: usize = 100;
-
 /// Something that a producer says has happened.
 #[derive(Debug, Clone)]
 pub struct Publication {

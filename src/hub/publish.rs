@@ -12,7 +12,7 @@ use crate::domain::caller::Caller;
 use crate::domain::error::Limit;
 use crate::domain::id::PartnerId;
 use crate::domain::partner_key::Scope;
-use crate::domain::publication::{COMPLAINTS_MAX, Publication};
+use crate::domain::publication::Publication;
 use crate::domain::{Error, Violations};
 use crate::store;
 
@@ -47,7 +47,7 @@ impl Hub {
         let known = store::partners::known(&mut *self.connection().await?, &others).await?;
         let mut violations = Violations::default();
         let is_unknown = |event: &&Publication| named(event).is_some_and(|it| !known.contains(&it));
-        for event in events.iter().filter(is_unknown).take(COMPLAINTS_MAX) {
+        for event in events.iter().filter(is_unknown) {
             violations.add(event.field("partnerId"), "is no partner's id");
         }
         if violations.is_empty() { Ok(()) } else { Err(violations.into()) }

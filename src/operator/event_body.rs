@@ -5,8 +5,7 @@ use serde_json::value::RawValue;
 use crate::domain::Violations;
 use crate::domain::id::{PartnerId, parse_uuid};
 use crate::domain::publication::{
-    ATTRIBUTE_NAME_CHARS_MAX, Attributes, COMPLAINTS_MAX, EventKey, EventType, OrderingKey, Publication,
-    field,
+    ATTRIBUTE_NAME_CHARS_MAX, Attributes, EventKey, EventType, OrderingKey, Publication, field,
 };
 use crate::surfaces::kit::fields::Fields;
 
@@ -26,7 +25,7 @@ pub fn batch(text: &[u8]) -> Result<Vec<Publication>, Violations> {
             Ok(event) => events.push(event),
             Err(wrong) => violations.extend(wrong),
         }
-        if violations.iter().count() >= COMPLAINTS_MAX {
+        if violations.has_more() {
             break;
         }
     }
@@ -53,12 +52,7 @@ fn read(text: &[u8], line: Option<usize>) -> Result<Publication, Violations> {
 /// Complaints about a line as a whole are about the line.
 fn named_by_line(violations: Violations, line: Option<usize>) -> Violations {
     let Some(number) = line else { return violations };
-    let mut named = Violations::default();
-    for one in violations.iter() {
-        let name = if one.field == "body" { format!("line {number}") } else { field(line, &one.field) };
-        named.add(name, one.message.clone());
-    }
-    named
+    violations.renamed(|name| if name == "body" { format!("line {number}") } else { field(line, name) })
 }
 
 fn publication(mut fields: Fields<'_>, line: Option<usize>) -> Result<Publication, Violations> {

@@ -12,7 +12,7 @@ use super::PublishRequest;
 use super::group::Stop;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{EventId, IdMap, PartnerId};
-use crate::domain::publication::{COMPLAINTS_MAX, Publication};
+use crate::domain::publication::Publication;
 use crate::domain::{Error, Violations};
 use crate::store::event_keys::{self, Entry};
 
@@ -207,7 +207,7 @@ fn settle(
 ) -> Settled {
     let mut ours: HashMap<Key, Standing> = HashMap::new();
     let (mut accepted, mut fresh) = (Vec::with_capacity(request.events.len()), Vec::new());
-    let (mut violations, mut complaints) = (Violations::default(), 0);
+    let mut violations = Violations::default();
     for (owned, identity) in request.events.iter().zip(identities) {
         let Some(((event, content_hash), key)) = identity.zip(owned.key()) else {
             let event = EventId::new();
@@ -218,11 +218,8 @@ fn settle(
         match standing.get(&key).or_else(|| ours.get(&key)) {
             Some(known) if known.content_hash == content_hash => accepted.push((known.event, known.matched)),
             Some(_) => {
-                complaints += 1;
-                if complaints <= COMPLAINTS_MAX {
-                    let field = owned.publication.field("id");
-                    violations.add(field, "stands for an event with other content already");
-                }
+                let field = owned.publication.field("id");
+                violations.add(field, "stands for an event with other content already");
             }
             None => {
                 ours.insert(key, Standing { event, content_hash, matched: None });

@@ -3,14 +3,17 @@
 //! The body is taken apart one level at a time and each value is kept as raw text until somebody asks for it: a number that no type can
 //! hold, a lone surrogate or a nested duplicate then has a name when it fails. What nobody asks for is ignored.
 
+mod shape;
+
 use std::fmt;
 
-use chrono::{DateTime, Datelike as _, Utc};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::domain::Violations;
+
+pub use shape::{Nullable, Shape};
 
 /// Arrays and objects within each other at most.
 const DEPTH_MAX: usize = 64;
@@ -140,16 +143,25 @@ impl<'a> Fields<'a> {
         value
     }
 
-    /// A member that is an array of objects; `read` takes the fields of each, whose complaints carry its place: `filters[0].values`.
-    /// `None` when it is not there, when it is no such array, or when `read` gave none for any of them.
+    /// A member that is an array of at most so many objects; `read` takes the fields of each, whose complaints carry its place:
+    /// `filters[0].values`. `None` when it is not there, when it is no such array, or when `read` gave none for any of them.
     pub fn objects<R>(
         &mut self,
         name: &str,
+        entries_max: usize,
         mut read: impl FnMut(&mut Fields<'a>) -> Option<R>,
     ) -> Option<Vec<R>> {
-        let items = self.optional(name, |items: Vec<&'a RawValue>| Ok::<_, String>(items))?;
+        let items = self.optional(name, |items: Vec<&'a RawValue>| {
+            if items.len() > entries_max {
+                return Err(format!("must have at most {entries_max} entries"));
+            }
+            Ok(items)
+        })?;
         let mut values = Some(Vec::new());
         for (place, raw) in items.into_iter().enumerate() {
+            if self.violations.has_more() {
+                return None;
+            }
             let path = format!("{}{name}[{place}]", self.prefix);
             let value = self.within(raw, &path, &mut read);
             values = values.zip(value).map(|(mut values, value)| {
@@ -178,89 +190,6 @@ fn depth(text: &str) -> usize {
         }
     }
     deepest
-}
-
-/// A JSON type that a field can be asked for, with the complaint of whoever sends another.
-pub trait Shape<'a>: Sized {
-    fn read(raw: &'a RawValue) -> Result<Self, String>;
-}
-
-impl<'a> Shape<'a> for String {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        if !raw.get().starts_with('"') {
-            return Err("must be a string".to_owned());
-        }
-        let text: String = serde_json::from_str(raw.get())
-            .map_err(|_| "must be a string of Unicode characters".to_owned())?;
-        if text.contains('\0') { Err("must not contain the character U+0000".to_owned()) } else { Ok(text) }
-    }
-}
-
-impl<'a> Shape<'a> for serde_json::Number {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        let is_number = raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        let number = is_number.then(|| serde_json::from_str(raw.get()).ok()).flatten();
-        number.ok_or_else(|| "must be a number".to_owned())
-    }
-}
-
-/// `7606.0` and `1e3` are whole numbers too: JSON and its schemas know only one kind.
-impl<'a> Shape<'a> for i64 {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        let plain = serde_json::from_str(raw.get()).ok();
-        let whole = plain.or_else(|| serde_json::from_str(raw.get()).ok().and_then(whole));
-        whole.ok_or_else(|| "must be a whole number".to_owned())
-    }
-}
-
-/// Only as far as a float counts in ones.
-fn whole(number: f64) -> Option<i64> {
-    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
-}
-
-impl<'a> Shape<'a> for bool {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        serde_json::from_str(raw.get()).map_err(|_| "must be true or false".to_owned())
-    }
-}
-
-/// A moment that ids have, and that is written with four digits for its year.
-impl<'a> Shape<'a> for DateTime<Utc> {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        let moment = DateTime::parse_from_rfc3339(&String::read(raw)?).map(|moment| moment.to_utc()).ok();
-        let moment = moment.filter(|moment| (1970..=9999).contains(&moment.year()));
-        moment.ok_or_else(|| {
-            "must be a date and time from 1970 to 9999, such as 2030-12-31T23:59:59Z".to_owned()
-        })
-    }
-}
-
-impl<'a> Shape<'a> for &'a RawValue {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        Ok(raw)
-    }
-}
-
-/// An array whose every item has one shape.
-impl<'a, T: Shape<'a>> Shape<'a> for Vec<T> {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        let items: Vec<&'a RawValue> =
-            serde_json::from_str(raw.get()).map_err(|_| "must be an array".to_owned())?;
-        items
-            .into_iter()
-            .map(|item| T::read(item).map_err(|complaint| format!("each entry {complaint}")))
-            .collect()
-    }
-}
-
-/// A field whose `null` means something.
-pub struct Nullable<T>(pub Option<T>);
-
-impl<'a, T: Shape<'a>> Shape<'a> for Nullable<T> {
-    fn read(raw: &'a RawValue) -> Result<Self, String> {
-        if raw.get() == "null" { Ok(Self(None)) } else { T::read(raw).map(|value| Self(Some(value))) }
-    }
 }
 
 /// The members of an object in the order of the text, duplicates included. Errors: it is none, or a name in it is unreadable.
@@ -341,25 +270,6 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_is_one_however_it_is_written() {
-        for (text, number) in [
-            ("7606", Some(7_606)),
-            ("7606.0", Some(7_606)),
-            ("-1.5e1", Some(-15)),
-            ("9223372036854775807", Some(i64::MAX)),
-            ("9223372036854775808", None),
-            ("1e300", None),
-            ("0.5", None),
-            (r#""1""#, None),
-            ("true", None),
-            ("null", None),
-        ] {
-            let raw = RawValue::from_string(text.to_owned()).unwrap();
-            assert_eq!(i64::read(&raw).ok(), number, "{text}");
-        }
-    }
-
-    #[test]
     fn a_body_that_is_no_object_is_a_complaint_about_the_body() {
         for body in ["", " ", "[]", "1", "null", "{", r#"{"a"}"#, "{} {}", "\u{feff}{}"] {
             let found = complaints(body, |_| {});
@@ -379,13 +289,14 @@ mod tests {
                 inner.required("e", fine::<bool>);
                 Some(())
             });
-            let read = fields.objects("f", |inner| inner.required("g", fine::<i64>));
+            let read = fields.objects("f", 3, |inner| inner.required("g", fine::<i64>));
             assert_eq!(read, None);
-            assert_eq!(fields.objects("h", |inner| inner.required("g", fine::<i64>)), Some(vec![1, 2]));
+            assert_eq!(fields.objects("h", 2, |inner| inner.required("g", fine::<i64>)), Some(vec![1, 2]));
+            assert_eq!(fields.objects("h", 1, |_| Some(())), None);
             fields.optional("d", |_: bool| Err::<(), _>("is refused"));
             fields.optional("absent", fine::<bool>);
         });
         let names: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
-        assert_eq!(names, ["a.b", "a.c", "a.e", "f[1].g", "f[2]", "d"]);
+        assert_eq!(names, ["a.b", "a.c", "a.e", "f[1].g", "f[2]", "h", "d"]);
     }
 }

@@ -82,23 +82,22 @@ fn filters(fields: &mut Fields<'_>) -> Option<Vec<Filter>> {
     if is_null != Some(false) {
         return None;
     }
-    let filters = fields.objects("filters", |filter| {
+    let filters = fields.objects("filters", FILTERS_MAX, |filter| {
         let event_types = filter.required("eventTypes", not_empty).map(each_once);
         if !filter.has("values") {
             filter.refuse("values", "is required");
         }
-        let campaign_names =
-            filter.objects("values", |criterion| criterion.required("campaignNames", campaigns));
+        // Each of them has a name at least.
+        let campaign_names = filter
+            .objects("values", CAMPAIGNS_MAX, |criterion| criterion.required("campaignNames", campaigns));
         if campaign_names.as_ref().is_some_and(Vec::is_empty) {
             filter.refuse("values", "must have at least one entry");
         }
         Some(Filter { event_types: event_types?, campaign_names: campaign_names? })
     })?;
     let campaigns: usize = filters.iter().flat_map(|filter| &filter.campaign_names).map(Vec::len).sum();
-    if filters.len() > FILTERS_MAX || campaigns > CAMPAIGNS_MAX {
-        let message =
-            format!("must be at most {FILTERS_MAX}, with at most {CAMPAIGNS_MAX} campaign names in all");
-        fields.refuse("filters", message);
+    if campaigns > CAMPAIGNS_MAX {
+        fields.refuse("filters", format!("must have at most {CAMPAIGNS_MAX} campaign names in all"));
     }
     Some(filters)
 }
@@ -267,6 +266,27 @@ mod tests {
             assert_eq!(complaints(body.clone()).first().map(String::as_str), Some(field), "{body}");
         }
         assert!(complaints(filter(json!(["A"]), names(json!(vec!["c"; 1_000])))).is_empty());
+    }
+
+    /// Without a bound that is looked at first, each of them would be read, and compared with all before it.
+    #[test]
+    fn rule_14_an_array_full_of_entries_is_refused_before_they_are_read() {
+        let ones = format!("[1{}]", ",1".repeat(20_000));
+        let values = format!(r#"[{{"eventTypes":["A"],"values":{ones}}}]"#);
+        for (filters, field, message) in [
+            (&ones, "filters", "must have at most 100 entries"),
+            (&values, "filters[0].values", "must have at most 1000 entries"),
+        ] {
+            let refused = update(format!(r#"{{"filters":{filters}}}"#).as_bytes()).err().unwrap();
+            let told: Vec<_> = refused.iter().map(|one| (one.field.as_str(), one.message.as_str())).collect();
+            assert_eq!(told, [(field, message)]);
+        }
+        // Those that may be there are not all complained about.
+        let values = format!(r#"{{"eventTypes":["A"],"values":[1{}]}}"#, ",1".repeat(CAMPAIGNS_MAX - 1));
+        let filters = format!("[{values}{}]", format!(",{values}").repeat(FILTERS_MAX - 1));
+        let refused = update(format!(r#"{{"filters":{filters}}}"#).as_bytes()).err().unwrap();
+        assert_eq!(refused.iter().count(), 100);
+        assert!(refused.has_more());
     }
 
     #[test]
