@@ -75,8 +75,7 @@ fn attributes(fields: &mut Fields<'_>) -> Option<Attributes> {
     let mut attributes = Attributes::default();
     for name in fields.names() {
         if name.chars().count() > ATTRIBUTE_NAME_CHARS_MAX {
-            let shown: String = name.chars().take(ATTRIBUTE_NAME_CHARS_MAX).collect();
-            fields.refuse(&shown, "must have a name of 1 to 100 characters");
+            fields.refuse(&name, "must have a name of 1 to 100 characters");
             continue;
         }
         fields.required(&name, |value: String| attributes.add(&name, value));

@@ -20,6 +20,14 @@ const DEPTH_MAX: usize = 64;
 /// Members of one object that is read field by field; of what is kept raw there may be any number.
 const MEMBERS_MAX: usize = 1_000;
 
+/// Characters of a name of the client's own that complaints show. An answer that is remembered must not grow with the request.
+const SHOWN_CHARS_MAX: usize = 100;
+
+/// A name of the client's own, cut to what complaints show of it.
+pub fn shown(name: &str) -> &str {
+    name.char_indices().nth(SHOWN_CHARS_MAX).map_or(name, |(end, _)| &name[..end])
+}
+
 /// An object's fields, still raw, and what is wrong with them so far.
 pub struct Fields<'a> {
     /// Where this object stands: `""` for the body, `transactionData.` for a member of it.
@@ -68,7 +76,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn refuse(&mut self, name: &str, message: impl Into<String>) {
-        self.violations.add(format!("{}{name}", self.prefix), message);
+        self.violations.add(format!("{}{}", self.prefix, shown(name)), message);
     }
 
     /// The fields themselves, in their order, for who has types of their own.
@@ -267,6 +275,16 @@ mod tests {
             fields.required("a", fine::<serde_json::Number>);
         });
         assert_eq!(found[0].0, "a");
+    }
+
+    #[test]
+    fn rule_15_a_name_that_nobody_asked_for_is_shown_cut() {
+        let name = "é".repeat(100_000);
+        let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
+        for body in [format!(r#"{{"{name}":1,"{name}":1}}"#), format!(r#"{{"{name}":{deep}}}"#)] {
+            let shown: Vec<_> = complaints(&body, |_| {}).into_iter().map(|(field, _)| field).collect();
+            assert_eq!(shown, ["é".repeat(100)]);
+        }
     }
 
     #[test]

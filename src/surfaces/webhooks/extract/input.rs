@@ -12,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use super::multipart;
 use crate::domain::Violations;
 use crate::surfaces::kit::body::essence;
-use crate::surfaces::kit::fields::Fields;
+use crate::surfaces::kit::fields::{Fields, shown};
 use crate::surfaces::kit::guard::Trouble;
 use crate::surfaces::webhooks::format::{Format, Node, jsv, xml};
 
@@ -134,7 +134,7 @@ impl Input {
     }
 
     pub fn refuse(&mut self, name: &str, message: impl Into<String>) {
-        self.violations.add(format!("{}{name}", self.prefix), message);
+        self.violations.add(format!("{}{}", self.prefix, shown(name)), message);
     }
 
     fn take(&mut self, name: &str) -> Option<Node> {
@@ -301,6 +301,17 @@ mod tests {
             let mut input = bound(content_type, body);
             input.text("id");
             assert_eq!(fields(&input), [field], "{body}");
+        }
+    }
+
+    #[test]
+    fn rule_15_a_name_that_nobody_asked_for_is_shown_cut() {
+        let name = "é".repeat(100_000);
+        for (content_type, body) in [
+            ("application/json", format!(r#"{{"{name}":"\ud800"}}"#)),
+            ("text/jsv", format!("{{{name}:1,{name}:2}}")),
+        ] {
+            assert_eq!(fields(&bound(content_type, &body)), ["é".repeat(100)], "{content_type}");
         }
     }
 
