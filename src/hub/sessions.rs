@@ -97,14 +97,18 @@ impl Hub {
         opened(&self.keys, (found.session.at(found.read_at), found.row_at), asked)
     }
 
-    /// Completes anyone's session, for the operator. Errors: `NotFound`, `Transition`.
+    /// Completes anyone's session, for the operator. Errors: `NotFound` of the session or of its erased customer, `Transition`.
     pub async fn complete_session(&self, id: Uuid) -> Result<RedirectSession, Error> {
         let mut connection = self.connection().await?;
         let owner = redirect_ids::owner(&mut connection, ClaimKind::Session, id).await?;
         let owner = owner.ok_or(Error::NotFound(Noun::Session))?;
         loop {
             let found = redirect_sessions::read(&mut connection, &[(owner, id)]).await?.pop();
-            let Found { session, read_at, .. } = found.ok_or(Error::NotFound(Noun::Session))?;
+            let found = found.ok_or(Error::NotFound(Noun::Session))?;
+            let Found { session, customer_erased, read_at, .. } = found;
+            if customer_erased {
+                return Err(Error::NotFound(Noun::Customer));
+            }
             let completed = session.end(SessionState::Completed, &IfMatch::Absent, read_at)?;
             // Otherwise somebody else has ended it meanwhile, which the next look finds.
             if redirect_sessions::end(&mut connection, &completed).await? {

@@ -107,6 +107,9 @@ async fn customers_come_and_go() {
     assert_eq!(gone.problem(), (404, "CustomerNotFound"));
     let answer = desk.get(&key, &format!("/redirect-sessions/{session}")).await;
     assert_eq!((answer.status, &answer.body["code"]), (404, &json!("CustomerNotFound")));
+    let complete = format!("/redirect-sessions/{session}/complete");
+    let answer = desk.operator(Method::POST, &operator, &complete, None).await;
+    assert_eq!(answer.problem(), (404, "CustomerNotFound"), "nothing is done for who is gone");
 }
 
 async fn open_for(desk: &Desk, key: &str, customer: Uuid) -> Uuid {
