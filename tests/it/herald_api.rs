@@ -95,6 +95,7 @@ async fn a_list_is_narrowed_and_turned_page_by_page() {
         ("?state=held", 0),
         (&format!("?subscription=redirect/{one}"), 2),
         (&format!("?subscription=redirect%2F{other}&state=pending"), 1),
+        (&format!("?subscription=redirect/{}", one.to_string().to_uppercase()), 2),
         (&format!("?subscription=webhooks/{one}"), 0),
         ("?type=RedirectSessionCancelled", 4),
         ("?type=Other", 0),
@@ -268,6 +269,30 @@ async fn rule_10_a_signing_key_is_shown_once() {
     let webhook = webhook_subscription(&desk, partner).await;
     let fixed = desk.post(&key, &format!("/herald/v1/subscriptions/webhooks/{webhook}/signing-keys")).await;
     assert_eq!(fixed.problem(), (409, "SigningKeyFixed"));
+}
+
+#[tokio::test]
+async fn a_subscription_is_found_by_whatever_its_surface_takes_for_its_id() {
+    let desk = Desk::open().await;
+    let (_, key) = desk.partner("partner").await;
+    let id = desk.subscribe(&key).await.to_string();
+    let body =
+        json!({ "events": ["order_paid"], "url": "http://127.0.0.1:9/", "secret": "c2VjcmV0c2VjcmV0" });
+    let made = desk.api(Method::POST, &key, "/sync/webhooks/subscriptions/create", Some(body)).await;
+    let webhook = made.body[0]["subscription"]["id"].as_str().expect("it was made").to_owned();
+    for (surface, written, id) in [
+        ("redirect", id.to_uppercase(), &id),
+        ("webhooks", webhook.to_uppercase(), &webhook),
+        ("webhooks", format!("%7B{webhook}%7D"), &webhook),
+        ("webhooks", webhook.replace('-', ""), &webhook),
+    ] {
+        let found = desk.get(&key, &format!("/herald/v1/subscriptions/{surface}/{written}")).await;
+        assert_eq!((found.status, &found.body["id"]), (200, &json!(id)), "{surface}/{written}");
+    }
+    for written in ["none".to_owned(), format!("%7B{id}%7D"), id.replace('-', "")] {
+        let path = format!("/herald/v1/subscriptions/redirect/{written}");
+        assert_eq!(desk.get(&key, &path).await.problem(), (404, "SubscriptionNotFound"), "{written}");
+    }
 }
 
 async fn webhook_subscription(desk: &Desk, partner: herald::domain::id::PartnerId) -> String {

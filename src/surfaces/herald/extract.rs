@@ -10,6 +10,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::id::parse_uuid;
 use crate::domain::partner_key::Scope;
 use crate::domain::surface::Surface;
+use crate::domain::webhook;
 use crate::domain::{Error, Violations};
 use crate::surfaces::kit::authorize::authorize;
 use crate::surfaces::kit::problem::Failure;
@@ -60,7 +61,7 @@ impl FromRequestParts<Api> for Published {
         let surface = violations.check("surface", surface(value("surface").unwrap_or_default()));
         let id = violations.check("publishedId", name(value("publishedId").unwrap_or_default()));
         match (surface, id) {
-            (Some(surface), Some(id)) => Ok(Self { surface, id }),
+            (Some(surface), Some(id)) => Ok(Self { surface, id: canonical(surface, id) }),
             _ => Err(violations.into()),
         }
     }
@@ -180,10 +181,19 @@ pub fn reference(text: &str) -> Result<(Surface, String), String> {
     let (before, after) = text.split_once('/').ok_or("must be surface/publishedId")?;
     let surface =
         surface(before).map_err(|complaint| format!("must begin with a surface, which {complaint}"))?;
-    Ok((
-        surface,
-        name(after).map_err(|complaint| format!("must end with a published id, which {complaint}"))?,
-    ))
+    let id = name(after).map_err(|complaint| format!("must end with a published id, which {complaint}"))?;
+    Ok((surface, canonical(surface, id)))
+}
+
+/// A published id as it is stored: what its surface itself takes for an id is one here, too, however it is written. Other text is nobody's id
+/// and stays as it is.
+fn canonical(surface: Surface, id: String) -> String {
+    let uuid = match surface {
+        Surface::Redirect => parse_uuid(&id).ok(),
+        Surface::Webhooks => webhook::guid(&id),
+        Surface::Notifications => None,
+    };
+    uuid.map_or(id, |uuid| uuid.to_string())
 }
 
 /// A published id, or an event type.
@@ -224,6 +234,26 @@ mod tests {
                 limit: 7,
             }
         );
+    }
+
+    #[test]
+    fn an_id_is_the_same_however_its_surface_lets_it_be_written() {
+        let id = "6d245f63-fdfc-4a6b-a351-bc0b03260dcd";
+        let (upper, plain) = (id.to_uppercase(), id.replace('-', ""));
+        let braced = format!("{{{upper}}}");
+        for (surface, text, read) in [
+            ("redirect", upper.as_str(), id),
+            ("redirect", &braced, &braced),
+            ("redirect", &plain, &plain),
+            ("webhooks", &upper, id),
+            ("webhooks", &braced, id),
+            ("webhooks", &plain, id),
+            ("webhooks", "none", "none"),
+            ("notifications", &upper, &upper),
+        ] {
+            let (_, found) = reference(&format!("{surface}/{text}")).unwrap();
+            assert_eq!(found, read, "{surface}/{text}");
+        }
     }
 
     #[test]
