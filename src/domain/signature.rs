@@ -8,7 +8,7 @@ use std::fmt;
 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use zeroize::Zeroizing;
 
 use super::secret::Secret;
@@ -94,6 +94,14 @@ impl SigningKey {
     pub fn text(&self) -> Secret {
         let encoded = Zeroizing::new(STANDARD.encode(self.bytes.expose()));
         Secret::new([KEY_PREFIX.as_bytes(), encoded.as_bytes()].concat())
+    }
+
+    /// What a receiver could say back to us: what is in every text of the key, with its prefix and padding or without, and the secret that it was
+    /// made of.
+    pub fn spellings(&self) -> Vec<Secret> {
+        let secret = Some(&self.bytes).filter(|bytes| bytes.expose_str().is_some());
+        let encoded = Secret::from(STANDARD_NO_PAD.encode(self.bytes.expose()));
+        [encoded].into_iter().chain(secret.cloned()).collect()
     }
 
     /// The key's bytes, for sealing.

@@ -15,7 +15,7 @@ use crate::domain::delivery::Lease;
 use crate::domain::dialect::{Dialect, Outgoing, OutgoingHeader};
 use crate::domain::event::Event;
 use crate::domain::secret::Secret;
-use crate::domain::signature;
+use crate::domain::signature::{self, SigningKey};
 
 /// What came of a post, in full.
 pub struct Posted {
@@ -54,7 +54,8 @@ pub async fn send(
         Ok(headers) => headers,
         Err(reason) => return unsent(reason),
     };
-    let secrets = credentials.map(|secret| dialect.spellings(secret)).unwrap_or_default();
+    let mut secrets = credentials.map(|secret| dialect.spellings(secret)).unwrap_or_default();
+    secrets.extend(sending.signing_keys.iter().flat_map(SigningKey::spellings));
     let mask: Vec<&[u8]> = secrets.iter().map(Secret::expose).collect();
     let (url, is_backup) = sending.url(failures);
     let request =

@@ -55,6 +55,14 @@ impl Haystack {
             STANDARD_NO_PAD.encode(secret),
             URL_SAFE_NO_PAD.encode(secret),
         ];
+        // A JSON string may spell what is no letter by its number, and so one within another.
+        let numbered = |one: char, before: &str| match one.is_ascii_alphanumeric() {
+            true => one.to_string(),
+            false => format!("{before}u{:04x}", u32::from(one)),
+        };
+        forms.extend(
+            ["\\", "\\\\"].map(|before| secret.chars().map(|one| numbered(one, before)).collect::<String>()),
+        );
         // What a `whsec_` key or a base64 secret stands for.
         let inside = secret.strip_prefix("whsec_").unwrap_or(secret);
         if let Ok(bytes) = STANDARD.decode(inside) {
@@ -285,6 +293,7 @@ async fn rule_10_no_secret_is_found_in_logs_metrics_answers_or_the_database() {
         let rolled = made(partner.request(Method::POST, &own_path(id, "/signing-keys"))).await;
         secrets.push(text(&rolled["key"]));
     }
+    let signing_key = secrets.last().cloned().unwrap_or_default();
 
     // A subscription of the surface whose secrets come from the partner.
     let events = json!({
@@ -308,7 +317,8 @@ async fn rule_10_no_secret_is_found_in_logs_metrics_answers_or_the_database() {
     asked(&mut haystack, "reading a webhook", partner.request(Method::GET, &path)).await;
 
     // Deliveries: one that a receiver answers with the secret, one that hangs, one that arrives.
-    let echo = format!("you sent {CALLBACK_KEY} and {}", CALLBACK_KEY.replace('-', "\\u002d"));
+    let numbered = CALLBACK_KEY.replace('-', "\\u002d");
+    let echo = format!("you sent {CALLBACK_KEY} and {numbered}, and signed it with {signing_key}");
     receiver.reply([Reply::Body(500, echo.into_bytes()), Reply::Stall(Duration::from_secs(60))]);
     let mut token = String::new();
     for _ in 0..3 {
