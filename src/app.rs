@@ -147,8 +147,7 @@ impl App {
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             trusted_proxies: config.trusted_proxies.as_slice().into(),
         };
-        let operator_state =
-            Operator { hub, health: health.clone(), metrics: metrics.clone(), settings: Arc::new(settings) };
+        let operator_state = Operator::new(hub, health.clone(), metrics.clone(), Arc::new(settings));
         let answers = (self::api(state, metrics), self::operator(operator_state));
         let serving_api = listener::serve(api, answers.0, config.connections_max, drain, stop.clone());
         let serving_operator =

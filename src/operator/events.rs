@@ -1,15 +1,12 @@
 //! `POST /events`: one event as JSON, or a batch with one on each line. Its body limits are its own, because an event may be larger than
 //! any other request, and a batch much larger.
 
-use std::sync::LazyLock;
-
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Operator;
@@ -22,10 +19,6 @@ use crate::surfaces::kit::body;
 use crate::surfaces::kit::problem::Failure;
 
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Batches in memory at once: what is beyond waits, unread, within the bound of its request.
-const BATCHES_AT_ONCE: usize = 8;
-
-static BATCHES: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(BATCHES_AT_ONCE));
 
 pub async fn publish(
     State(operator): State<Operator>,
@@ -47,7 +40,7 @@ async fn publish_one(operator: &Operator, caller: &Caller, request: Request) -> 
 }
 
 async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -> Result<Response, Failure> {
-    let _room = BATCHES.acquire().await.map_err(Error::internal)?;
+    let _place = operator.batch_places.take(caller.partner).await?;
     let events = event_body::batch(&body::read(request.into_body(), BATCH_BYTES_MAX).await?)?;
     let receipts = operator.hub.publish(caller, events).await?;
     let mut lines = Vec::with_capacity(receipts.len() * 64);

@@ -2,6 +2,7 @@
 //! dialect of errors as Herald's own API; what needs a key needs one with the operator
 //! scope, and publishing one with the producer scope.
 
+mod batch_places;
 pub mod event_body;
 mod events;
 mod extract;
@@ -26,6 +27,7 @@ use crate::surfaces::kit::guard;
 use crate::surfaces::kit::problem::{write_failures, write_trouble};
 use crate::surfaces::kit::routes::{self, Route};
 use crate::telemetry::{Health, Metrics};
+use batch_places::BatchPlaces;
 
 /// What the handlers stand on. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +36,13 @@ pub struct Operator {
     pub health: Health,
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
+    batch_places: Arc<BatchPlaces>,
+}
+
+impl Operator {
+    pub fn new(hub: Hub, health: Health, metrics: Metrics, settings: Arc<Settings>) -> Self {
+        Self { hub, health, metrics, settings, batch_places: Arc::default() }
+    }
 }
 
 #[derive(Debug)]

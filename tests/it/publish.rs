@@ -1,8 +1,16 @@
 //! Publishing over `POST /events`: what is taken, what is refused and names why, and that the same id never happens twice.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use herald::store::event_keys;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -402,6 +410,42 @@ async fn rule_11_publishing_needs_the_scope_and_for_others_the_operators() {
     assert_eq!(publish(&desk, &operator, nobodys.clone()).await.fields(), ["partnerId"]);
     let batch = format!("{own}\n{nobodys}\n");
     assert_eq!(publish_lines(&desk, &operator, batch).await.fields(), ["line 2: partnerId"]);
+}
+
+/// A batch that begins, and of which nothing more comes once that is read.
+fn dawdling(read: &Arc<AtomicUsize>) -> reqwest::Body {
+    // More than there is room for on the way: once it is gone, somebody reads.
+    let begin = Bytes::from(vec![b'\n'; 12 * 1024 * 1024]);
+    let read = Arc::clone(read);
+    let rest = async move {
+        read.fetch_add(1, Ordering::Relaxed);
+        std::future::pending().await
+    };
+    let frames = stream::iter([Ok::<_, Infallible>(Frame::data(begin))]).chain(stream::once(rest));
+    reqwest::Body::wrap(StreamBody::new(Box::pin(frames)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_14_who_sends_batches_slowly_holds_up_nobody_else() {
+    let desk = Desk::open().await;
+    let ((_, slow), (_, key)) = (desk.partner("producer").await, desk.partner("producer").await);
+    let read = Arc::new(AtomicUsize::new(0));
+    let slowly = join_all((0..10).map(|_| publish_lines(&desk, &slow, dawdling(&read))));
+    let meanwhile = async {
+        while read.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for number in 0..100 {
+            let event = json!({ "type": "a", "data": number }).to_string();
+            let answer =
+                tokio::time::timeout(Duration::from_secs(5), publish_lines(&desk, &key, event)).await;
+            assert_eq!(answer.expect("there is a place").status, 202);
+        }
+    };
+    tokio::select! {
+        _ = slowly => panic!("nobody ended their batch"),
+        () = meanwhile => assert_eq!(read.load(Ordering::Relaxed), 2, "the others wait, unread"),
+    }
 }
 
 #[tokio::test]

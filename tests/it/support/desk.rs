@@ -121,8 +121,7 @@ impl Desk {
             request_timeout,
             trusted_proxies: Arc::from([]),
         });
-        let operator =
-            Operator { hub: hub.clone(), health: health.clone(), metrics: metrics.clone(), settings };
+        let operator = Operator::new(hub.clone(), health.clone(), metrics.clone(), settings);
         Desk {
             api: serve(app::api(api, metrics.clone())).await,
             operator: serve(app::operator(operator)).await,
