@@ -133,6 +133,9 @@ pub enum Error {
     /// The key is good but its scopes do not reach this far.
     #[error("the API key's scopes do not allow this")]
     Forbidden,
+    /// The scopes do not allow what some fields ask for.
+    #[error("the API key's scopes do not allow this: {0}")]
+    ForbiddenFields(Violations),
     #[error("{0:?} not found")]
     NotFound(Noun),
     /// It exists, and belongs to another partner.

@@ -22,7 +22,7 @@ const BACKLOG_AFTER: Duration = Duration::from_secs(10);
 impl Hub {
     /// Stores events, all or none, and answers after the commit: one receipt for each, in order. An event whose id stood for the same
     /// content before is answered with the first receipt.
-    /// Errors: `Forbidden` (another partner's event without the operator scope), `Invalid` (an unknown partner), `Conflict` (an id that
+    /// Errors: `ForbiddenFields` (another partner's event without the operator scope), `Invalid` (an unknown partner), `Conflict` (an id that
     /// stands for other content), `LimitExceeded` while more is unfinished than the operator allows.
     pub async fn publish(&self, caller: &Caller, events: Vec<Publication>) -> Result<Vec<Receipt>, Error> {
         self.check_partners(caller, &events).await?;
@@ -42,7 +42,14 @@ impl Hub {
         if others.is_empty() {
             return Ok(());
         }
-        caller.require(Scope::Operator)?;
+        if !caller.scopes.contains(Scope::Operator) {
+            let mut violations = Violations::default();
+            for event in events.iter().filter(|event| named(event).is_some()) {
+                violations
+                    .add(event.field("partnerId"), "names another partner, which needs the operator scope");
+            }
+            return Err(Error::ForbiddenFields(violations));
+        }
         let others: Vec<PartnerId> = others.into_iter().collect();
         let known = store::partners::known(&mut *self.connection().await?, &others).await?;
         let mut violations = Violations::default();

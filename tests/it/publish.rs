@@ -368,7 +368,12 @@ async fn a_bad_line_stores_nothing_and_is_named() {
     let good = r#"{"type":"a","data":1,"id":"good"}"#;
     let bad = format!("{good}\n{{\"type\":\"a\"}}\n\nnonsense\n{good}\n");
     assert_eq!(publish_lines(&desk, &key, bad).await.fields(), ["line 2: data", "line 4"]);
-    assert_eq!(publish_lines(&desk, &key, "nonsense\n".repeat(500)).await.fields().len(), 100);
+    for (count, told, follows) in [(100, "has 100 fields", false), (500, "has more than 100 fields", true)] {
+        let answer = publish_lines(&desk, &key, "nonsense\n".repeat(count)).await;
+        assert_eq!(answer.fields().len(), 100);
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains(told) && detail.contains("more follow") == follows, "{detail}");
+    }
 
     assert_eq!(publish_lines(&desk, &key, good).await.status, 202);
     let contradicting = format!(
@@ -398,9 +403,14 @@ async fn rule_11_publishing_needs_the_scope_and_for_others_the_operators() {
 
     let theirs = json!({ "type": "a", "data": 1, "partnerId": partner.0 });
     assert_eq!(publish(&desk, &owner, theirs.clone()).await.status, 202, "naming oneself is fine");
-    assert_eq!(publish(&desk, &producer, theirs.clone()).await.problem(), (403, "Forbidden"));
+    let answer = publish(&desk, &producer, theirs.clone()).await;
+    assert_eq!(refused(&answer), (403, "Forbidden", vec!["partnerId"]));
     let batch = format!("{own}\n{theirs}\n");
-    assert_eq!(publish_lines(&desk, &producer, batch.clone()).await.problem(), (403, "Forbidden"));
+    let answer = publish_lines(&desk, &producer, format!("{batch}{own}\n{theirs}")).await;
+    assert_eq!(refused(&answer), (403, "Forbidden", vec!["line 2: partnerId", "line 4: partnerId"]));
+    let answer = publish_lines(&desk, &producer, format!("{theirs}\n").repeat(101)).await;
+    assert_eq!(refused(&answer).2.len(), 100);
+    assert!(answer.body["detail"].as_str().unwrap().ends_with("more follow."), "{}", answer.text);
     assert_eq!(event_count(&desk).await, 1);
 
     let published = publish_lines(&desk, &operator, batch).await;

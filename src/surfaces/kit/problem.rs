@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::conversation::Conversation;
 use super::guard::{self, Trouble};
 use super::refusal::{CHALLENGE, UNAVAILABLE_FOR, exceeded, retry_after_s};
-use crate::domain::{Error, Noun, Violations};
+use crate::domain::{Error, Noun, Violation, Violations};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -133,11 +133,8 @@ impl Problem {
                 "A key is needed: send it as x-api-key or as a bearer token.",
             )
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE)),
-            Error::Forbidden => Self::new(
-                StatusCode::FORBIDDEN,
-                "Forbidden",
-                "The key does not have the scope that this needs.",
-            ),
+            Error::Forbidden => Self::forbidden(),
+            Error::ForbiddenFields(violations) => Self::forbidden().about(violations),
             // What belongs to another partner is, to this one, not there.
             Error::NotFound(noun) | Error::NotYours(noun) => Self::not_found(*noun),
             Error::VersionMismatch(noun) => Self::new(
@@ -160,14 +157,12 @@ impl Problem {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "LimitThresholdExceeded", detail)
                     .with_header(RETRY_AFTER, retry_after_s(*after).into())
             }
-            Error::Conflict(violations) => Self {
-                errors: field_errors(violations),
-                ..Self::new(
-                    StatusCode::CONFLICT,
-                    "DuplicateEntity",
-                    "An id of the request stands for something else already.",
-                )
-            },
+            Error::Conflict(violations) => Self::new(
+                StatusCode::CONFLICT,
+                "DuplicateEntity",
+                "An id of the request stands for something else already.",
+            )
+            .about(violations),
             Error::Transition { noun, from, .. } => Self::transition(*noun, from),
             Error::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -206,10 +201,27 @@ impl Problem {
     }
 
     fn invalid(violations: &Violations) -> Self {
-        let errors = field_errors(violations);
-        let fields = if errors.len() == 1 { "field" } else { "fields" };
-        let detail = format!("The request has {} {fields} that could not be validated.", errors.len());
-        Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "Validation", detail) }
+        let (count, more) =
+            (violations.iter().count(), if violations.has_more() { "more than " } else { "" });
+        let fields = if count == 1 { "field" } else { "fields" };
+        let detail = format!("The request has {more}{count} {fields} that could not be validated.");
+        Self::new(StatusCode::BAD_REQUEST, "Validation", detail).about(violations)
+    }
+
+    fn forbidden() -> Self {
+        let detail = "The key does not have the scope that this needs.";
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", detail)
+    }
+
+    /// With the fields that are the reason.
+    fn about(mut self, violations: &Violations) -> Self {
+        let field_error =
+            |one: &Violation| FieldError { field: one.field.clone(), message: one.message.clone() };
+        self.errors = violations.iter().map(field_error).collect();
+        if violations.has_more() {
+            self.detail.push_str(" Only the first of them are named; more follow.");
+        }
+        self
     }
 
     fn not_found(noun: Noun) -> Self {
@@ -273,13 +285,6 @@ impl Problem {
     }
 }
 
-fn field_errors(violations: &Violations) -> Vec<FieldError> {
-    violations
-        .iter()
-        .map(|one| FieldError { field: one.field.clone(), message: one.message.clone() })
-        .collect()
-}
-
 fn name(noun: Noun) -> &'static str {
     match noun {
         Noun::Subscription => "subscription",
@@ -321,6 +326,7 @@ mod tests {
             (Error::invalid("limit", "is wrong"), (400, "Validation")),
             (Error::Unauthorized, (401, "Unauthorized")),
             (Error::Forbidden, (403, "Forbidden")),
+            (Error::ForbiddenFields(Violations::one("partnerId", "is another's")), (403, "Forbidden")),
             (Error::NotFound(Noun::Delivery), (404, "DeliveryNotFound")),
             (Error::NotYours(Noun::Subscription), (404, "SubscriptionNotFound")),
             (Error::VersionMismatch(Noun::Subscription), (409, "EntityVersionMismatch")),

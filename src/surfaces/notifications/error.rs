@@ -137,7 +137,9 @@ impl From<Error> for Failure {
                 Self::unauthorized("A token or an API key is needed in the Authorization header")
             }
             // A key without the scope opens nothing here.
-            Error::Forbidden => Self::unauthorized("The API key does not have the partner scope"),
+            Error::Forbidden | Error::ForbiddenFields(_) => {
+                Self::unauthorized("The API key does not have the partner scope")
+            }
             Error::NotFound(_) | Error::NotYours(_) => Self::object_not_found("There is no such object"),
             Error::VersionMismatch(_) => Self::unavailable("It was changed at the same moment: try again"),
             Error::Unavailable(_) => {

@@ -89,7 +89,7 @@ fn of_error(error: &Error) -> Problem<'_> {
             "A valid API key is needed: send it as x-api-key or as a bearer token.",
         ),
         // The published 403 speaks of an entity's creator, and most operations print none: a key without the scope opens nothing here.
-        Error::Forbidden => {
+        Error::Forbidden | Error::ForbiddenFields(_) => {
             Problem::new(401, "Unauthorized", "The API key given does not have the partner scope.")
         }
         Error::NotFound(noun) => Problem::new(404, not_found(*noun), missing(*noun)),
@@ -165,7 +165,10 @@ fn invalid(violations: &Violations) -> Problem<'_> {
         violations.iter().map(|one| Reason { field_name: &one.field, error_message: &one.message }).collect();
     let message = match reasons.as_slice() {
         [only] => format!("The field \"{}\" could not be validated.", only.field_name),
-        several => format!("The request has {} fields that could not be validated.", several.len()),
+        several => {
+            let more = if violations.has_more() { "more than " } else { "" };
+            format!("The request has {more}{} fields that could not be validated.", several.len())
+        }
     };
     Problem {
         details: Details::Validation { validation_error_reasons: reasons },

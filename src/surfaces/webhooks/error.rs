@@ -118,7 +118,7 @@ fn of_error(error: &Error) -> Problem {
             401,
             "A valid API key is needed: send it as a bearer token, as Basic user name or as x-api-key.",
         ),
-        Error::Forbidden => {
+        Error::Forbidden | Error::ForbiddenFields(_) => {
             Problem::new(403, "The secret is not the subscription's, or the key has no partner scope.")
         }
         // What belongs to another partner is, to this one, not there.
