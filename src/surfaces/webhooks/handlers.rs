@@ -105,7 +105,8 @@ impl Operation {
     }
 }
 
-/// An operation that is asked for by its name, as generic clients do.
+/// An operation that is asked for by its name, as generic clients do, with whatever method: which operation it is comes first, because each has
+/// methods of its own and unknown ones have none.
 pub async fn by_name(State(api): State<Api>, request: Request) -> Response {
     let (mut parts, body) = request.into_parts();
     let Ok(exchange) = Exchange::from_request_parts(&mut parts, &api).await;
@@ -117,9 +118,13 @@ pub async fn by_name(State(api): State<Api>, request: Request) -> Response {
     let Some(operation) = named else {
         return exchange.trouble(&Trouble::NotFound);
     };
-    if parts.method != Method::POST && !operation.is_read() {
+    let (is_allowed, allowed) = match operation.is_read() {
+        true => ([Method::GET, Method::HEAD, Method::POST].contains(&parts.method), "GET,HEAD,POST"),
+        false => (parts.method == Method::POST, "POST"),
+    };
+    if !is_allowed {
         let mut response = exchange.trouble(&Trouble::MethodNotAllowed);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return response;
     }
     match Asked::from_request(Request::from_parts(parts, body), &api).await {
