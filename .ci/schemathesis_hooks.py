@@ -12,7 +12,9 @@ from hypothesis import strategies
 LOOPBACK = "http://127.0.0.1:9"
 EXAMPLES = "https://partner.example"
 
-schemathesis.openapi.format("uri", strategies.from_regex(r"http://127\.0\.0\.1:9/[a-z0-9]{8,32}", fullmatch=True))
+for made_up in ("uri", "callback-url"):
+    here = strategies.from_regex(r"http://127\.0\.0\.1:9/[a-z0-9]{8,32}", fullmatch=True)
+    schemathesis.openapi.format(made_up, here)
 
 used = itertools.count()
 

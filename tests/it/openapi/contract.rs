@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use herald::domain::callback_url::CallbackUrl;
+use herald::domain::egress::EgressPolicy;
 use herald::surfaces::redirect;
 
 use crate::openapi::document::{Document, Operation};
@@ -161,7 +163,6 @@ fn a_subscription_request_is_judged_member_by_member() {
         ("callbackUrl", json!("https://partner.example/in out")),
         ("callbackUrl", json!("https://partner.example/in\\out")),
         ("callbackUrl", json!("https://partner.example\t/in")),
-        ("callbackUrl", json!("https://①②⑦.⓪.⓪.①/in")),
         ("callbackUrl", json!("")),
         ("callbackUrl", json!(format!("https://partner.example/{}", "x".repeat(2048)))),
         ("callbackUrl", Value::Null),
@@ -182,6 +183,15 @@ fn a_subscription_request_is_judged_member_by_member() {
     for url in
         ["http://127.0.0.1:9000", "https://[2001:db8::1]:8443/in", "HTTPS://partner.example/@us?to=%2Fin&a=b"]
     {
+        assert_eq!(document.validate(part, &json!({ "callbackUrl": url })), Ok(()), "{url}");
+    }
+    for url in [
+        "https://b\u{fc}cher.example/\u{e9}?q=\u{fc}",
+        "https://partner.example/{order}/[1]|\"a\"^`<b>",
+        "https://partner.example/50%?x[]=%zz",
+        "https://partner%2Eexample:8443?a@b",
+    ] {
+        assert!(CallbackUrl::parse(url, &EgressPolicy::production()).is_ok(), "{url}");
         assert_eq!(document.validate(part, &json!({ "callbackUrl": url })), Ok(()), "{url}");
     }
     assert!(document.validate(part, &json!({})).is_err());

@@ -1,6 +1,7 @@
 //! Every answer in every format: by suffix, by `format`, by `Accept`, by the prefix of generic clients.
 
 use super::*;
+use crate::openapi::document::escape;
 
 /// Each format with the start of a success, of a list and of an error.
 const FORMATS: [(&str, &str, &str, &str, &str, &str); 4] = [
@@ -71,6 +72,12 @@ async fn success_list_and_error_in_every_format_by_every_way_to_ask() {
             // Paths that lead nowhere are told before the key is looked at.
             let leads_nowhere = path.ends_with("nowhere") || path.ends_with("Nothing");
             let refused = if leads_nowhere { 404 } else { 401 };
+            let media_type = escape(content_type.split(';').next().unwrap());
+            let example =
+                format!("/components/responses/WebhooksNotFound/content/{media_type}/examples/answer/value");
+            if let Some(example) = document().at(&example).filter(|_| leads_nowhere) {
+                assert_eq!(json!(first), *example, "as it is documented");
+            }
             is(send(&stranger, "GET", path, &[("accept", accept)], "").await, refused, error);
         }
         let by_prefix = format!("/{name}/reply/GetWebhookSubscription?id={id}&format=other");
