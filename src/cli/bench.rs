@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use crate::clock;
 use crate::domain::time::wire_time;
+use ledger::Tally;
 use measure::{Measure, Measured};
 use progress::Progress;
 use report::{Chapter, Conditions, Ended, Report};
@@ -166,6 +167,7 @@ async fn chapter(args: &BenchArgs, scenario: Scenario, stage: &mut Stage, progre
             progress,
             title,
             events,
+            aside: Tally::default(),
         };
         let measured = measure.run().await;
         events = measure.events;

@@ -1,7 +1,7 @@
 //! Who asked for what and when, and what arrived: one entry for each event of a run, addressed by a number that is part of the event's id.
 //! Its memory is fixed before the run begins, and entering something takes no lock.
 
-use std::ops::Range;
+use std::ops::{Add, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -44,6 +44,21 @@ pub struct Tally {
     pub lost: u64,
     /// Never asked for, at the wrong callback, or again under another `webhook-id`.
     pub invented: u64,
+}
+
+impl Add for Tally {
+    type Output = Tally;
+
+    fn add(self, other: Tally) -> Tally {
+        Tally {
+            accepted: self.accepted + other.accepted,
+            refused: self.refused + other.refused,
+            arrived: self.arrived + other.arrived,
+            duplicated: self.duplicated + other.duplicated,
+            lost: self.lost + other.lost,
+            invented: self.invented + other.invented,
+        }
+    }
 }
 
 impl Tally {
@@ -147,10 +162,17 @@ impl Ledger {
 
     /// How many were accepted and have not arrived. An answer may be lost on its way to us: what arrived unaccepted is no debt.
     pub fn missing(&self) -> u64 {
-        let missing = |entry: &&Entry| {
-            entry.accepted.load(Ordering::Acquire) > 0 && entry.arrived.load(Ordering::Acquire) == 0
+        self.missing_of(|_| true)
+    }
+
+    /// The same, of the events whose number is one of these.
+    pub fn missing_of(&self, chosen: impl Fn(usize) -> bool) -> u64 {
+        let missing = |(number, entry): &(usize, &Entry)| {
+            chosen(*number)
+                && entry.accepted.load(Ordering::Acquire) > 0
+                && entry.arrived.load(Ordering::Acquire) == 0
         };
-        self.entries.iter().filter(missing).count() as u64
+        self.entries.iter().enumerate().filter(missing).count() as u64
     }
 
     pub fn tally(&self) -> Tally {
@@ -233,6 +255,18 @@ mod tests {
         ledger.arrive(Some(ledger.id(1, 6)), 6, 2);
         assert!(ledger.tally().is_clean());
         assert_eq!(ledger.arrival_latencies_ns().len(), 2);
+    }
+
+    #[test]
+    fn a_loss_in_either_of_two_ledgers_is_one_in_both_together() {
+        let (whole, lossy) = (asked(1), asked(3));
+        whole.arrive(Some(whole.id(0, 1)), 1, 1);
+        lossy.arrive(Some(lossy.id(1, 1)), 1, 1);
+        assert_eq!((lossy.missing_of(|number| number > 0), lossy.missing_of(|number| number == 1)), (1, 0));
+        for both in [whole.tally() + lossy.tally(), lossy.tally() + whole.tally()] {
+            assert_eq!(both, Tally { accepted: 4, arrived: 2, lost: 2, ..Tally::default() });
+            assert!(!both.is_clean());
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::client::{Ask, Client};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Tally};
 use super::load::{Job, Load, closed_loop, open_loop};
 use super::progress::Progress;
 use super::receiver::Behaviour;
@@ -46,6 +46,8 @@ pub struct Measure<'a> {
     pub title: String,
     /// Found out by the first run, the same in all.
     pub events: Option<usize>,
+    /// What was asked for besides what is measured, and has to arrive as well.
+    pub aside: Tally,
 }
 
 /// What the waiting at the end of a run found.
@@ -59,7 +61,7 @@ impl Measure<'_> {
         self.say("set-up");
         self.stage.grow(self.scenario.callbacks).await?;
         self.behave(self.usual());
-        let run = match self.scenario.kind {
+        let mut run = match self.scenario.kind {
             Kind::FullPath | Kind::Callbacks => self.full_path().await?,
             Kind::Latency => self.latency().await?,
             Kind::Hanging => self.hanging().await?,
@@ -73,6 +75,7 @@ impl Measure<'_> {
                 None => self.neighbour().await?,
             },
         };
+        run.tally = run.tally + self.aside;
         Ok(Measured::Run(Box::new(run)))
     }
 
@@ -209,6 +212,7 @@ impl Measure<'_> {
             let begun_ns = ledger.now_ns();
             self.drive(job, &ledger).await?;
             let took_s = (self.settle(&ledger).await?.after_ns - begun_ns) as f64 / 1e9;
+            self.aside = self.aside + ledger.tally();
             let per_s = ledger.events() as f64 / took_s.max(0.001);
             self.events = Some((per_s * self.seconds).clamp(SAMPLE_EVENTS as f64, EVENTS_MAX) as usize);
         }

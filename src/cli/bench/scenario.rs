@@ -92,8 +92,11 @@ impl Scenario {
         }
     }
 
-    /// How many callbacks hang, at least one of them.
+    /// How many callbacks hang: of nought per cent none, of more at least one.
     pub fn hanging_callbacks(&self) -> u16 {
+        if self.hanging_percent == 0.0 {
+            return 0;
+        }
         ((f64::from(self.callbacks) * self.hanging_percent / 100.0).round() as u16).clamp(1, self.callbacks)
     }
 
@@ -233,6 +236,10 @@ mod tests {
     fn a_file_says_what_differs_from_the_usual() {
         let read = parse(r#"[{"name":"ours","kind":"hanging","callbacks":20,"hangingPercent":10}]"#).unwrap();
         assert_eq!((read[0].kind, read[0].hanging_callbacks(), read[0].clients), (Kind::Hanging, 2, 64));
+        for (percent, hang) in [(0.0, 0), (0.1, 1), (5.0, 1), (8.0, 2), (100.0, 20)] {
+            let scenario = Scenario { hanging_percent: percent, ..read[0].clone() };
+            assert_eq!(scenario.hanging_callbacks(), hang, "{percent}% of 20");
+        }
         for (text, complaint) in [
             ("[]", "no scenario"),
             (r#"[{"name":"x"}]"#, "kind"),

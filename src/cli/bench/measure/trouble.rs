@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 
-use super::{LOOK_EVERY, Measure, QUIET_MAX, costs, finished};
+use super::{ASK_EVERY, LOOK_EVERY, Measure, QUIET_MAX, costs, finished};
 use crate::cli::bench::client::{Ask, Client};
 use crate::cli::bench::ledger::Ledger;
 use crate::cli::bench::load::Job;
@@ -24,7 +24,7 @@ impl Measure<'_> {
     pub(super) async fn hanging(&mut self) -> Result<Run, String> {
         let events = self.events(Job::Cancel).await?;
         let bare = self.bare_per_s().await?;
-        let (_, _, without) = self.healthy_rate(events, Behaviour::default()).await?;
+        let (before, _, without) = self.healthy_rate(events, self.usual()).await?;
         let hang = Duration::from_millis(self.scenario.hang_ms.into());
         let behaviour = Behaviour { hanging: self.scenario.hanging_callbacks(), hang, ..self.usual() };
         let (ledger, begun_ns, with) = self.healthy_rate(events, behaviour).await?;
@@ -34,7 +34,8 @@ impl Measure<'_> {
             Figure::new("healthy_per_s", "/s", with).beside(bare),
             Figure::new("healthy_per_s_none_hanging", "/s", without).beside(bare),
         ];
-        Ok(finished(&ledger, begun_ns, figures))
+        let run = finished(&ledger, begun_ns, figures);
+        Ok(Run { tally: before.tally() + run.tally, ..run })
     }
 
     /// How fast those callbacks get theirs that do not hang in either half. What hangs is let go afterwards, so that it can be counted.
@@ -52,7 +53,17 @@ impl Measure<'_> {
         self.drive(Job::Cancel, &ledger).await?;
         let (waiting, refused) = (Instant::now(), ledger.tally().refused as usize);
         let arrived = || ledger.arrivals_ns().filter(|(number, _)| healthy(*number));
+        let (mut operator, mut asked) = (Client::new(self.stage.server.operator), Instant::now());
         while arrived().count() + refused < expected && waiting.elapsed() < QUIET_MAX {
+            if asked.elapsed() > ASK_EVERY {
+                let seen = arrived().count();
+                let pending = self.stage.pending(&mut operator).await?;
+                // Only what hangs is left, so that whatever else is missing is lost.
+                if pending <= ledger.missing_of(|number| !healthy(number)) && seen == arrived().count() {
+                    break;
+                }
+                asked = Instant::now();
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let last_ns = arrived().map(|(_, at)| at).max().unwrap_or_else(|| ledger.now_ns());
