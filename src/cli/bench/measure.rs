@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::client::{Ask, Client};
 use super::ledger::{Ledger, Tally};
 use super::load::{Job, Load, closed_loop, open_loop};
-use super::progress::Progress;
+use super::progress::{Progress, of_events, of_time};
 use super::receiver::Behaviour;
 use super::report::{Figure, Run};
 use super::scenario::{Kind, Scenario};
@@ -204,19 +204,21 @@ impl Measure<'_> {
         if let Some(events) = self.scenario.events {
             return Ok(events as usize);
         }
+        // A bench that is to be short has a short look.
+        let least = (SAMPLE_EVENTS as f64 * self.seconds.clamp(0.1, 1.0)) as usize;
         if self.events.is_none() {
             let ledger = match job {
-                Job::Publish(batch) => self.stage.begin(SAMPLE_EVENTS.max(batch * 8)),
-                _ => self.open_sessions(SAMPLE_EVENTS).await?,
+                Job::Publish(batch) => self.stage.begin(least.max(batch * 8)),
+                _ => self.open_sessions(least).await?,
             };
             let begun_ns = ledger.now_ns();
             self.drive(job, &ledger).await?;
             let took_s = (self.settle(&ledger).await?.after_ns - begun_ns) as f64 / 1e9;
             self.aside = self.aside + ledger.tally();
             let per_s = ledger.events() as f64 / took_s.max(0.001);
-            self.events = Some((per_s * self.seconds).clamp(SAMPLE_EVENTS as f64, EVENTS_MAX) as usize);
+            self.events = Some((per_s * self.seconds).clamp(least as f64, EVENTS_MAX) as usize);
         }
-        Ok(self.events.unwrap_or(SAMPLE_EVENTS))
+        Ok(self.events.unwrap_or(least))
     }
 
     /// A ledger, and its sessions opened.
@@ -229,11 +231,12 @@ impl Measure<'_> {
 
     /// How fast the same receivers take the same bodies without a server in between.
     async fn bare_per_s(&mut self) -> Result<f64, String> {
-        self.say("the bare loop");
         let ledger = self.stage.begin(BARE_EVENTS);
         let behaviour = self.behave(Behaviour::default());
-        let at_most = BARE_FOR.min(Duration::from_secs_f64(self.seconds));
-        let took = closed_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, Some(at_most)).await?;
+        let (begun, at_most) = (Instant::now(), BARE_FOR.min(Duration::from_secs_f64(self.seconds)));
+        let driving = closed_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, Some(at_most));
+        let line = || of_time(begun, at_most, &self.title, "the bare loop");
+        let took = self.progress.during(driving, line).await?;
         self.behave(behaviour);
         Ok(ledger.arrived() as f64 / took.as_secs_f64())
     }
@@ -248,7 +251,7 @@ impl Measure<'_> {
         let mut operator = Client::new(self.stage.server.operator);
         let (mut arrived, mut moved, mut asked) = (0, Instant::now(), Instant::now());
         loop {
-            self.say(&self.line(ledger));
+            self.progress.say(&of_events(ledger.arrived(), ledger.accepted(), &self.title));
             let complete = ledger.arrived() >= ledger.accepted() && ledger.missing() == 0;
             if ledger.arrived() > arrived {
                 (arrived, moved) = (ledger.arrived(), Instant::now());
@@ -298,8 +301,7 @@ impl Measure<'_> {
     }
 
     fn line(&self, ledger: &Ledger) -> String {
-        let (of, accepted, arrived) = (ledger.events(), ledger.accepted(), ledger.arrived());
-        format!("{}: {accepted} of {of} accepted, {arrived} arrived", self.title)
+        of_events(ledger.arrived(), ledger.events() as u64, &self.title)
     }
 }
 

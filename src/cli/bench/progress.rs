@@ -1,7 +1,9 @@
 //! One line that says how far it is, on a terminal and nowhere else.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::cli::bar::bar;
 
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -18,8 +20,9 @@ impl Progress {
     /// Replaces the line.
     pub fn say(&self, line: &str) {
         if self.terminal {
+            // What is wider than the terminal is cut off: a line that went on below could not be replaced.
             // A terminal that went away has nobody in front of it.
-            let _gone = write!(stderr(), "\r\x1b[2K{line}");
+            let _gone = write!(stderr(), "\r\x1b[2K\x1b[?7l{line}\x1b[?7h");
         }
     }
 
@@ -38,5 +41,36 @@ impl Progress {
                 _ = every.tick() => self.say(&line()),
             }
         }
+    }
+
+    /// Waits, and shows how much of the time is over.
+    pub async fn wait(&self, time: Duration, title: &str, what: &str) {
+        let begun = Instant::now();
+        self.during(tokio::time::sleep(time), || of_time(begun, time, title, what)).await;
+    }
+}
+
+/// How much of something countable is there.
+pub fn of_events(arrived: u64, all: u64, title: &str) -> String {
+    format!("{}{title}: {arrived} of {all} arrived", bar(arrived, all))
+}
+
+/// How much is over of a time that is known beforehand.
+pub fn of_time(begun: Instant, time: Duration, title: &str, what: &str) -> String {
+    let ms = |time: Duration| time.as_millis() as u64;
+    format!("{}{title}: {what}", bar(ms(begun.elapsed()), ms(time)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_a_bar_of_the_events_or_of_the_time() {
+        let half = format!("[{}{}]  50%  ", "#".repeat(15), ".".repeat(15));
+        assert_eq!(of_events(30, 60, "hanging, 1 of 3"), format!("{half}hanging, 1 of 3: 30 of 60 arrived"));
+        let hours = Duration::from_secs(7_200);
+        let Some(begun) = Instant::now().checked_sub(hours / 2) else { return };
+        assert_eq!(of_time(begun, hours, "x", "the bare loop"), format!("{half}x: the bare loop"));
     }
 }

@@ -83,8 +83,7 @@ impl Measure<'_> {
         self.say("stopping the server with its hands full");
         self.stage.server.halt().await?;
         let early = ledger.arrived();
-        self.say("waiting until all of it is due");
-        tokio::time::sleep(RIPENS).await;
+        self.progress.wait(RIPENS, &self.title, "until all of it is due").await;
         self.behave(self.usual());
         let resumed_ns = ledger.now_ns();
         self.stage.server.resume().await?;
