@@ -61,7 +61,7 @@ pub fn goal(scenario: &Scenario, figure: &str) -> Option<Goal> {
         (Kind::Latency, "arrival_p99") if scenario.rate_per_s == 200 => Goal::at_most(5.0, 2.0),
         (Kind::Latency, "arrival_p99") if scenario.rate_per_s == 5_000 => Goal::at_most(8.0, 3.0),
         (Kind::Hanging, "healthy_share") => Goal::at_least(85.0, 95.0),
-        (Kind::Neighbour, "neighbour_p99") => Goal::at_most(1_000.0, 250.0),
+        (Kind::Neighbour, "neighbour_p99" | "neighbour_p99_draining") => Goal::at_most(1_000.0, 250.0),
         (Kind::Callbacks, "memory_idle") => Goal::at_most(40.0, 20.0),
         (Kind::Callbacks, "memory_at_rate") => Goal::at_most(200.0, 100.0),
         (Kind::Start, "first_accepted") => Goal::at_most(1_000.0, 300.0),

@@ -28,7 +28,11 @@ pub fn render(report: &Report) -> String {
     if !conditions.optimized {
         page.push_str(" <b>Not an optimized build: no figure means much.</b>");
     }
-    page.push_str("</p>");
+    page.push_str(
+        "</p><p>Rates and latencies stand beside those of the bare loop: POSTs of the same bodies to the same receivers in the same run, \
+         without a server. Memory, CPU time, write-ahead log, counts and how long a start takes are the server's alone; what they measure \
+         has no counterpart in that loop.</p>",
+    );
     for chapter in &report.chapters {
         write_chapter(&mut page, chapter);
     }
@@ -167,7 +171,15 @@ mod tests {
     #[test]
     fn a_page_has_its_figures_its_plots_and_nothing_from_elsewhere() {
         let page = render(&report("mine"));
-        for part in ["12,345", "0.123", "1 were lost", "<svg", "arrivals a second"] {
+        for part in [
+            "12,345",
+            "0.123",
+            "1 were lost",
+            "<svg",
+            "asked to arrived",
+            "arrivals a second",
+            "has no counterpart",
+        ] {
             assert!(page.contains(part), "{part}: {page}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());

@@ -75,6 +75,16 @@ pub async fn closed_loop(load: Load, clients: u16, at_most: Option<Duration>) ->
 /// Asks for every event of the load at its time. The schedule is kept by a thread of its own, whose sleep is finer than a runtime's timer,
 /// and an event that finds no client free waits on the clock.
 pub async fn open_loop(load: Load, clients: u16, rate_per_s: u32) -> Result<(), String> {
+    open_loop_while(load, clients, rate_per_s, || true).await
+}
+
+/// The same for as long as `going` says so; the first event is asked for in any case, and what was asked for is waited for.
+pub async fn open_loop_while(
+    load: Load,
+    clients: u16,
+    rate_per_s: u32,
+    going: impl Fn() -> bool + Send + 'static,
+) -> Result<(), String> {
     let (load, (sender, due)) = (Arc::new(load), mpsc::unbounded_channel());
     let due = Arc::new(Mutex::new(due));
     let (begun, begun_ns, numbers) = (Instant::now(), load.ledger.now_ns(), load.numbers.clone());
@@ -82,6 +92,9 @@ pub async fn open_loop(load: Load, clients: u16, rate_per_s: u32) -> Result<(), 
         for (place, number) in numbers.enumerate() {
             let after = Duration::from_secs_f64(place as f64 / f64::from(rate_per_s));
             std::thread::sleep(after.saturating_sub(begun.elapsed()));
+            if place > 0 && !going() {
+                return;
+            }
             if sender.send((number, begun_ns + after.as_nanos() as u64)).is_err() {
                 return;
             }

@@ -1,5 +1,6 @@
 //! One repetition of a scenario: set up, drive, wait until everything is where it belongs, and count.
 
+mod bare;
 mod neighbour;
 mod trouble;
 
@@ -9,19 +10,17 @@ use std::time::{Duration, Instant};
 use super::client::{Ask, Client};
 use super::ledger::{Ledger, Tally};
 use super::load::{Job, Load, closed_loop, open_loop};
-use super::progress::{Progress, of_events, of_time};
+use super::progress::{Progress, of_events};
 use super::receiver::Behaviour;
 use super::report::{Figure, Run};
 use super::scenario::{Kind, Scenario};
 use super::stage::Stage;
 use super::statistics::{buckets, curve_ms, percentile};
 use super::usage::{Spent, Usage, resident_bytes};
+use bare::Bare;
 
 /// Connections of the bare loop.
 const BARE_CLIENTS: u16 = 64;
-/// More than any loop can ask in the second that the bare loop gets.
-const BARE_EVENTS: usize = 200_000;
-const BARE_FOR: Duration = Duration::from_secs(1);
 /// How many events the first look at a server's speed takes.
 const SAMPLE_EVENTS: usize = 1_000;
 const EVENTS_MAX: f64 = 300_000.0;
@@ -82,7 +81,7 @@ impl Measure<'_> {
     /// Cancels as fast as it goes; of `callbacks` also what it takes.
     async fn full_path(&mut self) -> Result<Run, String> {
         let callbacks = self.scenario.kind == Kind::Callbacks;
-        let bare = self.bare_per_s().await?;
+        let bare = self.bare().await?;
         let idle = if callbacks { self.idle_bytes().await? } else { None };
         let connections = self.stage.receivers.connections();
         let events = self.events(Job::Cancel).await?;
@@ -116,9 +115,7 @@ impl Measure<'_> {
         let rate = self.scenario.rate_per_s;
         let events =
             self.scenario.events.map_or((f64::from(rate) * self.seconds) as usize, |events| events as usize);
-        let bare = self.stage.begin(events.max(1));
-        self.say("the bare loop, on schedule");
-        open_loop(self.load(Job::Bare, &bare), BARE_CLIENTS, rate).await?;
+        let bare = self.bare_on_schedule(events.max(1)).await?;
         let ledger = self.open_sessions(events.max(1)).await?;
         let before = Usage::of(&self.stage.server).await;
         let begun_ns = ledger.now_ns();
@@ -126,18 +123,18 @@ impl Measure<'_> {
         self.progress.during(open_loop(load, self.scenario.clients, rate), || self.line(&ledger)).await?;
         let settled = self.settle(&ledger).await?;
         let spent = before.spent_until(&Usage::of(&self.stage.server).await, ledger.arrived());
-        let (arrival, accept, bare) =
-            (ledger.arrival_latencies_ns(), ledger.accept_latencies_ns(), bare.arrival_latencies_ns());
-        let ms = |sorted: &[u64], share| percentile(sorted, share).map_or(f64::NAN, |ns| ns as f64 / 1e6);
-        let mut figures: Vec<Figure> = [("arrival_p50", 0.5), ("arrival_p90", 0.9), ("arrival_p99", 0.99)]
-            .map(|(name, share)| Figure::new(name, "ms", ms(&arrival, share)).beside(ms(&bare, share)))
-            .into();
-        figures.push(Figure::new("accept_p50", "ms", ms(&accept, 0.5)));
-        figures.push(Figure::new("accept_p99", "ms", ms(&accept, 0.99)));
+        let (arrival, accept) = (ledger.arrival_latencies_ns(), ledger.accept_latencies_ns());
         let took_s = (settled.after_ns - begun_ns) as f64 / 1e9;
-        figures.push(Figure::new("delivered_per_s", "/s", ledger.arrived() as f64 / took_s));
+        let mut figures = vec![
+            bare.arrival("arrival_p50", &arrival, 0.5),
+            bare.arrival("arrival_p90", &arrival, 0.9),
+            bare.arrival("arrival_p99", &arrival, 0.99),
+            bare.accept("accept_p50", &accept, 0.5),
+            bare.accept("accept_p99", &accept, 0.99),
+            Figure::new("delivered_per_s", "/s", ledger.arrived() as f64 / took_s).beside(bare.per_s),
+        ];
         figures.extend(costs(&spent));
-        Ok(Run { bare_latency_ms: curve_ms(&bare), ..finished(&ledger, begun_ns, figures) })
+        Ok(Run { bare_latency_ms: curve_ms(&bare.arrival_ns), ..finished(&ledger, begun_ns, figures) })
     }
 
     /// Asks for nothing, to see whether publishing is there.
@@ -159,7 +156,7 @@ impl Measure<'_> {
     async fn publish(&mut self) -> Result<Run, String> {
         let job = Job::Publish(usize::from(self.scenario.batch_events));
         let events = self.events(job).await?;
-        let bare = self.bare_per_s().await?;
+        let bare = self.bare().await?;
         let ledger = self.stage.begin(events);
         let before = Usage::of(&self.stage.server).await;
         let begun_ns = ledger.now_ns();
@@ -227,23 +224,6 @@ impl Measure<'_> {
         self.say(&format!("opening {events} sessions"));
         closed_loop(self.load(Job::Open, &ledger), BARE_CLIENTS, None).await?;
         Ok(ledger)
-    }
-
-    /// How fast the same receivers take the same bodies without a server in between.
-    async fn bare_per_s(&mut self) -> Result<f64, String> {
-        let ledger = self.stage.begin(BARE_EVENTS);
-        let behaviour = self.behave(Behaviour::default());
-        let (begun, at_most) = (Instant::now(), BARE_FOR.min(Duration::from_secs_f64(self.seconds)));
-        let driving = closed_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, Some(at_most));
-        let line = || of_time(begun, at_most, &self.title, "the bare loop");
-        let took = self.progress.during(driving, line).await?;
-        self.behave(behaviour);
-        Ok(ledger.arrived() as f64 / took.as_secs_f64())
-    }
-
-    /// The same once more after the load, each counting half: machines that are shared change their speed within a run.
-    async fn bare_again(&mut self, before_per_s: f64) -> Result<f64, String> {
-        Ok(before_per_s.midpoint(self.bare_per_s().await?))
     }
 
     /// Waits until everything accepted has arrived and the queue is empty, or until nothing moves any more.
@@ -321,16 +301,14 @@ async fn with_memory<T>(pid: Option<u32>, work: impl Future<Output = T>) -> (T, 
     }
 }
 
-fn rates(ledger: &Ledger, whole_ns: u64, accepting: Duration, bare_per_s: f64) -> Vec<Figure> {
+fn rates(ledger: &Ledger, whole_ns: u64, accepting: Duration, bare: Bare) -> Vec<Figure> {
     let per_s = |count: u64, seconds: f64| count as f64 / seconds.max(1e-9);
-    let accept = ledger.accept_latencies_ns();
-    let p99 = percentile(&accept, 0.99).unwrap_or_default() as f64 / 1e6;
     vec![
         Figure::new("delivered_per_s", "/s", per_s(ledger.arrived(), whole_ns as f64 / 1e9))
-            .beside(bare_per_s),
+            .beside(bare.per_s),
         Figure::new("accepted_per_s", "/s", per_s(ledger.accepted(), accepting.as_secs_f64()))
-            .beside(bare_per_s),
-        Figure::new("accept_p99", "ms", p99),
+            .beside(bare.per_s),
+        Figure::new("accept_p99", "ms", ms(&ledger.accept_latencies_ns(), 0.99)).beside(bare.answer_p99_ms),
     ]
 }
 
@@ -348,6 +326,11 @@ fn costs(spent: &Spent) -> Vec<Figure> {
 
 fn memory(name: &'static str, bytes: Option<u64>) -> Option<Figure> {
     bytes.map(|bytes| Figure::new(name, "MB", bytes as f64 / 1e6))
+}
+
+/// A percentile of latencies in nanoseconds, in milliseconds.
+fn ms(sorted_ns: &[u64], share: f64) -> f64 {
+    percentile(sorted_ns, share).map_or(f64::NAN, |ns| ns as f64 / 1e6)
 }
 
 fn finished(ledger: &Ledger, begun_ns: u64, figures: Vec<Figure>) -> Run {

@@ -23,7 +23,7 @@ impl Measure<'_> {
     /// The healthy callbacks' rate twice, with all callbacks healthy and with some hanging.
     pub(super) async fn hanging(&mut self) -> Result<Run, String> {
         let events = self.events(Job::Cancel).await?;
-        let bare = self.bare_per_s().await?;
+        let bare = self.bare().await?;
         let (before, _, without) = self.healthy_rate(events, self.usual()).await?;
         let hang = Duration::from_millis(self.scenario.hang_ms.into());
         let behaviour = Behaviour { hanging: self.scenario.hanging_callbacks(), hang, ..self.usual() };
@@ -31,8 +31,8 @@ impl Measure<'_> {
         let bare = self.bare_again(bare).await?;
         let figures = vec![
             Figure::new("healthy_share", "%", 100.0 * with / without),
-            Figure::new("healthy_per_s", "/s", with).beside(bare),
-            Figure::new("healthy_per_s_none_hanging", "/s", without).beside(bare),
+            Figure::new("healthy_per_s", "/s", with).beside(bare.per_s),
+            Figure::new("healthy_per_s_none_hanging", "/s", without).beside(bare.per_s),
         ];
         let run = finished(&ledger, begun_ns, figures);
         Ok(Run { tally: before.tally() + run.tally, ..run })
@@ -76,7 +76,7 @@ impl Measure<'_> {
     /// Nothing is answered until the server has been stopped; what it held is due at once, and the next one finds all of it in the database.
     pub(super) async fn backlog(&mut self) -> Result<Run, String> {
         let events = self.scenario.events.map_or(BACKLOG_EVENTS, |events| events as usize);
-        let bare = self.bare_per_s().await?;
+        let bare = self.bare().await?;
         let ledger = self.open_sessions(events).await?;
         self.behave(Behaviour { hanging: u16::MAX, hang: HANG_OVER, ..self.usual() });
         self.drive(Job::Cancel, &ledger).await?;
@@ -96,8 +96,9 @@ impl Measure<'_> {
         let first_ns = arrivals().min().unwrap_or(resumed_ns);
         let per_s = |end_ns: u64| drained as f64 / (end_ns.saturating_sub(first_ns).max(1) as f64 / 1e9);
         let mut figures = vec![
-            Figure::new("drained_per_s", "/s", per_s(settled.after_ns)).beside(bare),
-            Figure::new("first_nine_tenths_per_s", "/s", first_nine_tenths_per_s(arrivals().collect())),
+            Figure::new("drained_per_s", "/s", per_s(settled.after_ns)).beside(bare.per_s),
+            Figure::new("first_nine_tenths_per_s", "/s", first_nine_tenths_per_s(arrivals().collect()))
+                .beside(bare.per_s),
             Figure::new("backlog", "", drained as f64),
         ];
         figures.extend(costs(&spent));
