@@ -120,7 +120,10 @@ async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
     }
 
     let callbacks = bench.chapter("callbacks");
-    callbacks.assert_whole(EVENTS);
+    // One to each beforehand, so that there is a connection to each.
+    callbacks.assert_whole(EVENTS + CALLBACKS);
+    assert_eq!(callbacks.figure("idle_connections", "value"), CALLBACKS as f64);
+    assert!(callbacks.figure("idle_bytes_per_callback", "value") > 0.0);
     assert!(callbacks.figure("connections_opened", "value") >= CALLBACKS as f64);
     assert!(callbacks.figure("memory_at_rate", "value") > 0.0);
 

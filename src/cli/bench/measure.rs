@@ -1,6 +1,7 @@
 //! One repetition of a scenario: set up, drive, wait until everything is where it belongs, and count.
 
 mod bare;
+mod memory;
 mod neighbour;
 mod trouble;
 
@@ -16,8 +17,9 @@ use super::report::{Figure, Run};
 use super::scenario::{Kind, Scenario};
 use super::stage::Stage;
 use super::statistics::{buckets, curve_ms, percentile};
-use super::usage::{Spent, Usage, resident_bytes};
+use super::usage::{Spent, Usage};
 use bare::Bare;
+use memory::{Idle, with_memory};
 
 /// Connections of the bare loop.
 const BARE_CLIENTS: u16 = 64;
@@ -29,7 +31,6 @@ const QUIET_MAX: Duration = Duration::from_secs(45);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Counting the queue costs the server something, so it is asked seldom while much is missing.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-const MEMORY_EVERY: Duration = Duration::from_millis(50);
 const TENTH_NS: u64 = 100_000_000;
 
 pub enum Measured {
@@ -82,7 +83,7 @@ impl Measure<'_> {
     async fn full_path(&mut self) -> Result<Run, String> {
         let callbacks = self.scenario.kind == Kind::Callbacks;
         let bare = self.bare().await?;
-        let idle = if callbacks { self.idle_bytes().await? } else { None };
+        let idle = if callbacks { self.idle().await? } else { None };
         let connections = self.stage.receivers.connections();
         let events = self.events(Job::Cancel).await?;
         let ledger = self.open_sessions(events).await?;
@@ -103,8 +104,8 @@ impl Measure<'_> {
                 "",
                 ledger.arrived() as f64 / opened.max(1) as f64,
             ));
-            figures.extend(memory("memory_idle", idle));
-            figures.extend(memory("memory_at_rate", at_rate));
+            figures.extend(idle.iter().flat_map(Idle::figures));
+            figures.extend(memory::figure("memory_at_rate", at_rate));
         }
         figures.extend(costs(&spent));
         Ok(finished(&ledger, begun_ns, figures))
@@ -264,18 +265,6 @@ impl Measure<'_> {
         Behaviour { lose_every: self.scenario.lose.then_some(10), ..Behaviour::default() }
     }
 
-    /// Memory of a server that has just started and knows of all callbacks.
-    async fn idle_bytes(&mut self) -> Result<Option<u64>, String> {
-        if !self.stage.server.is_ours() {
-            return Ok(None);
-        }
-        self.stage.server.halt().await?;
-        self.stage.server.resume().await?;
-        // A server is idle when its start is over, and nothing says when that is.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok(self.stage.server.pid().and_then(resident_bytes))
-    }
-
     fn say(&self, what: &str) {
         self.progress.say(&format!("{}: {what}", self.title));
     }
@@ -287,18 +276,6 @@ impl Measure<'_> {
 
 fn not_ours() -> Measured {
     Measured::Unavailable("it stops and starts the server, which must be one of the bench's own".to_owned())
-}
-
-/// Runs the work, and meanwhile notes the most memory that the process takes.
-async fn with_memory<T>(pid: Option<u32>, work: impl Future<Output = T>) -> (T, Option<u64>) {
-    tokio::pin!(work);
-    let (mut most, mut every) = (None, tokio::time::interval(MEMORY_EVERY));
-    loop {
-        tokio::select! {
-            done = &mut work => return (done, most),
-            _ = every.tick() => most = most.max(pid.and_then(resident_bytes)),
-        }
-    }
 }
 
 fn rates(ledger: &Ledger, whole_ns: u64, accepting: Duration, bare: Bare) -> Vec<Figure> {
@@ -322,10 +299,6 @@ fn costs(spent: &Spent) -> Vec<Figure> {
     .into_iter()
     .flatten()
     .collect()
-}
-
-fn memory(name: &'static str, bytes: Option<u64>) -> Option<Figure> {
-    bytes.map(|bytes| Figure::new(name, "MB", bytes as f64 / 1e6))
 }
 
 /// A percentile of latencies in nanoseconds, in milliseconds.

@@ -45,6 +45,7 @@ struct Shared {
     behaviour: watch::Receiver<Behaviour>,
     calls: AtomicU64,
     connections: AtomicU64,
+    connections_open: AtomicU64,
 }
 
 impl Receivers {
@@ -55,6 +56,7 @@ impl Receivers {
             behaviour: watched,
             calls: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            connections_open: AtomicU64::new(0),
         });
         Receivers { shared, behaviour, addresses: Vec::new() }
     }
@@ -92,6 +94,11 @@ impl Receivers {
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
+
+    /// Connections that neither side has closed yet.
+    pub fn connections_open(&self) -> u64 {
+        self.shared.connections_open.load(Ordering::Relaxed)
+    }
 }
 
 async fn accept(listener: TcpListener, callback: u16, shared: Arc<Shared>) {
@@ -99,6 +106,7 @@ async fn accept(listener: TcpListener, callback: u16, shared: Arc<Shared>) {
         match listener.accept().await {
             Ok((stream, _peer)) => {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
+                shared.connections_open.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(converse(stream, callback, shared.clone()));
             }
             // Out of files: the server sees calls that wait, and its own figures suffer for it.
@@ -110,9 +118,11 @@ async fn accept(listener: TcpListener, callback: u16, shared: Arc<Shared>) {
 async fn converse(stream: TcpStream, callback: u16, shared: Arc<Shared>) {
     // Where the option is refused answers may come a little later.
     let _kept_waiting = stream.set_nodelay(true);
-    let service = service_fn(move |request| receive(request, callback, shared.clone()));
+    let served = shared.clone();
+    let service = service_fn(move |request| receive(request, callback, served.clone()));
     // A connection that breaks is the server's affair, and shows in what it delivers.
     drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+    shared.connections_open.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn receive(
