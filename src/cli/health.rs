@@ -14,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::listen::printable;
 use crate::config;
 
 /// A server that takes longer is not well either.
@@ -36,7 +37,9 @@ pub async fn run(args: HealthArgs) -> ExitCode {
             let address = reachable(listen);
             match tokio::time::timeout(ANSWER_WITHIN, readyz(address)).await {
                 Ok(Ok((StatusCode::OK, _))) => return ExitCode::SUCCESS,
-                Ok(Ok((status, said))) => format!("not ready: {status}\n{}", said.escape_debug()),
+                Ok(Ok((status, said))) => {
+                    format!("not ready: {status}\n{}", printable::line(said.trim_end()))
+                }
                 Ok(Err(error)) => format!("no answer from {address}: {error}"),
                 Err(_elapsed) => format!("no answer from {address} within {} s", ANSWER_WITHIN.as_secs()),
             }

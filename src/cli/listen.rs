@@ -5,7 +5,7 @@
 //! to 127.0.0.1 only, since it has no reason to trust what it receives nor to be reached from elsewhere.
 
 mod callback;
-mod printable;
+pub(super) mod printable;
 mod receiver;
 mod show;
 

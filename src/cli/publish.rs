@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use url::Url;
 
+use super::listen::printable;
 use crate::domain::secret::Secret;
 use client::{Client, Reply};
 use lines::Line;
@@ -147,7 +148,7 @@ impl Publishing {
     fn refuse(&mut self, line: &Line, complaints: &[String]) -> Result<(), String> {
         self.progress.refused(line);
         for complaint in complaints {
-            let _ = writeln!(io::stderr(), "line {}: {}", line.number, complaint.escape_debug());
+            let _ = writeln!(io::stderr(), "line {}: {}", line.number, printable::line(complaint));
         }
         self.tell(&json!({ "line": line.number, "refused": complaints }))
     }

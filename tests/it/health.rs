@@ -40,6 +40,12 @@ async fn ready_is_success_and_nothing_else_is() {
     assert_eq!(ready, (Some(0), String::new()));
     for (answer, said) in [
         (Some("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 8\r\n\r\nstopping"), "stopping"),
+        (
+            Some(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 25\r\n\r\n{\"database\":\"it's \x1b[2J\"}\n",
+            ),
+            "\n{\"database\":\"it's \\u001b[2J\"}\n",
+        ),
         (Some("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"), "404"),
         (Some("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\ncut"), "no answer"),
         (Some("SSH-2.0-other\r\n"), "no answer"),

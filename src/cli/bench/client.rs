@@ -11,6 +11,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::cli::listen::printable;
+
 /// A server that takes longer has failed the request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -98,7 +100,7 @@ impl Client {
         let (status, said) = self.send(ask).await?;
         if !(200..300).contains(&status) {
             let said = String::from_utf8_lossy(&said);
-            return Err(format!("{method} {path} was answered {status}: {}", said.escape_debug()));
+            return Err(format!("{method} {path} was answered {status}: {}", printable::line(&said)));
         }
         Ok(serde_json::from_slice(&said).unwrap_or(Value::Null))
     }

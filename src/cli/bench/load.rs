@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::client::{Ask, Client};
 use super::ledger::Ledger;
 use super::stage::Place;
+use crate::cli::listen::printable;
 
 const SESSION: &str = r#"{"type":"NewCustomer","redirectData":{"successUrl":"https://shop.example/s","failureUrl":"https://shop.example/f","abortUrl":"https://shop.example/a","qrCodeSuccessUrl":"https://shop.example/q"}}"#;
 
@@ -153,7 +154,7 @@ impl Load {
             (Ok((200..300, _)), _) => numbers.for_each(|number| self.ledger.accept(number)),
             (Ok((status, said)), Job::Open) => {
                 let said = String::from_utf8_lossy(&said);
-                return Err(format!("a session was answered {status}: {}", said.escape_debug()));
+                return Err(format!("a session was answered {status}: {}", printable::line(&said)));
             }
             (Err(error), Job::Open) => return Err(error),
             (Ok(_) | Err(_), _) => numbers.for_each(|_| self.ledger.refuse()),

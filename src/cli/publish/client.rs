@@ -14,6 +14,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::lines::Line;
+use crate::cli::listen::printable;
 use crate::domain::secret::Secret;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
@@ -173,7 +174,7 @@ fn complaints(body: &[u8]) -> BTreeMap<usize, Vec<String>> {
 /// Whatever else the server says.
 fn problem(status: StatusCode, body: &[u8]) -> String {
     let detail = serde_json::from_slice::<Problem>(body).map(|problem| problem.detail).unwrap_or_default();
-    format!("the server answered {status} {}", detail.escape_debug()).trim_end().to_owned()
+    format!("the server answered {status} {}", printable::line(&detail)).trim_end().to_owned()
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
