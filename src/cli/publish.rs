@@ -2,7 +2,7 @@
 //! the wire and knows nothing of the server but its published API.
 //!
 //! A refused line is named and left out; the others are published. Lines without an id are given one, so that a batch whose answer was
-//! lost can be sent again without happening twice.
+//! lost can be sent again without happening twice. One so long that it has no room for an id is sent without.
 
 mod client;
 mod lines;
@@ -27,6 +27,10 @@ const BATCH_LINES_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "A line may have 262144 bytes. One without an id is given one, so that it can be sent again when an answer is lost. \
+A line of more than 262100 bytes has no room for that: give it an id yourself, or it may happen twice."
+)]
 pub struct PublishArgs {
     /// Events, one JSON object on each line; standard input when absent or -
     file: Option<PathBuf>,
@@ -116,9 +120,14 @@ struct Publishing {
 
 impl Publishing {
     /// Publishes a batch, again without the lines that are refused for as long as there are any.
-    async fn publish(&mut self, mut lines: Vec<Line>) -> Result<(), String> {
+    async fn publish(&mut self, lines: Vec<Line>) -> Result<(), String> {
+        let (unsent, mut lines): (Vec<Line>, Vec<Line>) =
+            lines.into_iter().partition(|line| line.refused.is_some());
+        for line in &unsent {
+            self.refuse(line, line.refused.as_slice())?;
+        }
         while !lines.is_empty() {
-            match self.client.post(&lines).await? {
+            match self.client.post(&lines, &mut self.progress).await? {
                 Reply::Accepted(results) => {
                     for (line, result) in lines.iter().zip(&results) {
                         self.tell(
@@ -179,7 +188,7 @@ mod tests {
     use super::*;
 
     fn line(number: u64, bytes: usize) -> Result<Line, String> {
-        Ok(Line { number, text: vec![b'x'; bytes], read_bytes: bytes as u64 })
+        Ok(Line { number, text: vec![b'x'; bytes], read_bytes: bytes as u64, ..Line::default() })
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -101,30 +101,121 @@ async fn refused_lines_are_named_and_the_others_published() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_busy_is_asked_again_with_the_same_ids() {
+async fn a_line_with_no_room_for_an_id_is_published_and_one_that_is_too_long_named() {
+    const BYTES_MAX: usize = 256 * 1024;
+    let line = |bytes: usize| {
+        let around = r#"{"type":"a","data":""}"#.len();
+        format!(r#"{{"type":"a","data":"{}"}}"#, "x".repeat(bytes - around))
+    };
+    let (fits_alone, fits_with_id, too_long) = (line(BYTES_MAX), line(BYTES_MAX - 44), line(BYTES_MAX + 1));
+    let little = r#"{"type":"a","data":1}"#;
+    let endless = "x".repeat(5 * BYTES_MAX);
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    let input =
+        format!("{little}\n{fits_alone}\n{endless}\n{too_long}\n{fits_with_id}\r\n{little}\n{endless}");
+    let output = publish(&app.operator().base, &["--results"], &input).await;
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let results = lines(&output);
+    let told = |member: &str| -> Vec<u64> {
+        let has = results.iter().filter(|result| result.get(member).is_some());
+        let mut numbers: Vec<u64> = has.map(|result| result["line"].as_u64().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!((told("id"), told("refused")), (vec![1, 2, 5, 6], vec![3, 4, 7]), "{said}");
+    for part in ["line 3: is larger than 262144 bytes\n", "line 7: is larger", "4 published, 3 refused"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    app.stop().await;
+}
+
+/// A server that reads a first request, hangs up, and from then on answers as it is told. Its URL, and the bodies that it got.
+async fn odd_server(
+    hangs_up_first: bool,
+    answer: impl Fn(usize, &str) -> Response + Clone + Send + Sync + 'static,
+) -> (String, Arc<Mutex<Vec<String>>>) {
     let bodies = Arc::new(Mutex::new(Vec::<String>::new()));
     let seen = bodies.clone();
-    let answer = async move |body: String| -> Response {
-        let mut seen = seen.lock().unwrap();
-        seen.push(body.clone());
-        match seen.len() {
-            1 => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "0")]).into_response(),
-            2 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response(),
-            _ => (StatusCode::ACCEPTED, "{\"id\":\"x\",\"matched\":0}\n".repeat(body.lines().count()))
-                .into_response(),
-        }
-    };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let server =
-        tokio::spawn(axum::serve(listener, Router::new().route("/events", post(answer))).into_future());
+    tokio::spawn(async move {
+        if hangs_up_first {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = String::new();
+            while !request.ends_with('\n') || !request.contains("\r\n\r\n{") {
+                let mut some = vec![0; 4_096];
+                let read = connection.read(&mut some).await.unwrap();
+                request.push_str(std::str::from_utf8(&some[..read]).unwrap());
+            }
+            seen.lock().unwrap().push(request.split_once("\r\n\r\n").unwrap().1.to_owned());
+        }
+        let answer = async move |body: String| {
+            let place = {
+                let mut seen = seen.lock().unwrap();
+                seen.push(body.clone());
+                seen.len()
+            };
+            answer(place, &body)
+        };
+        axum::serve(listener, Router::new().route("/events", post(answer))).await.unwrap();
+    });
+    (url, bodies)
+}
+
+fn published(body: &str) -> Response {
+    (StatusCode::ACCEPTED, "{\"id\":\"x\",\"matched\":0}\n".repeat(body.lines().count())).into_response()
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_unwell_or_hangs_up_is_asked_again_with_the_same_ids() {
+    let unwell = [503, 429, 408, 500, 502, 504];
+    let (url, bodies) = odd_server(true, move |place, body| match unwell.get(place - 2) {
+        Some(status) => (StatusCode::from_u16(*status).unwrap(), [("retry-after", "0")]).into_response(),
+        None => published(body),
+    })
+    .await;
     let output = publish(&url, &[], "{\"type\":\"a\",\"data\":1}\n").await;
     assert!(output.status.success(), "{}", said(&output));
     assert!(output.stdout.is_empty());
     let bodies = bodies.lock().unwrap();
-    assert_eq!(bodies.len(), 3);
+    assert_eq!(bodies.len(), 8);
+    assert!(!said(&output).contains("without an id"), "{}", said(&output));
     assert!(bodies.iter().all(|body| *body == bodies[0] && body.starts_with("{\"id\":\"")), "{bodies:?}");
-    server.abort();
+}
+
+#[tokio::test]
+async fn whoever_repeats_a_line_without_an_id_says_so() {
+    let (url, bodies) = odd_server(true, |_, body| published(body)).await;
+    let long = format!(r#"{{"type":"a","data":"{}"}}"#, "x".repeat(256 * 1024 - 22));
+    let output = publish(&url, &[], &format!("{long}\n")).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let bodies = bodies.lock().unwrap();
+    assert!(bodies[0] == bodies[1] && bodies.len() == 2);
+    let said = said(&output);
+    assert!(
+        said.contains("line 1: is sent again without an id, and may have been published twice"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_server_says_is_shown_as_it_is_but_moves_no_cursor() {
+    let says = "it's \"so\" \u{1b}[2J";
+    let (url, _) = odd_server(false, move |place, _| match place {
+        1 => {
+            let errors = json!({ "errors": [{ "field": "line 1", "message": says }] });
+            (StatusCode::BAD_REQUEST, errors.to_string()).into_response()
+        }
+        _ => (StatusCode::FORBIDDEN, json!({ "detail": says }).to_string()).into_response(),
+    })
+    .await;
+    let output = publish(&url, &[], "{\"type\":\"a\"}\n{\"type\":\"b\"}\n").await;
+    let said = said(&output);
+    for part in ["line 1: it's \"so\" \\u001b[2J\n", "403 Forbidden it's \"so\" \\u001b[2J\n"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
 }
 
 #[tokio::test]

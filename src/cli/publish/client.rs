@@ -14,15 +14,19 @@ use serde::Deserialize;
 use url::Url;
 
 use super::lines::Line;
+use super::progress::Progress;
 use crate::cli::listen::printable;
 use crate::domain::secret::Secret;
 
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a server may be away, or ask for patience, before we give up.
 const PATIENCE: Duration = Duration::from_secs(300);
 const WAIT_UNLESS_TOLD: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+const SENT_AGAIN: &str = "is sent again without an id, and may have been published twice";
 
 /// What a batch came to.
 pub enum Reply {
@@ -49,7 +53,27 @@ pub struct Client {
 /// One try.
 enum Try {
     Final(Reply),
-    Later { wait: Duration, why: String },
+    /// `doubtful`: what was sent may have been stored.
+    Later {
+        wait: Duration,
+        why: String,
+        doubtful: bool,
+    },
+}
+
+/// A try without an answer.
+struct Unanswered {
+    why: String,
+    /// There is nobody, or somebody who speaks no HTTP: nothing was stored, and nothing will change unless there was a server before.
+    nobody: bool,
+}
+
+impl From<hyper_util::client::legacy::Error> for Unanswered {
+    fn from(error: hyper_util::client::legacy::Error) -> Self {
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
+        let speaks_no_http = cause.is_some_and(hyper::Error::is_parse);
+        Self { why: causes(&error), nobody: error.is_connect() || speaks_no_http }
+    }
 }
 
 impl Client {
@@ -61,28 +85,37 @@ impl Client {
         let mut api_key =
             HeaderValue::from_bytes(api_key.expose()).map_err(|_| "the API key cannot be sent".to_owned())?;
         api_key.set_sensitive(true);
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECTED_WITHIN));
         Ok(Self {
-            http: HttpClient::builder(TokioExecutor::new()).build_http(),
+            http: HttpClient::builder(TokioExecutor::new()).build(connector),
             uri: uri.parse().map_err(|error| format!("--operator-url: {error}"))?,
             api_key,
             answered: false,
         })
     }
 
-    /// Posts a batch until it is answered for good. Every line has an id, so that one that was stored without our hearing of it is
-    /// recognised.
-    pub async fn post(&mut self, lines: &[Line]) -> Result<Reply, String> {
+    /// Posts a batch until it is answered for good, or our patience ends. Lines have ids, so that one that was stored without our hearing
+    /// of it is recognised; one that has none is named when it is sent again in doubt.
+    pub async fn post(&mut self, lines: &[Line], progress: &mut Progress) -> Result<Reply, String> {
         let mut body = Vec::with_capacity(lines.iter().map(|line| line.text.len() + 1).sum());
         for line in lines {
             body.extend_from_slice(&line.text);
             body.push(b'\n');
         }
         let (body, give_up) = (Bytes::from(body), Instant::now() + PATIENCE);
+        let mut unidentified: Vec<u64> =
+            lines.iter().filter(|line| line.unidentified).map(|line| line.number).collect();
         loop {
             match self.try_once(body.clone(), lines.len()).await? {
                 Try::Final(reply) => return Ok(reply),
-                Try::Later { wait, why } if Instant::now() + wait < give_up => {
-                    tracing::debug!(%why, ?wait, "trying again");
+                Try::Later { wait, why, doubtful } if Instant::now() + wait < give_up => {
+                    if doubtful {
+                        for number in unidentified.drain(..) {
+                            progress.remark(number, SENT_AGAIN);
+                        }
+                    }
+                    progress.waiting(wait, &why);
                     tokio::time::sleep(wait).await;
                 }
                 Try::Later { why, .. } => return Err(why),
@@ -97,27 +130,38 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| error.to_string())?;
         let exchange = async {
-            let response = self.http.request(request).await.map_err(|error| causes(&error))?;
+            let response = self.http.request(request).await?;
             let (head, body) = response.into_parts();
+            let lost = |why: String| Unanswered { why, nobody: false };
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            Ok((head, body.map_err(|error| error.to_string())?.to_bytes()))
+            Ok((head, body.map_err(|error| lost(error.to_string()))?.to_bytes()))
         };
         let answer = tokio::time::timeout(ANSWER_WITHIN, exchange).await;
-        let answer: Result<_, String> = answer.unwrap_or_else(|_elapsed| Err("no answer in time".to_owned()));
-        let (head, body) = match answer {
+        let late = |_elapsed| Err(Unanswered { why: "no answer in time".to_owned(), nobody: false });
+        let (head, body) = match answer.unwrap_or_else(late) {
             Ok(answer) => answer,
-            Err(problem) if self.answered => {
-                return Ok(Try::Later { wait: WAIT_UNLESS_TOLD, why: format!("{}: {problem}", self.uri) });
+            Err(Unanswered { why, nobody }) => {
+                let why = format!("{}: {why}", self.uri);
+                if nobody && !self.answered {
+                    return Err(why);
+                }
+                return Ok(Try::Later { wait: WAIT_UNLESS_TOLD, why, doubtful: !nobody });
             }
-            Err(problem) => return Err(format!("{}: {problem}", self.uri)),
         };
         self.answered = true;
         match head.status {
             StatusCode::ACCEPTED => accepted(&body, line_count).map(|all| Try::Final(Reply::Accepted(all))),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            // Neither a server that is unwell nor a proxy before it says whether the batch was stored.
+            StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT => {
                 let told = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
                 let wait = told.map_or(WAIT_UNLESS_TOLD, Duration::from_secs).min(WAIT_MAX);
-                Ok(Try::Later { wait, why: format!("the server answered {}", head.status) })
+                let doubtful = head.status != StatusCode::TOO_MANY_REQUESTS;
+                Ok(Try::Later { wait, why: problem(head.status, &body), doubtful })
             }
             StatusCode::BAD_REQUEST | StatusCode::CONFLICT => {
                 let complaints = complaints(&body);

@@ -1,4 +1,4 @@
-//! The events as they are read: line by line, numbered, each with an id. Knows not where they go.
+//! The events as they are read: line by line, numbered, each with an id if there is room for one. Knows not where they go.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
@@ -14,10 +14,15 @@ use uuid::Uuid;
 const LINE_BYTES_MAX: usize = 256 * 1024;
 
 /// An event on its way.
+#[derive(Default)]
 pub struct Line {
     /// In the input, from 1.
     pub number: u64,
     pub text: Vec<u8>,
+    /// It has no id, because with one it would be larger than the server takes; so the server cannot tell that it has it already.
+    pub unidentified: bool,
+    /// Why it is not even sent, and has no text.
+    pub refused: Option<String>,
     /// What it took of the input, its end and blank lines before it included.
     pub read_bytes: u64,
 }
@@ -44,17 +49,23 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
         let (mut number, mut skipped_bytes) = (0, 0);
         loop {
             number += 1;
-            let line = match next_line(&mut reader, number) {
-                Ok(None) => return,
-                Ok(Some(text)) if text.iter().all(u8::is_ascii_whitespace) => {
+            let line = match next_line(&mut reader) {
+                Ok(Next::End) => return,
+                Ok(Next::Text(text)) if text.iter().all(u8::is_ascii_whitespace) => {
                     skipped_bytes += text.len() as u64;
                     continue;
                 }
-                Ok(Some(text)) => {
+                Ok(Next::Text(text)) => {
                     let read_bytes = text.len() as u64 + std::mem::take(&mut skipped_bytes);
-                    Ok(Line { number, text: with_id(text), read_bytes })
+                    let (text, unidentified) = with_id(text);
+                    Ok(Line { number, text, unidentified, refused: None, read_bytes })
                 }
-                Err(problem) => Err(problem),
+                Ok(Next::TooLong { bytes }) => {
+                    let refused = Some(format!("is larger than {LINE_BYTES_MAX} bytes"));
+                    let read_bytes = bytes + std::mem::take(&mut skipped_bytes);
+                    Ok(Line { number, refused, read_bytes, ..Line::default() })
+                }
+                Err(error) => Err(format!("cannot read line {number}: {error}")),
             };
             let is_last = line.is_err();
             if sender.blocking_send(line).is_err() || is_last {
@@ -65,19 +76,31 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
     receiver
 }
 
-/// A line with its end; `None` at the end of the input.
-fn next_line(reader: &mut BufReader<Input>, number: u64) -> Result<Option<Vec<u8>>, String> {
+enum Next {
+    /// With its end.
+    Text(Vec<u8>),
+    /// Passed over to its end, none of it kept.
+    TooLong {
+        bytes: u64,
+    },
+    End,
+}
+
+/// However long a line is, no more than the largest event of it is in memory.
+fn next_line(reader: &mut BufReader<Input>) -> io::Result<Next> {
     let mut text = Vec::new();
+    // With a line's end there may be two bytes more.
     let limit = LINE_BYTES_MAX as u64 + 2;
-    let read = reader.take(limit).read_until(b'\n', &mut text);
-    read.map_err(|error| format!("cannot read line {number}: {error}"))?;
-    if text.trim_ascii_end().len() > LINE_BYTES_MAX || (text.len() as u64 == limit && !text.ends_with(b"\n"))
-    {
-        return Err(format!(
-            "line {number} is longer than {LINE_BYTES_MAX} bytes; nothing from it on was published"
-        ));
+    reader.take(limit).read_until(b'\n', &mut text)?;
+    let cut = text.len() as u64 == limit && !text.ends_with(b"\n");
+    if text.is_empty() {
+        Ok(Next::End)
+    } else if cut || text.trim_ascii_end().len() > LINE_BYTES_MAX {
+        let rest = if cut { reader.skip_until(b'\n')? } else { 0 };
+        Ok(Next::TooLong { bytes: (text.len() + rest) as u64 })
+    } else {
+        Ok(Next::Text(text))
     }
-    Ok((!text.is_empty()).then_some(text))
 }
 
 /// The only member that matters here.
@@ -87,19 +110,19 @@ struct Identified {
     id: Option<IgnoredAny>,
 }
 
-/// The line without its end, and with an id if it has none. What is no object is left for the server to refuse.
-fn with_id(text: Vec<u8>) -> Vec<u8> {
+/// The line without its end, and with an id if it has none; whether there was no room for one is told as well. What is no object is left
+/// for the server to refuse.
+fn with_id(text: Vec<u8>) -> (Vec<u8>, bool) {
     let line = text.trim_ascii();
     let lacks_id = serde_json::from_slice::<Identified>(line).is_ok_and(|event| event.id.is_none());
     let members = line.strip_prefix(b"{").filter(|rest| !rest.trim_ascii_start().starts_with(b"}"));
-    match members {
-        Some(members) if lacks_id => {
-            let mut identified = format!("{{\"id\":\"{}\",", Uuid::now_v7()).into_bytes();
-            identified.extend_from_slice(members);
-            identified
-        }
-        _ => line.to_vec(),
+    let Some(members) = members.filter(|_| lacks_id) else { return (line.to_vec(), false) };
+    let mut identified = format!("{{\"id\":\"{}\",", Uuid::now_v7()).into_bytes();
+    if identified.len() + members.len() > LINE_BYTES_MAX {
+        return (line.to_vec(), true);
     }
+    identified.extend_from_slice(members);
+    (identified, false)
 }
 
 #[cfg(test)]
@@ -126,19 +149,76 @@ mod tests {
 
     #[test]
     fn a_line_without_an_id_is_given_one_and_nothing_else_changes() {
-        let text = String::from_utf8(with_id(b"{ \"type\" : \"a\",\"data\":1e400}\n".to_vec())).unwrap();
+        let text = String::from_utf8(with_id(b"{ \"type\" : \"a\",\"data\":1e400}\n".to_vec()).0).unwrap();
         let (id, rest) = text.strip_prefix("{\"id\":\"").unwrap().split_once("\",").unwrap();
         assert!(Uuid::parse_str(id).is_ok());
         assert_eq!(rest, " \"type\" : \"a\",\"data\":1e400}");
         for as_it_is in ["{\"id\":\"x\",\"a\":1}", "{}", "{ }", "[]", "nonsense", "{\"a\":", "\"{\""] {
-            assert_eq!(with_id(as_it_is.as_bytes().to_vec()), as_it_is.as_bytes(), "{as_it_is}");
+            assert_eq!(
+                with_id(as_it_is.as_bytes().to_vec()),
+                (as_it_is.as_bytes().to_vec(), false),
+                "{as_it_is}"
+            );
         }
     }
 
     #[test]
-    fn a_line_that_never_ends_is_not_read_to_its_end() {
-        let endless = Box::new(io::repeat(b'x'));
-        let first = read(endless, 1).blocking_recv().unwrap();
-        assert!(first.is_err_and(|problem| problem.starts_with("line 1 is longer than")));
+    fn a_line_without_room_for_an_id_stays_as_it_is() {
+        let id_bytes = with_id(b"{\"a\":1}".to_vec()).0.len() - b"{\"a\":1}".len();
+        for (bytes, unidentified) in [
+            (LINE_BYTES_MAX - id_bytes, false),
+            (LINE_BYTES_MAX - id_bytes + 1, true),
+            (LINE_BYTES_MAX, true),
+        ] {
+            let line = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8)).into_bytes();
+            let (text, told) = with_id(line.clone());
+            assert_eq!((told, text == line), (unidentified, unidentified), "{bytes}");
+            assert!(text.len() <= LINE_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over_and_counted() {
+        let long = b"x".repeat(LINE_BYTES_MAX * 3);
+        let input = [b"[1]\n".as_slice(), &long, b"\n[3]\n", &long].concat();
+        let bytes = input.len() as u64;
+        let mut lines = read(Box::new(io::Cursor::new(input)), 10);
+        let (mut told, mut read_bytes) = (Vec::new(), 0);
+        while let Some(line) = lines.blocking_recv() {
+            let line = line.unwrap();
+            read_bytes += line.read_bytes;
+            told.push((line.number, line.text.len(), line.refused.is_some()));
+        }
+        assert_eq!(told, [(1, 3, false), (2, 0, true), (3, 3, false), (4, 0, true)]);
+        assert_eq!(read_bytes, bytes);
+    }
+
+    #[test]
+    fn a_line_as_long_as_an_event_may_be_is_read_with_either_end() {
+        for end in ["", "\n", "\r\n"] {
+            for (bytes, refused) in [(LINE_BYTES_MAX, false), (LINE_BYTES_MAX + 1, true)] {
+                let input = format!("{}{end}", "x".repeat(bytes));
+                let line = read(Box::new(io::Cursor::new(input)), 1).blocking_recv().unwrap().unwrap();
+                assert_eq!(
+                    (line.refused.is_some(), line.read_bytes),
+                    (refused, (bytes + end.len()) as u64),
+                    "{end:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_and_ends_it() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        let mut lines = read(Box::new(b"[1]\n".chain(Broken)), 10);
+        assert!(lines.blocking_recv().unwrap().is_ok());
+        assert_eq!(lines.blocking_recv().unwrap().err().unwrap(), "cannot read line 2: gone");
+        assert!(lines.blocking_recv().is_none());
     }
 }

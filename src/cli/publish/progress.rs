@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::lines::Line;
 use crate::cli::bar::bar;
+use crate::cli::listen::printable;
 
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 
@@ -30,7 +31,7 @@ impl Progress {
         self.published += lines.len() as u64;
         self.bytes_done += lines.iter().map(|line| line.read_bytes).sum::<u64>();
         if self.shown.is_some_and(|shown| shown.elapsed() >= SHOW_EVERY) {
-            self.show();
+            self.show("");
         }
     }
 
@@ -41,16 +42,30 @@ impl Progress {
         self.clear();
     }
 
+    /// Says something about a line that is not refused.
+    pub fn remark(&self, number: u64, remark: &str) {
+        self.clear();
+        let _ = writeln!(io::stderr(), "line {number}: {remark}");
+    }
+
+    /// Nothing moves for this long, and why.
+    pub fn waiting(&mut self, wait: Duration, why: &str) {
+        if self.shown.is_some() {
+            self.show(&waits(wait, why));
+        }
+    }
+
     /// What it came to. Said where nobody looks as well: it is the last line of a job's log.
     pub fn finish(&mut self) {
         self.clear();
         let _ = writeln!(io::stderr(), "{}", self.text());
     }
 
-    fn show(&mut self) {
+    fn show(&mut self, besides: &str) {
         self.shown = Some(Instant::now());
         let bar = self.bytes.map(|bytes| bar(self.bytes_done, bytes)).unwrap_or_default();
-        let _ = write!(io::stderr(), "\r\x1b[K{bar}{}", self.text());
+        // What is wider than the terminal is cut off: a line that went on below could not be rewritten.
+        let _ = write!(io::stderr(), "\r\x1b[K\x1b[?7l{bar}{}{besides}\x1b[?7h", self.text());
     }
 
     fn clear(&self) {
@@ -63,5 +78,20 @@ impl Progress {
         let rate = self.published as f64 / self.began.elapsed().as_secs_f64().max(0.001);
         let refused = if self.refused == 0 { String::new() } else { format!(", {} refused", self.refused) };
         format!("{} published{refused}, {rate:.0} a second", self.published)
+    }
+}
+
+fn waits(wait: Duration, why: &str) -> String {
+    format!("; waiting {} s: {}", wait.as_secs(), printable::line(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_says_how_long_and_why() {
+        let said = waits(Duration::from_secs(60), "the server answered 503 \"busy\"\x1b[2J");
+        assert_eq!(said, "; waiting 60 s: the server answered 503 \"busy\"\\u001b[2J");
     }
 }
