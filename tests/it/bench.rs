@@ -103,8 +103,11 @@ fn scenario(kind: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
-    let kinds = ["latency", "full-path", "publish", "callbacks", "hanging", "neighbour", "start", "backlog"];
-    let bench = Bench::of(&kinds.map(scenario), &[]).await;
+    let kinds = ["latency", "full-path", "publish", "callbacks", "hanging", "neighbour"];
+    let mut scenarios = kinds.map(scenario);
+    // So few that a slow machine keeps up with them.
+    scenarios[5]["ratePerS"] = 50.into();
+    let bench = Bench::of(&scenarios, &[]).await;
     assert_eq!(bench.code, 0, "{:#}", bench.report);
     assert_eq!(bench.report["conditions"]["repeat"], 1);
 
@@ -133,19 +136,11 @@ async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
     hanging.assert_beside_bare(&["healthy_per_s", "healthy_per_s_none_hanging"]);
 
     let neighbour = bench.chapter("neighbour");
-    // A hundred a second for a fifth of a second, beside the backlog; and for as long as that drains.
-    let draining = neighbour.count("accepted") - EVENTS - 20;
+    // Fifty a second for a fifth of a second, beside the backlog; and for as long as that drains.
+    let draining = neighbour.count("accepted") - EVENTS - 10;
     assert!(draining > 0);
-    neighbour.assert_whole(EVENTS + 20 + draining);
+    neighbour.assert_whole(EVENTS + 10 + draining);
     neighbour.assert_beside_bare(&["neighbour_p99", "neighbour_p99_draining", "recovered_per_s"]);
-
-    bench.chapter("start").assert_whole(1);
-    assert!(bench.chapter("start").figure("first_accepted", "value") > 0.0);
-
-    let backlog = bench.chapter("backlog");
-    backlog.assert_whole(EVENTS);
-    assert_eq!(backlog.figure("backlog", "value"), EVENTS as f64);
-    backlog.assert_beside_bare(&["drained_per_s", "first_nine_tenths_per_s"]);
 
     for part in ["asked to arrived, by percentile", "arrivals a second, by second", "has no counterpart"] {
         assert!(bench.page.contains(part), "{part}");
@@ -153,13 +148,13 @@ async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bench_whose_receivers_forget_fails() {
+async fn what_receivers_forget_fails_a_scenario_and_what_a_server_that_stops_held_does_not() {
     let (mut full_path, mut hanging) = (scenario("full-path"), scenario("hanging"));
     full_path["lose"] = true.into();
     hanging["lose"] = true.into();
     // So that the look at the server's speed is there as well.
     full_path.as_object_mut().unwrap().remove("events");
-    let bench = Bench::of(&[full_path, hanging], &[]).await;
+    let bench = Bench::of(&[full_path, hanging, scenario("start"), scenario("backlog")], &[]).await;
     assert_eq!(bench.code, 1, "{:#}", bench.report);
     // Every tenth, of all that was asked for: in the look beforehand and the run, in the half with none hanging and the other.
     for (kind, accepted, lost) in [("full-path", 400, 40), ("hanging", 2 * EVENTS, 12)] {
@@ -169,6 +164,14 @@ async fn a_bench_whose_receivers_forget_fails() {
         assert!(chapter.count("lost") >= lost, "{:#}", chapter.0);
         assert!(chapter.0["message"].as_str().unwrap().contains("lost"), "{:#}", chapter.0);
     }
+
+    bench.chapter("start").assert_whole(1);
+    assert!(bench.chapter("start").figure("first_accepted", "value") > 0.0);
+
+    let backlog = bench.chapter("backlog");
+    backlog.assert_whole(EVENTS);
+    assert_eq!(backlog.figure("backlog", "value"), EVENTS as f64);
+    backlog.assert_beside_bare(&["drained_per_s", "first_nine_tenths_per_s"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
