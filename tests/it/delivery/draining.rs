@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use herald::config::RawConfig;
+use herald::domain::id::SubscriptionId;
+use herald::store::queue::{self, Resumed};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::support::app::{App, settings};
 use crate::support::cluster;
@@ -74,4 +77,38 @@ async fn what_was_held_drains_in_its_order_chunk_after_chunk() {
     let calls = receiver.wait_for(1_200).await;
     assert!(calls.iter().map(number).eq(0..1_200), "{:?}", calls.iter().map(number).collect::<Vec<_>>());
     app.stop().await;
+}
+
+/// Two that wait for rows of each other would be a deadlock.
+#[tokio::test]
+async fn a_held_batch_of_which_somebody_has_a_part_is_neither_waited_for_nor_torn_apart() {
+    const HELD: i64 = 3;
+    let database = cluster::database().await;
+    let one = Uuid::from_u128(1);
+    let held = "with partner as (insert into partners (id, name) values ($1, 'one')),
+            callback as (insert into callbacks (id, partner_id, surface, url, batch_size)
+                         values ($1, $1, 'notifications', 'https://partner.example/', 200)),
+            subscription as (insert into subscriptions (id, partner_id, surface, external_key, callback_id)
+                             values ($1, $1, 'notifications', 'one', $1))
+        insert into queue (partner_id, delivery_id, event_id, subscription_id, batched, batch_id, due_at)
+        select $1, lpad(n::text, 32, '0')::uuid, lpad(n::text, 32, '0')::uuid, $1, true, $1, 'infinity' from generate_series(1, $2) n";
+    sqlx::query(held).bind(one).bind(HELD).execute(&database.pool).await.unwrap();
+    let mut drainer = database.pool.acquire().await.unwrap();
+    sqlx::raw_sql("set lock_timeout = '5s'").execute(&mut *drainer).await.unwrap();
+    // Fewer than the batch has: it is cut at the limit, and goes whole all the same.
+    let limit = HELD - 1;
+    for somebodys in 1..=HELD as u128 {
+        let mut somebody = database.pool.begin().await.unwrap();
+        let lock = "select from queue where delivery_id = $1 for update nowait";
+        sqlx::query(lock).bind(Uuid::from_u128(somebodys)).execute(&mut *somebody).await.unwrap();
+        let resumed = queue::resume(&mut drainer, SubscriptionId(one), limit).await.unwrap();
+        assert_eq!(resumed, Resumed { moved: 0, unfinished: true }, "somebody has {somebodys}");
+        let rest = "select from queue where delivery_id <> $1 for update nowait";
+        let rest = sqlx::query(rest).bind(Uuid::from_u128(somebodys));
+        rest.execute(&mut *database.pool.begin().await.unwrap()).await.unwrap();
+    }
+    let resumed = queue::resume(&mut drainer, SubscriptionId(one), limit).await.unwrap();
+    assert_eq!(resumed.moved, HELD);
+    let due = "select count(distinct due_at) from queue where draining and due_at < 'infinity'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(due).fetch_one(&database.pool).await.unwrap(), 1);
 }

@@ -1,7 +1,8 @@
 -- Makes the oldest of what is held for active subscriptions due (for $2 alone, if that is given): up to $1 rows in all, shared among the
 -- subscriptions, and of each no more than leaves $3 of those on their way that were held before. Each is due a microsecond after the one before
--- it, so that they are claimed in their order. Of a batch all rows are made due, or its first could be left behind. Answers with how many that
--- were, and whether there was anything to do, done or not.
+-- it, so that they are claimed in their order. Of a batch all rows are made due, or its first could be left behind: who holds the first of those that
+-- wait for nobody takes the others, and makes them due only if it got them all (as batches/claim.sql does). Nobody is waited for: what somebody
+-- else holds is left for the next time. Answers with how many that were, and whether there was anything to do, done or not.
 with recursive holding as (
     -- From one subscription to the next by the index, whatever the number of their deliveries.
     (select q.subscription_id from queue q
@@ -22,7 +23,8 @@ active as materialized (
             select from queue q where q.subscription_id = s.id and q.draining and q.due_at < 'infinity' limit $3) as few
     ) as on_their_way
 ),
-chosen as materialized (
+-- Not locked here: a batch is locked from its first row on, by whoever comes first.
+oldest as materialized (
     select c.partner_id, c.delivery_id, c.event_id, c.batch_id
     from active a cross join lateral (
         select q.partner_id, q.delivery_id, q.event_id, q.batch_id
@@ -30,19 +32,45 @@ chosen as materialized (
         where q.subscription_id = a.subscription_id and q.due_at = 'infinity' and not q.waits
         order by q.event_id
         limit least($3 - a.on_their_way, greatest($1 / nullif((select count(*) from active where on_their_way < $3), 0), 1))
-        for update skip locked) as c
+    ) as c
     limit $1
 ),
-placed as (
-    select c.*, row_number() over (order by c.event_id, c.delivery_id) as place from chosen c
+placed as materialized (
+    select o.*, row_number() over (order by o.event_id, o.delivery_id) as place from oldest o
+),
+single as materialized (
+    select p.partner_id, p.delivery_id, p.place
+    from placed p cross join lateral (
+        select from queue q
+        where q.partner_id = p.partner_id and q.delivery_id = p.delivery_id and q.due_at = 'infinity' and q.batch_id is null
+        limit 1 for update skip locked) as own
+    where p.batch_id is null
+),
+first as materialized (
+    select b.batch_id, b.place
+    from (select batch_id, min(place) as place from placed where batch_id is not null group by batch_id) as b
+    cross join lateral (
+        select q.partner_id, q.delivery_id from queue q
+        -- Not "where not waits", which would allow for an index of all batches that are due.
+        where q.batch_id = any (array[b.batch_id]) order by q.waits, q.delivery_id limit 1) as f
+    cross join lateral (
+        select from queue q
+        where q.partner_id = f.partner_id and q.delivery_id = f.delivery_id and q.due_at = 'infinity'
+        limit 1 for update skip locked) as own
+),
+together as materialized (
+    select f.batch_id, f.place, m.partner_id, m.delivery_id
+    from first f cross join lateral (
+        select q.partner_id, q.delivery_id from queue q where q.batch_id = any (array[f.batch_id]) for update skip locked) as m
+),
+whole as materialized (
+    select t.batch_id from (select batch_id, count(*) as deliveries from together group by batch_id) as t
+    where t.deliveries = (select count(*) from queue q where q.batch_id = t.batch_id)
 ),
 due as (
-    select p.partner_id, p.delivery_id, p.place from placed p where p.batch_id is null
+    select s.partner_id, s.delivery_id, s.place from single s
     union all
-    select m.partner_id, m.delivery_id, min(p.place)
-    from placed p
-    cross join lateral (select partner_id, delivery_id from queue where batch_id = p.batch_id offset 0) m
-    group by m.partner_id, m.delivery_id
+    select t.partner_id, t.delivery_id, t.place from together t join whole w on w.batch_id = t.batch_id
 ),
 moved as (
     update queue q set due_at = herald_now() + d.place * interval '1 microsecond', draining = true
