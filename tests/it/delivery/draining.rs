@@ -119,7 +119,11 @@ async fn a_held_batch_of_which_somebody_has_a_part_is_neither_waited_for_nor_tor
         assert_eq!(resumed, Resumed { moved: 0, unfinished: true }, "somebody has {somebodys}");
         let rest = "select from queue where delivery_id <> $1 for update nowait";
         let rest = sqlx::query(rest).bind(Uuid::from_u128(somebodys));
-        rest.execute(&mut *database.pool.begin().await.unwrap()).await.unwrap();
+        let mut another = database.pool.begin().await.unwrap();
+        rest.execute(&mut *another).await.unwrap();
+        // Not by dropping them, which lets go of the rows some time later.
+        another.rollback().await.unwrap();
+        somebody.rollback().await.unwrap();
     }
     let resumed = queue::resume(&mut drainer, SubscriptionId(one), limit).await.unwrap();
     assert_eq!(resumed.moved, HELD);
