@@ -4,6 +4,8 @@
 //! What may be what killed its senders is claimed by itself, one at a time: then no other such counts a crash with it, and one that is
 //! innocent soon has an outcome that forgets its crashes.
 //!
+//! What it claims waits in memory, so there is room for so many deliveries, of which large ones take more: their bytes are bounded as well.
+//!
 //! Subscriptions that are set aside (see `backlogs`) are left out; their callbacks' lanes draw what they have room for.
 
 mod mark;
@@ -17,6 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use self::mark::Mark;
 use super::backlogs::{Draw, Drawn, Wishes};
+use super::lanes::SharedRoom;
 use super::recorder::Finished;
 use super::verdict::{ended, millis};
 use super::{Held, Settings, stopped};
@@ -37,6 +40,9 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Between looks for bundles whose leases ran out, at least; and to how many of what is in them a statement gives rows.
 const BUNDLES_EVERY: Duration = Duration::from_millis(500);
 const MEMBERS_MAX: i64 = 1_000;
+/// Room beside that of the rows, which no lane reckons with: so much is free besides whenever there is room for a row, and the row may be the
+/// largest there can be.
+const RESERVE: usize = queue::ROOM_OF_LARGEST - 1;
 
 /// What the claimer has for the dispatcher.
 pub(super) enum Claim {
@@ -79,7 +85,7 @@ impl Claimer {
         results: mpsc::UnboundedSender<Finished>,
         wishes: Wishes,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(settings.in_flight_max * ROOM_PER_POST));
+        let room = Arc::new(Semaphore::new(settings.in_flight_max * ROOM_PER_POST + RESERVE));
         let (mark, alone, marks) = (Mark::default(), Arc::new(Semaphore::new(1)), IdMap::default());
         Self {
             pool,
@@ -98,9 +104,10 @@ impl Claimer {
         }
     }
 
-    /// The room that claimed rows share, and how large it is.
-    pub(super) fn room(&self) -> (Arc<Semaphore>, usize) {
-        (self.room.clone(), self.settings.in_flight_max * ROOM_PER_POST)
+    /// The room that claimed rows share.
+    pub(super) fn room(&self) -> SharedRoom {
+        let size = self.settings.in_flight_max * ROOM_PER_POST;
+        SharedRoom { room: self.room.clone(), size, reserve: RESERVE, of_proven_lanes: true }
     }
 
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
@@ -180,7 +187,7 @@ impl Claimer {
 
     /// Claims once; returns for how long there is nothing to do if that was all.
     async fn claim(&mut self, room: OwnedSemaphorePermit) -> Result<Option<Duration>, Error> {
-        let wanted = room.num_permits();
+        let wanted = room.num_permits() - RESERVE;
         let has_changed = self.wishes.set_aside.has_changed().unwrap_or(false);
         let set_aside = self.wishes.set_aside.borrow_and_update().clone();
         if has_changed {
@@ -188,13 +195,15 @@ impl Claimer {
         }
         // The connection goes back between claims; what follows may wait for room for a long time.
         let mut connection = self.pool.acquire().await?;
-        let reach = Reach { due_from: self.mark.due_from(Instant::now()), set_aside: &set_aside };
+        let room_left = Some(rows(room.num_permits()));
+        let due_from = self.mark.due_from(Instant::now());
+        let reach = Reach { due_from, set_aside: &set_aside, room: room_left };
         let at = store::now(&mut connection).await?;
         let until = Instant::now() + self.settings.lease;
         let (limit, lease_ms) = (rows(wanted), millis(self.settings.lease));
         let taken = queue::claim_within(&mut connection, self.settings.node, limit, lease_ms, reach).await?;
         let sleep = match taken.last() {
-            Some(last) if taken.len() >= wanted => {
+            Some(last) if last.more || taken.len() >= wanted => {
                 self.mark.took_up_to(last.was_due_at);
                 None
             }
@@ -213,7 +222,7 @@ impl Claimer {
 
     /// Claims what lanes have asked for, as much as there is room for; the rest stays asked for.
     async fn draw(&mut self, room: OwnedSemaphorePermit) -> Result<(), Error> {
-        let draws = self.fitting(room.num_permits());
+        let draws = self.fitting(room.num_permits() - RESERVE);
         let now = Instant::now();
         let shares: Vec<Share> = draws
             .iter()
@@ -223,7 +232,9 @@ impl Claimer {
                 Share { subscription: *subscription, up_to: rows(*up_to), due_from }
             })
             .collect();
-        let taken = self.take(&shares).await;
+        let taken = self.take(&shares, room.num_permits()).await;
+        // Who was left something for want of room will ask for it.
+        let more = taken.iter().flat_map(|taken| &taken.rows).any(|row| row.more);
         let mut came: IdMap<SubscriptionId, (i64, DateTime<Utc>)> = IdMap::default();
         for row in taken.iter().flat_map(|taken| &taken.rows) {
             let (count, last) =
@@ -234,9 +245,10 @@ impl Claimer {
         if taken.is_ok() {
             for share in &shares {
                 match came.get(&share.subscription) {
-                    Some((count, last)) if *count >= share.up_to => {
+                    Some((count, last)) if more || *count >= share.up_to => {
                         self.marks.entry(share.subscription).or_default().took_up_to(*last);
                     }
+                    None if more => {}
                     _ => {
                         self.marks.remove(&share.subscription);
                         drained.push(share.subscription);
@@ -261,11 +273,12 @@ impl Claimer {
         failed
     }
 
-    async fn take(&self, shares: &[Share]) -> Result<Taken, Error> {
+    async fn take(&self, shares: &[Share], room: usize) -> Result<Taken, Error> {
         let mut connection = self.pool.acquire().await?;
         let until = Instant::now() + self.settings.lease;
         let lease_ms = millis(self.settings.lease);
-        let rows = queue::draw(&mut connection, self.settings.node, lease_ms, shares).await?;
+        let rows =
+            queue::draw(&mut connection, self.settings.node, lease_ms, shares, Some(rows(room))).await?;
         Ok(Taken { rows, until })
     }
 
@@ -298,9 +311,10 @@ impl Claimer {
     /// all. `None` when it is time to stop.
     async fn take_room(&self, stop: &watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         let mut stop = stop.clone();
+        let first = u32::try_from(RESERVE + 1).ok()?;
         let mut room = tokio::select! {
             () = stopped(&mut stop) => return None,
-            room = self.room.clone().acquire_owned() => room.ok()?,
+            room = self.room.clone().acquire_many_owned(first) => room.ok()?,
         };
         let more = u32::try_from((self.room.available_permits() / 2).min(BATCH_MAX - 1)).ok()?;
         if let Ok(more) = self.room.clone().try_acquire_many_owned(more) {
@@ -311,7 +325,8 @@ impl Claimer {
 
     fn pass_on(&self, taken: Taken, mut room: OwnedSemaphorePermit) {
         for row in taken.rows {
-            let Some(share) = room.split(1) else { return };
+            // All of it fits, unless it is the first alone.
+            let Some(share) = room.split(row.room().min(room.num_permits())) else { return };
             self.pass_on_one(row, taken.until, share, None);
         }
     }

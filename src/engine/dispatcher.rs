@@ -185,7 +185,7 @@ impl Dispatcher {
         let now = Instant::now();
         for callback in callbacks {
             let Some(capacity) = self.backlogs.capacity(callback) else { continue };
-            let capacity = capacity.min(self.lanes.capacity(callback, &self.claims_room, 1));
+            let capacity = capacity.min(self.lanes.capacity_for_more(callback, &self.claims_room));
             let parked = self.lanes.parked(callback);
             let wanted = match self.traffic.standing(callback, now) {
                 Standing::Shut => 0,

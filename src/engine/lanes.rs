@@ -40,6 +40,8 @@ struct Lane {
     /// How many posts of all lanes had landed when the last of this one did, or when it was made.
     landed_at: u64,
     parked: VecDeque<Held>,
+    /// What the last lease that came took of its room.
+    size: usize,
     /// Whether its last post arrived.
     proven: bool,
     /// Whether the lane stands in the line of those that could start one.
@@ -62,6 +64,8 @@ impl Room {
 pub struct SharedRoom {
     pub room: Arc<Semaphore>,
     pub size: usize,
+    /// Of what is free, so much is not for lanes to reckon with.
+    pub reserve: usize,
     /// Whether a lane's last post must have arrived. Else lanes that turn out to hang could take all of the room before anybody knows.
     pub of_proven_lanes: bool,
 }
@@ -127,6 +131,7 @@ impl Lanes {
         let capacity = self.capacity(callback, held.room.semaphore(), held.room.num_permits());
         let landed_at = self.landings;
         let lane = self.lanes.entry(callback).or_insert_with(|| Lane { landed_at, ..Lane::default() });
+        lane.size = held.room.num_permits();
         match held.lease.probe || held.alone.is_some() {
             true => lane.parked.push_front(held),
             false if lane.parked.len() >= capacity => return Some(held),
@@ -158,9 +163,18 @@ impl Lanes {
     }
 
     /// How many leases may wait in a lane that are of this room and take so much of it.
-    pub fn capacity(&self, callback: CallbackId, room: &Arc<Semaphore>, size: usize) -> usize {
+    fn capacity(&self, callback: CallbackId, room: &Arc<Semaphore>, size: usize) -> usize {
         let share = if self.moves(callback) { self.share(callback, room, size) } else { 0 };
-        room.available_permits().max(share).max(self.paces.widest()).min(PARKED_MAX)
+        let reserve =
+            self.shared.iter().find(|shared| Arc::ptr_eq(&shared.room, room)).map_or(0, |of| of.reserve);
+        let free = room.available_permits().saturating_sub(reserve) / size.max(1);
+        free.max(share).max(self.paces.widest()).min(PARKED_MAX)
+    }
+
+    /// How many leases of this room may wait in a lane, if they take as much of it as the last one that came.
+    pub fn capacity_for_more(&self, callback: CallbackId, room: &Arc<Semaphore>) -> usize {
+        let size = self.lanes.get(&callback).map_or(1, |lane| lane.size);
+        self.capacity(callback, room, size)
     }
 
     /// How many leases wait in a lane.

@@ -151,12 +151,17 @@ impl Engine {
             claims,
             results.clone(),
         );
-        let (claims_room, claims_room_max) = claimer.room();
+        let claims_room = claimer.room().room;
         let lanes = lanes::Lanes::new(settings.in_flight_max, settings.callback_in_flight_max)
             // What finds no room here is left to the database.
-            .sharing(SharedRoom { room: intake.room, size: intake.room_max, of_proven_lanes: false })
+            .sharing(SharedRoom {
+                room: intake.room,
+                size: intake.room_max,
+                reserve: 0,
+                of_proven_lanes: false,
+            })
             // What is left there comes back by claims, which must have room.
-            .sharing(SharedRoom { room: claims_room.clone(), size: claims_room_max, of_proven_lanes: true });
+            .sharing(claimer.room());
         let dispatcher = dispatcher::Dispatcher::new(
             &settings,
             targets(),

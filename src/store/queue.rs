@@ -11,7 +11,10 @@ use crate::domain::Error;
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 
 pub use books::Books;
-pub use claim::{Claimed, Reach, Share, claim, claim_suspect, claim_within, draw, next_due_ms};
+pub use claim::{
+    BYTES_PER_ROOM, Claimed, ROOM_OF_LARGEST, Reach, Share, claim, claim_suspect, claim_within, draw,
+    next_due_ms, room_for,
+};
 pub use finish::{Done, Ending, Finish, Record, finish, plan_finish};
 
 /// Gives back every lease of this node at once: the last act of a graceful stop. Rows are locked in the order of their keys.

@@ -265,7 +265,8 @@ impl World<'_> {
         let drawable = self.model.drawable(subscription);
         let share =
             Share { subscription: self.subscriptions[subscription], up_to: limit as i64, due_from: None };
-        let rows = queue::draw(self.db, self.nodes[node], LEASE_STEPS * STEP_MS, &[share]).await.unwrap();
+        let rows =
+            queue::draw(self.db, self.nodes[node], LEASE_STEPS * STEP_MS, &[share], None).await.unwrap();
         assert_eq!(rows.len(), limit.min(drawable.len()));
         self.claimed(node, rows, &drawable);
     }

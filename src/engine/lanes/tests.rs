@@ -99,10 +99,31 @@ fn rule_20_lanes_that_do_not_move_leave_room_for_others() {
 }
 
 #[test]
+fn rule_20_lanes_reckon_with_what_large_leases_take_and_not_with_the_reserve() {
+    let room = Arc::new(Semaphore::new(64 + 8));
+    let shared = SharedRoom { room: room.clone(), size: 64, reserve: 8, of_proven_lanes: true };
+    let (mut lanes, dead) = (Lanes::new(1, 1).sharing(shared), CallbackId::new());
+    let large = || {
+        let mut held = held_in(&room);
+        held.room.merge(room.clone().try_acquire_many_owned(7).unwrap());
+        held
+    };
+    let refused = std::iter::from_fn(|| Some(lanes.park(dead, large()))).position(|it| it.is_some());
+    assert_eq!(refused, Some(4), "half of it");
+    assert_eq!(lanes.capacity_for_more(dead, &room), 4);
+    assert_eq!(lanes.capacity_for_more(CallbackId::new(), &room), 32);
+}
+
+#[test]
 fn lanes_that_share_a_room_are_not_full_because_all_of_it_is_in_use() {
     let room = Arc::new(Semaphore::new(16));
     let (mut lanes, callbacks) = (
-        Lanes::new(1, 1).sharing(SharedRoom { room: room.clone(), size: 16, of_proven_lanes: false }),
+        Lanes::new(1, 1).sharing(SharedRoom {
+            room: room.clone(),
+            size: 16,
+            reserve: 0,
+            of_proven_lanes: false,
+        }),
         [(); 4].map(|()| CallbackId::new()),
     );
     let fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
@@ -119,8 +140,12 @@ fn lanes_that_share_a_room_are_not_full_because_all_of_it_is_in_use() {
 #[test]
 fn rule_20_a_lane_that_does_not_move_with_the_others_has_no_share() {
     let room = Arc::new(Semaphore::new(16));
-    let mut lanes =
-        Lanes::new(2, 1).sharing(SharedRoom { room: room.clone(), size: 16, of_proven_lanes: false });
+    let mut lanes = Lanes::new(2, 1).sharing(SharedRoom {
+        room: room.clone(),
+        size: 16,
+        reserve: 0,
+        of_proven_lanes: false,
+    });
     let (slow, quick) = (CallbackId::new(), CallbackId::new());
     let mut fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
     let mut park = |lanes: &mut Lanes, callback| lanes.park(callback, fresh.pop().unwrap()).is_none();
@@ -139,7 +164,7 @@ fn rule_20_a_lane_that_does_not_move_with_the_others_has_no_share() {
 #[test]
 fn rule_20_lanes_of_which_nobody_knows_yet_that_they_hang_leave_room_for_others() {
     let room = Arc::new(Semaphore::new(64));
-    let shared = SharedRoom { room: room.clone(), size: 64, of_proven_lanes: true };
+    let shared = SharedRoom { room: room.clone(), size: 64, reserve: 0, of_proven_lanes: true };
     let (mut lanes, hanging) = (Lanes::new(2, 1).sharing(shared), [CallbackId::new(), CallbackId::new()]);
     let fill = |lanes: &mut Lanes| {
         for callback in hanging.iter().cycle().take(200) {

@@ -8,6 +8,21 @@ use crate::domain::Error;
 use crate::domain::id::{NodeId, SubscriptionId};
 use crate::domain::row_hint::RowHint;
 
+/// What claimed deliveries take of a room in memory, so that both their number and the bytes that they keep there are bounded: each takes one,
+/// and one more for every so many bytes of its event.
+pub const BYTES_PER_ROOM: i32 = 8 * 1024;
+
+/// Bytes of an event's data at most, as its table has it.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// The room that a delivery takes whose event is the largest there can be.
+pub const ROOM_OF_LARGEST: usize = 1 + EVENT_BYTES_MAX / BYTES_PER_ROOM as usize;
+
+/// The room that a delivery of an event with a payload of this many bytes takes.
+pub fn room_for(payload_bytes: usize) -> usize {
+    1 + payload_bytes / BYTES_PER_ROOM as usize
+}
+
 /// A row claimed from the queue. Its event is missing when its day has left the retention window.
 #[derive(sqlx::FromRow)]
 pub struct Claimed {
@@ -27,6 +42,15 @@ pub struct Claimed {
     pub source: Option<String>,
     pub payload: Option<Vec<u8>>,
     pub occurred_at: Option<DateTime<Utc>>,
+    /// Whether more was there that did not fit into the room.
+    pub more: bool,
+}
+
+impl Claimed {
+    /// What it takes of the room.
+    pub fn room(&self) -> usize {
+        room_for(self.payload.as_ref().map_or(0, Vec::len))
+    }
 }
 
 /// Where a claim looks.
@@ -36,6 +60,8 @@ pub struct Reach<'a> {
     pub due_from: Option<DateTime<Utc>>,
     /// These are not to be claimed for, but for their test pings and for leases that ran out.
     pub set_aside: &'a [SubscriptionId],
+    /// No more than fits into so much room is claimed, but one in any case; `None`: any number.
+    pub room: Option<i64>,
 }
 
 /// Leases up to `limit` due rows to this node for `lease_ms`, wherever they are, but for those that are claimed by themselves.
@@ -62,6 +88,8 @@ pub async fn claim_within(
         .bind(lease_ms as f64)
         .bind(reach.due_from)
         .bind(uuids(reach.set_aside))
+        .bind(reach.room)
+        .bind(BYTES_PER_ROOM)
         .fetch_all(db)
         .await?;
     Ok(rows)
@@ -90,12 +118,13 @@ pub struct Share {
     pub due_from: Option<DateTime<Utc>>,
 }
 
-/// Leases due rows of these subscriptions to this node for `lease_ms`, oldest first.
+/// Leases due rows of these subscriptions to this node for `lease_ms`, oldest first: as many as fit into `room`, if that is given.
 pub async fn draw(
     db: &mut PgConnection,
     owner: NodeId,
     lease_ms: i64,
     shares: &[Share],
+    room: Option<i64>,
 ) -> Result<Vec<Claimed>, Error> {
     let rows = sqlx::query_as(include_str!("../queries/queue/draw.sql"))
         .bind(owner.0)
@@ -103,6 +132,8 @@ pub async fn draw(
         .bind(shares.iter().map(|share| share.subscription.0).collect::<Vec<_>>())
         .bind(shares.iter().map(|share| share.up_to).collect::<Vec<_>>())
         .bind(shares.iter().map(|share| share.due_from).collect::<Vec<_>>())
+        .bind(room)
+        .bind(BYTES_PER_ROOM)
         .fetch_all(db)
         .await?;
     Ok(rows)

@@ -120,6 +120,8 @@ async fn pages_read(db: &mut PgConnection, reach: Reach<'_>) -> i64 {
         .bind(30_000_f64)
         .bind(reach.due_from)
         .bind(reach.set_aside.iter().map(|id| id.0).collect::<Vec<_>>())
+        .bind(reach.room)
+        .bind(queue::BYTES_PER_ROOM)
         .fetch_one(&mut *db)
         .await
         .unwrap();
@@ -139,17 +141,19 @@ async fn rule_25_a_pinned_snapshot_makes_no_claim_wade_through_what_was_claimed_
 
     let (node, mut last) = (NodeId::new(), None);
     for _ in 0..19 {
-        let reach = Reach { due_from: last, set_aside: &[] };
+        let reach = Reach { due_from: last, set_aside: &[], room: None };
         let rows = queue::claim_within(db, node, 1_000, 30_000, reach).await.unwrap();
         assert_eq!(rows.len(), 1_000);
         last = rows.last().map(|row| row.was_due_at);
     }
     sqlx::query("delete from queue where lease_owner = $1").bind(node.0).execute(&mut *db).await.unwrap();
     sqlx::raw_sql("vacuum queue").execute(&mut *db).await.unwrap();
-    let from_mark = pages_read(db, Reach { due_from: last, set_aside: &[] }).await;
+    let from_mark = pages_read(db, Reach { due_from: last, set_aside: &[], room: None }).await;
     let from_the_start = pages_read(db, Reach::default()).await;
     assert!(from_the_start > from_mark + 10_000, "nothing is in the way: {from_the_start}, {from_mark}");
-    let rows = queue::claim_within(db, node, 1_000, 30_000, Reach { due_from: last, set_aside: &[] }).await;
+    let rows =
+        queue::claim_within(db, node, 1_000, 30_000, Reach { due_from: last, set_aside: &[], room: None })
+            .await;
     assert_eq!(rows.unwrap().len(), 1_000, "and nothing is left out");
 }
 
@@ -159,13 +163,13 @@ async fn what_is_set_aside_is_left_to_draws_which_take_the_oldest_of_each() {
     let db = &mut *database.pool.acquire().await.unwrap();
     let [even, odd] = fill(db, 100).await;
     let node = NodeId::new();
-    let reach = Reach { due_from: None, set_aside: &[even] };
+    let reach = Reach { due_from: None, set_aside: &[even], room: None };
     let taken = queue::claim_within(db, node, 30, 30_000, reach).await.unwrap();
     assert_eq!(taken.len(), 30);
     assert!(taken.iter().all(|row| row.subscription_id == odd.0));
 
     let share = |subscription, up_to| Share { subscription, up_to, due_from: None };
-    let drawn = queue::draw(db, node, 30_000, &[share(even, 5), share(odd, 7)]).await.unwrap();
+    let drawn = queue::draw(db, node, 30_000, &[share(even, 5), share(odd, 7)], None).await.unwrap();
     let of = |id: SubscriptionId| drawn.iter().filter(|row| row.subscription_id == id.0).collect::<Vec<_>>();
     assert_eq!((of(even).len(), of(odd).len()), (5, 7));
     assert!(drawn.is_sorted_by_key(|row| row.was_due_at));
@@ -177,16 +181,16 @@ async fn what_is_set_aside_is_left_to_draws_which_take_the_oldest_of_each() {
     .fetch_all(&mut *db)
     .await
     .unwrap();
-    let next = queue::draw(db, node, 30_000, &[share(even, 1)]).await.unwrap();
+    let next = queue::draw(db, node, 30_000, &[share(even, 1)], None).await.unwrap();
     assert_eq!(next.iter().map(|row| row.delivery_id).collect::<Vec<_>>(), left);
     let due = next[0].was_due_at;
     let later = Share { due_from: Some(due + chrono::TimeDelta::milliseconds(10)), ..share(even, 1) };
-    let later = queue::draw(db, node, 30_000, &[later]).await.unwrap();
+    let later = queue::draw(db, node, 30_000, &[later], None).await.unwrap();
     assert_eq!(later[0].was_due_at, due + chrono::TimeDelta::milliseconds(10));
 
     // A lease that ran out is nobody's to set aside: its crash has to be counted.
     database.advance(chrono::TimeDelta::seconds(31)).await;
-    let reach = Reach { due_from: None, set_aside: &[even, odd] };
+    let reach = Reach { due_from: None, set_aside: &[even, odd], room: None };
     let again = queue::claim_within(db, node, 1_000, 30_000, reach).await.unwrap();
     assert_eq!(again.len(), taken.len() + drawn.len() + 2);
     assert!(again.iter().all(|row| row.crashes == 1));

@@ -86,7 +86,8 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
 
     // All of them are planned now.
     let drawn = |subscription| [Share { subscription, up_to: TAKEN, due_from: None }];
-    let nothing = queue::draw(&mut in_order, node, LEASE_MS, &drawn(SubscriptionId::new())).await.unwrap();
+    let nothing =
+        queue::draw(&mut in_order, node, LEASE_MS, &drawn(SubscriptionId::new()), None).await.unwrap();
     assert!(nothing.is_empty());
     assert!(queue::claim(&mut in_order, node, TAKEN, LEASE_MS).await.unwrap().is_empty());
     assert!(queue::claim_suspect(&mut in_order, node, LEASE_MS).await.unwrap().is_none());
@@ -104,7 +105,7 @@ async fn statements_that_were_planned_while_the_queue_was_empty_read_what_they_t
     let many = fill(&mut connection, ROWS).await;
     sqlx::raw_sql("begin").execute(&mut *in_order).await.unwrap();
     let mut rows = queue::claim(&mut in_order, node, TAKEN, LEASE_MS).await.unwrap();
-    rows.extend(queue::draw(&mut in_order, node, LEASE_MS, &drawn(many)).await.unwrap());
+    rows.extend(queue::draw(&mut in_order, node, LEASE_MS, &drawn(many), None).await.unwrap());
     assert!(queue::claim_suspect(&mut in_order, node, LEASE_MS).await.unwrap().is_none());
     assert_eq!(rows.len() as i64, 2 * TAKEN);
     assert_read_little(&mut in_order, "queue", 8, 30).await;
@@ -149,7 +150,7 @@ async fn claims_read_the_events_of_what_they_take_and_not_the_history() {
     sqlx::raw_sql("begin").execute(&mut *in_order).await.unwrap();
     let mut taken = queue::claim(&mut in_order, NodeId::new(), TAKEN, LEASE_MS).await.unwrap();
     let share = Share { subscription, up_to: TAKEN, due_from: None };
-    taken.extend(queue::draw(&mut in_order, NodeId::new(), LEASE_MS, &[share]).await.unwrap());
+    taken.extend(queue::draw(&mut in_order, NodeId::new(), LEASE_MS, &[share], None).await.unwrap());
     taken.extend(queue::claim_suspect(&mut in_order, NodeId::new(), LEASE_MS).await.unwrap());
     assert_eq!(taken.len() as i64, 2 * TAKEN);
     assert!(taken.iter().all(|claimed| claimed.r#type.is_some()), "each with its event");
@@ -240,7 +241,7 @@ async fn a_row_that_changes_while_it_is_claimed_is_claimed_all_the_same() {
         let share = Share { subscription, up_to: TAKEN, due_from: None };
         let claimed = match draws {
             false => queue::claim(&mut connection, node, TAKEN, LEASE_MS).await,
-            true => queue::draw(&mut connection, node, LEASE_MS, &[share]).await,
+            true => queue::draw(&mut connection, node, LEASE_MS, &[share], None).await,
         };
         claimed.unwrap().len() as i64
     };

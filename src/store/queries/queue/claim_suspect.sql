@@ -21,7 +21,7 @@ claimed as (
               d.due_at as was_due_at, q.ctid as row_at
 )
 select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at, c.row_at,
-       e.type, e.source, e.payload, e.occurred_at
+       e.type, e.source, e.payload, e.occurred_at, false as more
 from claimed c
 -- One by one: a plan that is kept expects thousands of rows here, and would read all events to find these few.
 left join lateral (select type, source, payload, occurred_at from events where id = c.event_id limit 1) e on true

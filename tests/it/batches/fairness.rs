@@ -1,0 +1,95 @@
+//! Callbacks that take batches and hang delay none of the others (SECURITY rule 20), and what is held for them in memory is bounded.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use herald::config::RawConfig;
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+
+use super::subscriber::{Subscriber, subscribe};
+use crate::support::app::{App, settings};
+use crate::support::cluster::{self, TestDatabase};
+use crate::support::receiver::{Call, Receiver, Reply, gate};
+
+/// What is due is due from the beginning, and hangs for longer than the test takes.
+fn hanging() -> RawConfig {
+    RawConfig {
+        batch_linger_ms: Some("0".to_owned()),
+        delivery_timeout_ms: Some("50000".to_owned()),
+        lease_ms: Some("120000".to_owned()),
+        ..settings()
+    }
+}
+
+/// A database with what servers make when they start.
+async fn ready() -> TestDatabase {
+    let database = cluster::database().await;
+    App::start(&database, settings()).await.stop().await;
+    database
+}
+
+/// Puts so many deliveries into the queue that are due in this order, each with an event of so many bytes and a little more.
+async fn fill(pool: &PgPool, subscriber: &Subscriber, batched: bool, count: i32, bytes: i32) {
+    let rows = "with events as (
+            insert into events (id, partner_id, type, source, payload, occurred_at, matched)
+            select herald_uuid7_beside(herald_uuid7_floor(herald_now())), s.partner_id, $2, '/', convert_to(
+                       json_build_object('of', $2, 'key', '', 'number', n, 'filling', repeat('x', $4))::text, 'UTF8'), herald_now(), 1
+            from subscriptions s, generate_series(0, $3 - 1) n where s.id = $1 returning id, partner_id)
+        insert into queue (partner_id, delivery_id, event_id, subscription_id, batched, due_at)
+        select partner_id, herald_uuid7_beside(id), id, $1, $5, herald_now() from events";
+    let rows = sqlx::query(rows).bind(subscriber.id.0).bind(&subscriber.event_type).bind(count).bind(bytes);
+    rows.bind(batched).execute(pool).await.unwrap();
+}
+
+struct Gated {
+    receiver: Receiver,
+    gate: Arc<Semaphore>,
+    subscriber: Subscriber,
+}
+
+/// A callback that hangs until its gate is opened.
+async fn hang(database: &TestDatabase, number: usize, batch_size: i32) -> Gated {
+    let (receiver, gate) = (Receiver::start().await, gate());
+    receiver.always(Reply::Gate(gate.clone(), 204));
+    let event_type = format!("order.hangs.{number}");
+    let subscriber = subscribe(&database.pool, &event_type, &receiver.url, batch_size).await;
+    Gated { receiver, gate, subscriber }
+}
+
+/// Of events of 250 KiB, those that are leased: in memory, or on their way there.
+async fn held_mib(pool: &PgPool) -> i64 {
+    let leased = "select count(*) from queue where lease_owner is not null";
+    sqlx::query_scalar::<_, i64>(leased).fetch_one(pool).await.unwrap() / 4
+}
+
+#[tokio::test]
+async fn rule_20_large_events_that_are_claimed_are_held_in_memory_within_a_bound_of_bytes() {
+    let database = ready().await;
+    let mut gated = Vec::new();
+    for number in 0..6 {
+        gated.push(hang(&database, number, 1).await);
+    }
+    // In turns, so that none is due before all of another.
+    for _ in 0..6 {
+        for hanging in &gated {
+            fill(&database.pool, &hanging.subscriber, false, 5, 250 * 1024).await;
+        }
+    }
+    let _app = App::start(&database, hanging()).await;
+    for hanging in &gated {
+        hanging.receiver.wait_for(1).await;
+        let held = held_mib(&database.pool).await;
+        assert!(held <= 20, "{held} MiB");
+    }
+    // And nothing is forgotten because there was no room for it.
+    for hanging in &gated {
+        hanging.gate.add_permits(1_000);
+    }
+    for hanging in &gated {
+        let distinct = |calls: &[Call]| {
+            calls.iter().map(|call| call.header("webhook-id")).collect::<BTreeSet<_>>().len()
+        };
+        hanging.receiver.wait_until("all of them", |calls| distinct(calls) == 30).await;
+    }
+}
