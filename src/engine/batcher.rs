@@ -2,8 +2,11 @@
 //! oldest in it has lingered. What is in a batch stays in it: its rows carry the batch's id before anything is sent, and from then on they
 //! are only ever leased together.
 //!
-//! Of each subscription a few batches may be out at a time, waiting in memory or under way; what is beyond that waits in the database, where
-//! it can still be gathered into fuller ones.
+//! Of each callback a few batches may be out at a time, waiting in memory or under way; what is beyond that waits in the database, where
+//! it can still be gathered into fuller ones. The room in memory is bounded in deliveries and in bytes. Once half of it is taken, the rest is for
+//! callbacks that have nothing out: those that hang keep what they have, and others still get theirs.
+//!
+//! A batch that may be what killed its senders is claimed by itself, while nothing else is sent alone, be it a batch or not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,22 +17,22 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::claimer::Claim;
 use super::recorder::Finished;
-use super::verdict::ended;
+use super::verdict::{ended, millis};
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;
 use crate::domain::delivery::{Batch, DeliveryState, Lease, Member, Whereabouts};
 use crate::domain::event::Event;
-use crate::domain::id::{BatchId, DeliveryId, EventId, PartnerId, SubscriptionId};
+use crate::domain::id::{BatchId, CallbackId, DeliveryId, EventId, PartnerId, SubscriptionId};
 use crate::domain::row_hint::RowHint;
 use crate::hub::SetAside;
 use crate::store::batches::{self, Claimed, Terms};
 use crate::store::queue::Ending;
 
-/// The largest batch that a callback may ask for [published].
-const SIZE_MAX: usize = 200;
-/// Deliveries in memory at most. There is always room for a batch before one is asked for.
-const ROOM: usize = 20 * SIZE_MAX;
+/// Deliveries in memory at most, or fewer of large events ([`crate::store::queue::room_for`]). There is always room for the largest batch before one is asked for.
+const ROOM: usize = 40 * batches::SIZE_MAX;
+/// While more than this is free, each callback may have as much out as may be under way to it at a time.
+const KEPT: usize = ROOM / 2;
 /// The longest sleep.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The shortest. What is due and cannot be had is in somebody else's hands at this moment.
@@ -40,6 +43,8 @@ pub struct Batcher {
     settings: Settings,
     bell: Arc<Notify>,
     room: Arc<Semaphore>,
+    /// For the one that is sent alone, which may be the claimer's.
+    alone: Arc<Semaphore>,
     out: Out,
     /// Subscriptions whose callbacks take nothing at present, see `backlogs`.
     set_aside: watch::Receiver<SetAside>,
@@ -52,12 +57,14 @@ impl Batcher {
         pool: PgPool,
         settings: Settings,
         bell: Arc<Notify>,
+        alone: Arc<Semaphore>,
         set_aside: watch::Receiver<SetAside>,
         claims: mpsc::UnboundedSender<Claim>,
         results: mpsc::UnboundedSender<Finished>,
     ) -> Self {
-        let out = Out { bell: bell.clone(), by_subscription: Arc::default() };
-        Self { pool, settings, bell, room: Arc::new(Semaphore::new(ROOM)), out, set_aside, claims, results }
+        let out = Out { bell: bell.clone(), by_callback: Arc::default() };
+        let room = Arc::new(Semaphore::new(ROOM));
+        Self { pool, settings, bell, room, alone, out, set_aside, claims, results }
     }
 
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
@@ -81,17 +88,22 @@ impl Batcher {
     /// Until there is nothing to gather and nothing due; returns for how long.
     async fn gather_all(&mut self, stop: &watch::Receiver<bool>) -> Result<Duration, Error> {
         let linger_ms = i64::try_from(self.settings.batch_linger.as_millis()).map_err(Error::internal)?;
+        self.claim_suspect().await?;
         loop {
-            let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
-            let mut except = self.out.full(self.settings.callback_in_flight_max);
-            except.extend_from_slice(&self.set_aside.borrow_and_update());
+            let Some(Room { room, each_max }) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
+            let except = Except {
+                callbacks: self.out.full(each_max),
+                subscriptions: self.set_aside.borrow_and_update().clone(),
+            };
             // The connection goes back between rounds; what follows may wait for room for a long time.
             let mut connection = self.pool.acquire().await?;
             let until = Instant::now() + self.settings.lease;
-            let claimed = self.round(&mut connection, &except, linger_ms, room.num_permits()).await?;
+            let round = Round { except: &except, each_max, linger_ms, room: room.num_permits() };
+            let claimed = self.round(&mut connection, round).await?;
             if claimed.is_empty() {
                 drop(room);
-                let next = batches::next_due_ms(&mut connection, linger_ms, &except).await?;
+                let Except { subscriptions, callbacks } = &except;
+                let next = batches::next_due_ms(&mut connection, linger_ms, subscriptions, callbacks).await?;
                 let next = next
                     .map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
                 return Ok(next.clamp(POLL_AT_MOST_EVERY, POLL_EVERY));
@@ -101,70 +113,122 @@ impl Batcher {
         }
     }
 
+    /// Claims a batch that is sent alone, unless something is under way that is.
+    async fn claim_suspect(&self) -> Result<(), Error> {
+        let Ok(alone) = self.alone.clone().try_acquire_owned() else { return Ok(()) };
+        let one = u32::try_from(batches::ROOM_MAX).map_err(Error::internal)?;
+        let Ok(mut room) = self.room.clone().try_acquire_many_owned(one) else { return Ok(()) };
+        let mut connection = self.pool.acquire().await?;
+        let until = Instant::now() + self.settings.lease;
+        let lease_ms = millis(self.settings.lease);
+        let claimed = batches::claim_suspect(&mut connection, self.settings.node, lease_ms).await?;
+        drop(connection);
+        if let Some(batch) = claimed {
+            self.pass_on_one(batch, until, &mut room, Some(alone));
+        }
+        Ok(())
+    }
+
     /// First what is due again, then what is new; each as far as there is room.
-    async fn round(
-        &self,
-        db: &mut PgConnection,
-        except: &[SubscriptionId],
-        linger_ms: i64,
-        room: usize,
-    ) -> Result<Vec<Vec<Claimed>>, Error> {
-        let terms = |room: usize| -> Result<Terms<'_>, Error> {
-            Ok(Terms {
-                owner: self.settings.node,
-                lease_ms: i64::try_from(self.settings.lease.as_millis()).map_err(Error::internal)?,
-                deliveries_max: i64::try_from(room).map_err(Error::internal)?,
-                except,
-            })
+    async fn round(&self, db: &mut PgConnection, round: Round<'_>) -> Result<Vec<Vec<Claimed>>, Error> {
+        let Round { except, each_max, linger_ms, room } = round;
+        let mut terms = Terms {
+            owner: self.settings.node,
+            lease_ms: millis(self.settings.lease),
+            room: i64::try_from(room).map_err(Error::internal)?,
+            each_max: i32::try_from(each_max).unwrap_or(i32::MAX).min(EACH_MAX),
+            except: &except.subscriptions,
+            except_of: &except.callbacks,
         };
-        let mut claimed = batches::claim(db, &terms(room)?).await?;
-        let left = room - claimed.iter().map(Vec::len).sum::<usize>();
-        if left >= SIZE_MAX {
-            let each_max =
-                i32::try_from(self.settings.callback_in_flight_max).unwrap_or(i32::MAX).min(EACH_MAX);
-            claimed.extend(batches::form(db, &terms(left)?, linger_ms, each_max).await?);
+        let mut claimed = batches::claim(db, &terms).await?;
+        let taken: usize = claimed.iter().flatten().map(Claimed::room).sum();
+        let left = room.saturating_sub(taken);
+        if left >= batches::ROOM_MAX {
+            // Whoever got some of theirs again gets no more in the same round.
+            let mut except_of = except.callbacks.clone();
+            except_of.extend(claimed.iter().flatten().filter_map(|row| row.callback_id).map(CallbackId));
+            except_of.dedup();
+            terms.room = i64::try_from(left).map_err(Error::internal)?;
+            terms.except_of = &except_of;
+            claimed.extend(batches::form(db, &terms, linger_ms).await?);
         }
         Ok(claimed)
     }
 
-    /// Room for at least one batch, and for as many as there is room for. `None` when it is time to stop.
-    async fn take_room(&self, stop: &watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+    /// Room for at least one batch, and for as many as there is room for; and of each callback no more than how many may be out. `None` when it is
+    /// time to stop.
+    async fn take_room(&self, stop: &watch::Receiver<bool>) -> Option<Room> {
         let mut stop = stop.clone();
-        let one = u32::try_from(SIZE_MAX).ok()?;
+        let one = u32::try_from(batches::ROOM_MAX).ok()?;
         let mut room = tokio::select! {
             () = stopped(&mut stop) => return None,
             room = self.room.clone().acquire_many_owned(one) => room.ok()?,
         };
-        let more = u32::try_from(self.room.available_permits()).ok()?;
-        if let Ok(more) = self.room.clone().try_acquire_many_owned(more) {
+        let free = self.room.available_permits();
+        let (more, each_max) = match free.checked_sub(KEPT) {
+            Some(more) => (more, self.settings.callback_in_flight_max),
+            None => (free, 1),
+        };
+        if let Ok(more) = self.room.clone().try_acquire_many_owned(u32::try_from(more).ok()?) {
             room.merge(more);
         }
-        Some(room)
+        Some(Room { room, each_max })
     }
 
     fn pass_on(&self, claimed: Vec<Vec<Claimed>>, until: Instant, mut room: OwnedSemaphorePermit) {
         for batch in claimed {
-            let (here, gone): (Vec<_>, Vec<_>) = batch.into_iter().partition(|row| row.payload.is_some());
-            for row in gone {
-                let Some(share) = room.split(1) else { return };
-                let held = Held { lease: lease(row, until), room: share, place: None, alone: None };
-                let expired = ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired);
-                let _stopped = self.results.send(expired);
-            }
-            let Some((lease, size)) = together(here, until) else { continue };
-            let Some(share) = room.split(size) else { return };
-            let place = Some(self.out.one_more(lease.subscription));
-            let _stopped = self.claims.send(Claim::Lease(Held { lease, room: share, place, alone: None }));
+            self.pass_on_one(batch, until, &mut room, None);
         }
+    }
+
+    fn pass_on_one(
+        &self,
+        batch: Vec<Claimed>,
+        until: Instant,
+        room: &mut OwnedSemaphorePermit,
+        alone: Option<OwnedSemaphorePermit>,
+    ) {
+        let callback = batch.iter().find_map(|row| row.callback_id).map(CallbackId);
+        let (here, gone): (Vec<_>, Vec<_>) = batch.into_iter().partition(|row| row.payload.is_some());
+        for row in gone {
+            let Some(share) = room.split(1) else { return };
+            let held = Held { lease: lease(row, until), room: share, place: None, alone: None };
+            let expired = ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired);
+            let _stopped = self.results.send(expired);
+        }
+        let size: usize = here.iter().map(Claimed::room).sum();
+        let Some(lease) = together(here, until) else { return };
+        let Some(share) = room.split(size.min(room.num_permits())) else { return };
+        let place = callback.map(|callback| self.out.one_more(callback));
+        let _stopped = self.claims.send(Claim::Lease(Held { lease, room: share, place, alone }));
     }
 }
 
-/// Batches of one subscription that are formed in one round at most.
+/// Room for what a round takes.
+struct Room {
+    room: OwnedSemaphorePermit,
+    /// How many batches each callback may have out.
+    each_max: usize,
+}
+
+/// Whose batches a round leaves alone.
+struct Except {
+    callbacks: Vec<CallbackId>,
+    subscriptions: SetAside,
+}
+
+struct Round<'a> {
+    except: &'a Except,
+    each_max: usize,
+    linger_ms: i64,
+    room: usize,
+}
+
+/// Batches of one callback that a round takes at most.
 const EACH_MAX: i32 = 8;
 
-/// The lease of a batch, and how many deliveries are in it; `None` when there are none.
-fn together(rows: Vec<Claimed>, until: Instant) -> Option<(Lease, usize)> {
-    let size = rows.len();
+/// The lease of a batch; `None` when nothing is in it.
+fn together(rows: Vec<Claimed>, until: Instant) -> Option<Lease> {
     let mut rows = rows.into_iter();
     let first = rows.next()?;
     let id = BatchId(first.batch_id);
@@ -176,7 +240,7 @@ fn together(rows: Vec<Claimed>, until: Instant) -> Option<(Lease, usize)> {
         })
         .collect();
     let batch = Some(Box::new(Batch { id, others }));
-    Some((Lease { batch, ..lease(first, until) }, size))
+    Some(Lease { batch, ..lease(first, until) })
 }
 
 fn lease(row: Claimed, until: Instant) -> Lease {
@@ -207,40 +271,40 @@ fn event(row: Claimed) -> Event {
     }
 }
 
-/// How many batches of each subscription are out.
+/// How many batches of each callback are out.
 #[derive(Clone)]
 struct Out {
     bell: Arc<Notify>,
-    by_subscription: Arc<Mutex<HashMap<SubscriptionId, usize>>>,
+    by_callback: Arc<Mutex<HashMap<CallbackId, usize>>>,
 }
 
 impl Out {
-    fn one_more(&self, subscription: SubscriptionId) -> OutPlace {
-        let mut counts = self.by_subscription.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(subscription).or_default() += 1;
-        OutPlace { out: self.clone(), subscription }
+    fn one_more(&self, callback: CallbackId) -> OutPlace {
+        let mut counts = self.by_callback.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(callback).or_default() += 1;
+        OutPlace { out: self.clone(), callback }
     }
 
-    /// The subscriptions that have as many out as they may.
-    fn full(&self, max: usize) -> Vec<SubscriptionId> {
-        let counts = self.by_subscription.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().filter(|(_, count)| **count >= max).map(|(subscription, _)| *subscription).collect()
+    /// The callbacks that have as many out as they may.
+    fn full(&self, max: usize) -> Vec<CallbackId> {
+        let counts = self.by_callback.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().filter(|(_, count)| **count >= max).map(|(callback, _)| *callback).collect()
     }
 }
 
 /// Of a batch that is out, until what came of it is written.
 pub struct OutPlace {
     out: Out,
-    subscription: SubscriptionId,
+    callback: CallbackId,
 }
 
 impl Drop for OutPlace {
     fn drop(&mut self) {
-        let mut counts = self.out.by_subscription.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.subscription) {
+        let mut counts = self.out.by_callback.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.callback) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.subscription);
+                counts.remove(&self.callback);
             }
         }
         self.out.bell.notify_one();
@@ -253,8 +317,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_that_is_free_again_rings() {
-        let out = Out { bell: Arc::default(), by_subscription: Arc::default() };
-        let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
+        let out = Out { bell: Arc::default(), by_callback: Arc::default() };
+        let (one, other) = (CallbackId::new(), CallbackId::new());
         let places = [out.one_more(one), out.one_more(one), out.one_more(other)];
         assert_eq!(out.full(2), [one]);
         assert!(out.full(3).is_empty());

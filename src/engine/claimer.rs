@@ -110,6 +110,11 @@ impl Claimer {
         SharedRoom { room: self.room.clone(), size, reserve: RESERVE, of_proven_lanes: true }
     }
 
+    /// What is sent alone takes this, however it leaves.
+    pub(super) fn alone(&self) -> Arc<Semaphore> {
+        self.alone.clone()
+    }
+
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let sleep = match self.claim_all(&stop).await {

@@ -147,6 +147,7 @@ impl Engine {
             store::sessions::in_index_order(&pool, 1),
             settings.clone(),
             intake.gather.clone(),
+            claimer.alone(),
             set_aside,
             claims,
             results.clone(),

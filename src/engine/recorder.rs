@@ -119,11 +119,16 @@ impl Recorder {
                     || matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
             };
             let ring = batch.iter().any(short_wait);
+            let ring_both = batch.iter().any(|finished| finished.held.alone.is_some());
             // With what was sent alone goes what kept others from it.
             batch.clear();
             if ring {
                 // The claimer may be asleep until a moment that is later than these.
                 self.due.notify_one();
+            }
+            if ring_both {
+                // The next that is sent alone may be a batch.
+                self.gather.notify_one();
             }
         }
     }

@@ -293,10 +293,15 @@ impl World<'_> {
     /// Batches that are due again, and new ones of all that has none.
     async fn gather(&mut self, node: usize) {
         let lease_ms = LEASE_STEPS * STEP_MS;
-        let terms = Terms { owner: self.nodes[node], lease_ms, deliveries_max: 1_000, except: &[] };
-        let due = self.model.batches_due();
-        let claimed = batches::claim(self.db, &terms).await.unwrap();
+        let owner = self.nodes[node];
+        let terms = Terms { owner, lease_ms, room: 1_000, each_max: 100, except: &[], except_of: &[] };
+        let (due, suspects) = (self.model.batches_due(false), self.model.batches_due(true));
+        let mut claimed = batches::claim(self.db, &terms).await.unwrap();
         assert_eq!(claimed.len(), due.len(), "all that are due and no others");
+        let alone = batches::claim_suspect(self.db, owner, lease_ms).await.unwrap();
+        assert_eq!(alone.is_some(), !suspects.is_empty());
+        claimed.extend(alone);
+        let due = [due, suspects].concat();
         for rows in claimed {
             let (batch, mut deliveries) = self.batch(&rows);
             assert!(due.contains(&batch));
@@ -306,7 +311,7 @@ impl World<'_> {
             assert!(rows.iter().all(|row| row.lease_epoch == given.epoch));
         }
         let to_gather = self.model.to_gather();
-        let formed = batches::form(self.db, &terms, 0, 100).await.unwrap();
+        let formed = batches::form(self.db, &terms, 0).await.unwrap();
         for rows in &formed {
             let (batch, deliveries) = self.batch(rows);
             assert!(self.model.may_be_together(&deliveries), "{deliveries:?} of {to_gather:?}");

@@ -7,7 +7,7 @@ use herald::config::RawConfig;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
-use super::subscriber::{Subscriber, subscribe};
+use super::subscriber::{Subscriber, subscribe, told};
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::receiver::{Call, Receiver, Reply, gate};
@@ -57,10 +57,71 @@ async fn hang(database: &TestDatabase, number: usize, batch_size: i32) -> Gated 
     Gated { receiver, gate, subscriber }
 }
 
+/// A callback that takes what it gets, and has one full batch due after all others.
+async fn healthy(database: &TestDatabase) -> Receiver {
+    let receiver = Receiver::start().await;
+    let subscriber = subscribe(&database.pool, "order.paid", &receiver.url, 200).await;
+    fill(&database.pool, &subscriber, true, 200, 0).await;
+    receiver
+}
+
+#[tokio::test]
+async fn rule_20_batches_for_many_hanging_callbacks_leave_room_for_the_others() {
+    let database = ready().await;
+    let mut gated = Vec::new();
+    // What is due first is due to those that hang: as many batches as each may have under way.
+    for number in 0..12 {
+        let hanging = hang(&database, number, 200).await;
+        fill(&database.pool, &hanging.subscriber, true, 800, 0).await;
+        gated.push(hanging);
+    }
+    let healthy = healthy(&database).await;
+    let _app = App::start(&database, hanging()).await;
+    assert_eq!(told(&healthy.wait_for(1).await[0]).len(), 200);
+    for hanging in &gated {
+        hanging.receiver.wait_for(1).await;
+    }
+}
+
+#[tokio::test]
+async fn rule_20_a_hanging_callback_has_no_more_room_for_having_many_subscriptions() {
+    let database = ready().await;
+    let hangs = hang(&database, 0, 200).await;
+    fill(&database.pool, &hangs.subscriber, true, 800, 0).await;
+    for number in 1..12 {
+        let another =
+            subscribe(&database.pool, &format!("order.hangs.{number}"), &hangs.receiver.url, 200).await;
+        let same = "update subscriptions set callback_id = $2 where id = $1";
+        let same = sqlx::query(same).bind(another.id.0).bind(hangs.subscriber.callback.0);
+        same.execute(&database.pool).await.unwrap();
+        fill(&database.pool, &another, true, 800, 0).await;
+    }
+    let healthy = healthy(&database).await;
+    let _app = App::start(&database, hanging()).await;
+    assert_eq!(told(&healthy.wait_for(1).await[0]).len(), 200);
+}
+
 /// Of events of 250 KiB, those that are leased: in memory, or on their way there.
 async fn held_mib(pool: &PgPool) -> i64 {
     let leased = "select count(*) from queue where lease_owner is not null";
     sqlx::query_scalar::<_, i64>(leased).fetch_one(pool).await.unwrap() / 4
+}
+
+#[tokio::test]
+async fn rule_20_batches_of_large_events_are_held_in_memory_within_a_bound_of_bytes() {
+    let database = ready().await;
+    let mut gated = Vec::new();
+    for number in 0..10 {
+        let hanging = hang(&database, number, 10).await;
+        fill(&database.pool, &hanging.subscriber, true, 40, 250 * 1024).await;
+        gated.push(hanging);
+    }
+    let _app = App::start(&database, hanging()).await;
+    for hanging in &gated {
+        hanging.receiver.wait_for(1).await;
+        let held = held_mib(&database.pool).await;
+        assert!(held <= 64, "{held} MiB");
+    }
 }
 
 #[tokio::test]

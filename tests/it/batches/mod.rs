@@ -3,5 +3,6 @@
 mod fairness;
 mod load;
 mod order;
+mod poison;
 mod stories;
 mod subscriber;

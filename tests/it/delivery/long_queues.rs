@@ -1,7 +1,7 @@
 //! What batches, resuming, hastening and forgetting read: as much as they take, however long the queue and the history are. What is done again and
 //! again does so although both were empty when it was planned; what is done now and then is planned with what is known by then.
 
-use herald::domain::id::{DeliveryId, NodeId, PartnerId, SubscriptionId};
+use herald::domain::id::{CallbackId, DeliveryId, NodeId, PartnerId, SubscriptionId};
 use herald::store::batches::{self, Terms};
 use herald::store::{event_keys, idempotency, partitions, queue, sessions};
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -59,33 +59,53 @@ async fn begin(db: &mut PgConnection) {
 #[tokio::test]
 async fn batches_are_formed_and_claimed_without_reading_what_is_left() {
     let database = said_to_be_empty().await;
-    let terms = Terms { owner: NodeId::new(), lease_ms: LEASE_MS, deliveries_max: TAKEN, except: &[] };
+    let terms = Terms {
+        owner: NodeId::new(),
+        lease_ms: LEASE_MS,
+        room: TAKEN,
+        each_max: 8,
+        except: &[],
+        except_of: &[CallbackId::new()],
+    };
     let [forming, claiming] = [(), ()].map(|()| sessions::in_index_order(&database.pool, 1));
     let (mut forming, mut claiming) = (forming.acquire().await.unwrap(), claiming.acquire().await.unwrap());
-    assert!(batches::form(&mut forming, &terms, 0, 8).await.unwrap().is_empty());
+    assert!(batches::form(&mut forming, &terms, 0).await.unwrap().is_empty());
     assert!(batches::claim(&mut claiming, &terms).await.unwrap().is_empty());
+    let suspect = batches::claim_suspect(&mut claiming, terms.owner, LEASE_MS);
+    assert!(suspect.await.unwrap().is_none());
+    let next = batches::next_due_ms(&mut claiming, 0, terms.except, terms.except_of);
+    assert_eq!(next.await.unwrap(), None);
 
     fill(&database.pool, true, "herald_now()").await;
     begin(&mut forming).await;
-    let formed = batches::form(&mut forming, &terms, 0, 8).await.unwrap();
+    let formed = batches::form(&mut forming, &terms, 0).await.unwrap();
     assert_eq!(formed.concat().len() as i64, TAKEN);
     assert!(formed.concat().iter().all(|claimed| claimed.r#type.is_some()), "each with its event");
     assert_read_little(&mut forming, "queue", 12, 40).await;
     assert_read_little(&mut forming, "events", 12, 40).await;
     sqlx::raw_sql("commit").execute(&mut *forming).await.unwrap();
 
+    // Many more batches than are claimed.
+    let many = Terms { room: ROWS, each_max: 200, ..terms.clone() };
+    let many = batches::form(&mut forming, &many, 0);
+    assert_eq!(many.await.unwrap().len(), 200);
     let due = "update queue set due_at = herald_now() where batch_id is not null";
     sqlx::raw_sql(due).execute(&database.pool).await.unwrap();
     begin(&mut claiming).await;
+    let next = batches::next_due_ms(&mut claiming, 0, terms.except, terms.except_of);
+    assert!(next.await.unwrap().is_some_and(|ms| ms <= 0));
+    let suspect = batches::claim_suspect(&mut claiming, terms.owner, LEASE_MS);
+    assert!(suspect.await.unwrap().is_none());
     let claimed = batches::claim(&mut claiming, &terms).await.unwrap();
     assert_eq!(claimed.concat().len() as i64, TAKEN);
-    assert_read_little(&mut claiming, "queue", 12, 40).await;
-    assert_read_little(&mut claiming, "events", 4, 12).await;
+    // It finds 64 that are due, locks as many of these as a callback may have, and takes what there is room for.
+    assert_read_little(&mut claiming, "queue", 100, 400).await;
+    assert_read_little(&mut claiming, "events", 4, 16).await;
 }
 
 #[tokio::test]
 async fn what_was_held_is_made_due_a_little_at_a_time_without_reading_the_rest() {
-    for of_one in [true, false] {
+    for (of_one, in_batches) in [(true, false), (true, true), (false, false), (false, true)] {
         let database = said_to_be_empty().await;
         let in_order = sessions::in_index_order(&database.pool, 1);
         let mut in_order = in_order.acquire().await.unwrap();
@@ -94,10 +114,16 @@ async fn what_was_held_is_made_due_a_little_at_a_time_without_reading_the_rest()
             false => queue::resume_stranded(db, TAKEN).await.unwrap(),
         };
         assert_eq!(resume(&mut in_order, SubscriptionId::new()).await.moved, 0);
-        let (_, subscription) = fill(&database.pool, false, "'infinity'").await;
+        let (_, subscription) = fill(&database.pool, in_batches, "'infinity'").await;
+        if in_batches {
+            let together = "update queue q set batch_id = lpad((o.number / $1)::text, 32, '0')::uuid
+                from (select delivery_id, row_number() over (order by event_id) - 1 as number from queue) o
+                where o.delivery_id = q.delivery_id";
+            sqlx::query(together).bind(BATCH_SIZE).execute(&database.pool).await.unwrap();
+        }
         begin(&mut in_order).await;
         let resumed = resume(&mut in_order, subscription).await;
-        assert_eq!((resumed.moved, resumed.unfinished), (TAKEN, true));
+        assert_eq!((resumed.moved, resumed.unfinished), (TAKEN, true), "in batches: {in_batches}");
         assert_read_little(&mut in_order, "queue", 12, 40).await;
     }
 }

@@ -156,10 +156,11 @@ impl Model {
     }
 
     /// The batches that are due again.
-    pub fn batches_due(&self) -> Vec<Uuid> {
+    pub fn batches_due(&self, alone: bool) -> Vec<Uuid> {
         let queued = self.deliveries.iter().filter_map(|delivery| delivery.queued.as_ref());
-        let mut due: Vec<Uuid> =
-            queued.filter(|queued| queued.is_due(self.now)).filter_map(|queued| queued.batch).collect();
+        let wanted =
+            |queued: &&Queued| queued.is_due(self.now) && (queued.crashes_if_claimed() >= 2) == alone;
+        let mut due: Vec<Uuid> = queued.filter(wanted).filter_map(|queued| queued.batch).collect();
         due.sort_unstable();
         due.dedup();
         due

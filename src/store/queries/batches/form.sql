@@ -1,5 +1,6 @@
--- Gathers what is due and leaves in batches into new batches, leases them to this node, and returns their deliveries. Of each subscription
--- that has something to gather and is not among $5, up to $6 batches of its callback's size, oldest first; in all at most $4 deliveries.
+-- Gathers what is due and leaves in batches into new batches, leases them to this node, and returns their deliveries. Of each callback
+-- that is not among $8, up to $6 batches of its size, oldest first, but nothing of the subscriptions in $5; in all as much as fits into $4 of room. A
+-- delivery takes one of it, and one more for every $9 bytes of its data.
 --
 -- A batch goes when it is full, in number or in bytes of data ($7), or when the oldest in it has been due for $3 milliseconds. Only who is
 -- first in line for its ordering key is locked; those who wait behind it in the same line can go nowhere without it, and go with it in their
@@ -17,9 +18,9 @@ with recursive gathering as (
     from gathering g where g.subscription_id is not null
 ),
 ready as materialized (
-    select s.id as subscription_id, c.batch_size, s.state = 'active' as flows
+    select s.id as subscription_id, s.callback_id, c.batch_size, s.state = 'active' as flows
     from gathering g
-    join subscriptions s on s.id = g.subscription_id and s.id <> all ($5)
+    join subscriptions s on s.id = g.subscription_id and s.id <> all ($5) and s.callback_id <> all ($8)
     join callbacks c on c.id = s.callback_id
     cross join lateral (
         select count(*) as due, min(due_at) as oldest from (
@@ -38,7 +39,7 @@ ready as materialized (
       and (firsts.due + followers.waiting >= c.batch_size or firsts.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
 ),
 firsts as materialized (
-    select r.subscription_id, r.batch_size, r.flows, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
+    select r.subscription_id, r.callback_id, r.batch_size, r.flows, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
     from ready r cross join lateral (
         select q.partner_id, q.delivery_id, q.event_id, q.line, q.place, q.due_at
         from queue q
@@ -48,7 +49,7 @@ firsts as materialized (
         for update skip locked) as f
 ),
 followers as (
-    select f.subscription_id, f.batch_size, f.partner_id, n.delivery_id, n.event_id, f.line, n.place, f.due_at, n.fits
+    select f.subscription_id, f.callback_id, f.batch_size, f.partner_id, n.delivery_id, n.event_id, f.line, n.place, f.due_at, n.fits
     from firsts f cross join lateral (
         -- One that leaves alone (its callback took no batches when it came) ends the part of its line that may go along.
         select q.delivery_id, q.event_id, q.place, bool_and(q.batched and q.waits and q.batch_id is null) over (order by q.place) as fits
@@ -59,9 +60,9 @@ followers as (
     where f.line is not null and f.flows
 ),
 candidates as (
-    select subscription_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from firsts
+    select subscription_id, callback_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from firsts
     union all
-    select subscription_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from followers where fits
+    select subscription_id, callback_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from followers where fits
 ),
 aged as (
     select c.*, coalesce(octet_length(e.payload), 0) as bytes,
@@ -97,14 +98,19 @@ going as (
     where p.batch = p.batch_of_first and p.batch <= $6
       and (p.size = p.batch_size or p.batch < p.last_batch or p.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
 ),
+turns as (
+    select g.subscription_id, g.batch, min(g.due_at) as oldest, sum(1 + g.bytes / $9) as room,
+           row_number() over (partition by g.callback_id order by min(g.due_at), g.subscription_id, g.batch) as turn
+    from going g group by g.callback_id, g.subscription_id, g.batch
+),
 formed as materialized (
     select w.subscription_id, w.batch, w.batch_id
     from (
-        select g.subscription_id, g.batch, herald_uuid7_beside(herald_uuid7_floor(herald_now())) as batch_id,
-               sum(count(*)) over (order by min(g.due_at), g.subscription_id, g.batch) as deliveries_so_far
-        from going g group by g.subscription_id, g.batch
+        select t.subscription_id, t.batch, herald_uuid7_beside(herald_uuid7_floor(herald_now())) as batch_id,
+               sum(t.room) over (order by t.oldest, t.subscription_id, t.batch) as room_so_far
+        from turns t where t.turn <= $6
     ) as w
-    where w.deliveries_so_far <= $4
+    where w.room_so_far <= $4
 ),
 claimed as (
     update queue q set
@@ -114,7 +120,7 @@ claimed as (
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from going g join formed f on f.subscription_id = g.subscription_id and f.batch = g.batch
     where q.partner_id = any (array[g.partner_id]) and q.delivery_id between g.delivery_id and g.delivery_id and q.batch_id is null
-    returning q.batch_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.draining, q.line, q.place
+    returning q.batch_id, g.callback_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.draining, q.line, q.place
 )
 select c.*, e.type, e.source, e.payload, e.occurred_at
 from claimed c
