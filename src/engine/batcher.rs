@@ -28,6 +28,7 @@ use crate::domain::row_hint::RowHint;
 use crate::hub::SetAside;
 use crate::store::batches::{self, Claimed, Terms};
 use crate::store::queue::Ending;
+use crate::store::sessions::in_time;
 
 /// Deliveries in memory at most, or fewer of large events ([`crate::store::queue::room_for`]). There is always room for the largest batch before one is asked for.
 const ROOM: usize = 40 * batches::SIZE_MAX;
@@ -99,11 +100,12 @@ impl Batcher {
             let mut connection = self.pool.acquire().await?;
             let until = Instant::now() + self.settings.lease;
             let round = Round { except: &except, each_max, linger_ms, room: room.num_permits() };
-            let claimed = self.round(&mut connection, round).await?;
+            let claimed = in_time(self.round(&mut connection, round)).await?;
             if claimed.is_empty() {
                 drop(room);
                 let Except { subscriptions, callbacks } = &except;
-                let next = batches::next_due_ms(&mut connection, linger_ms, subscriptions, callbacks).await?;
+                let next = batches::next_due_ms(&mut connection, linger_ms, subscriptions, callbacks);
+                let next = in_time(next).await?;
                 let next = next
                     .map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
                 return Ok(next.clamp(POLL_AT_MOST_EVERY, POLL_EVERY));
@@ -121,7 +123,8 @@ impl Batcher {
         let mut connection = self.pool.acquire().await?;
         let until = Instant::now() + self.settings.lease;
         let lease_ms = millis(self.settings.lease);
-        let claimed = batches::claim_suspect(&mut connection, self.settings.node, lease_ms).await?;
+        let claimed = batches::claim_suspect(&mut connection, self.settings.node, lease_ms);
+        let claimed = in_time(claimed).await?;
         drop(connection);
         if let Some(batch) = claimed {
             self.pass_on_one(batch, until, &mut room, Some(alone));

@@ -29,6 +29,7 @@ use crate::domain::delivery::{DeliveryState, Lease, Whereabouts};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, IdMap, PartnerId, SubscriptionId};
 use crate::store::queue::{self, Claimed, Ending, Reach, Share};
+use crate::store::sessions::in_time;
 use crate::store::{self, bundles};
 
 /// Rows claimed at once.
@@ -165,9 +166,9 @@ impl Claimer {
         }
         self.bundles_looked_for_at = Some(now);
         let mut connection = self.pool.acquire().await?;
-        let at = store::now(&mut connection).await?;
+        let at = in_time(store::now(&mut connection)).await?;
         let due_from = self.bundles.due_from(now);
-        while bundles::take_apart_due(&mut connection, due_from, MEMBERS_MAX).await? > 0 {
+        while in_time(bundles::take_apart_due(&mut connection, due_from, MEMBERS_MAX)).await? > 0 {
             // Their rows are due since then.
             self.mark = Mark::default();
         }
@@ -182,7 +183,7 @@ impl Claimer {
         let mut connection = self.pool.acquire().await?;
         let until = Instant::now() + self.settings.lease;
         let lease_ms = millis(self.settings.lease);
-        let claimed = queue::claim_suspect(&mut connection, self.settings.node, lease_ms).await?;
+        let claimed = in_time(queue::claim_suspect(&mut connection, self.settings.node, lease_ms)).await?;
         drop(connection);
         if let Some(row) = claimed {
             self.pass_on_one(row, until, room, Some(alone));
@@ -203,10 +204,11 @@ impl Claimer {
         let room_left = Some(rows(room.num_permits()));
         let due_from = self.mark.due_from(Instant::now());
         let reach = Reach { due_from, set_aside: &set_aside, room: room_left };
-        let at = store::now(&mut connection).await?;
+        let at = in_time(store::now(&mut connection)).await?;
         let until = Instant::now() + self.settings.lease;
         let (limit, lease_ms) = (rows(wanted), millis(self.settings.lease));
-        let taken = queue::claim_within(&mut connection, self.settings.node, limit, lease_ms, reach).await?;
+        let claim = queue::claim_within(&mut connection, self.settings.node, limit, lease_ms, reach);
+        let taken = in_time(claim).await?;
         let sleep = match taken.last() {
             Some(last) if last.more || taken.len() >= wanted => {
                 self.mark.took_up_to(last.was_due_at);
@@ -214,7 +216,8 @@ impl Claimer {
             }
             _ => {
                 self.mark.took_all(at, !set_aside.is_empty());
-                let next = queue::next_due_ms(&mut connection, at, millis(POLL_EVERY), &set_aside).await?;
+                let next =
+                    in_time(queue::next_due_ms(&mut connection, at, millis(POLL_EVERY), &set_aside)).await?;
                 let next =
                     next.map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
                 Some(next.clamp(Duration::from_millis(1), POLL_EVERY))
@@ -282,8 +285,8 @@ impl Claimer {
         let mut connection = self.pool.acquire().await?;
         let until = Instant::now() + self.settings.lease;
         let lease_ms = millis(self.settings.lease);
-        let rows =
-            queue::draw(&mut connection, self.settings.node, lease_ms, shares, Some(rows(room))).await?;
+        let draw = queue::draw(&mut connection, self.settings.node, lease_ms, shares, Some(rows(room)));
+        let rows = in_time(draw).await?;
         Ok(Taken { rows, until })
     }
 
