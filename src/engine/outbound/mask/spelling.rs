@@ -4,6 +4,9 @@
 /// Of all escapes, the longest: a pair of surrogates.
 const ESCAPE_BYTES_MAX: usize = 12;
 
+/// With what an escape may begin.
+pub(super) const INTRODUCERS: [u8; 4] = *b"\\%&+";
+
 /// What HTML calls the characters that stand in keys and passwords.
 const ENTITIES: [(&[u8], u8); 24] = [
     (b"amp;", b'&'),
