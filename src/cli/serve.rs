@@ -3,7 +3,6 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,15 +52,24 @@ async fn serve(config: Config) -> Result<(), String> {
     let operator = listener::bind(config.operator_listen, "HERALD_OPERATOR_LISTEN")?;
     let api_address = api.local_addr().map_err(|error| error.to_string())?;
     let operator_address = operator.local_addr().map_err(|error| error.to_string())?;
-    let Started { app, postgres, said } = tokio::select! {
-        started = start(config, api_address, operator_address) => started?,
-        // A start may take long, and nobody waits for anything of it yet. A private PostgreSQL ends with this process.
+    let public_url = match &config.public_url {
+        Some(url) => url.clone(),
+        None => Url::parse(&format!("http://{api_address}")).map_err(|error| error.to_string())?,
+    };
+    let folder = config.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
+    let Started { app, postgres } = tokio::select! {
+        started = start(&config, &folder, public_url.clone()) => started?,
+        // A start may take long, and nothing is under way yet. A private PostgreSQL ends with this process.
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     };
-    println!("{said}");
-    let postgres =
-        postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, stop.clone())));
+    let database = postgres.as_ref().map(|(postgres, _)| postgres.description());
+    let key = open_mode(&app, &config, &folder).await?;
+    let (mode, operator_at) = (config.mode, operator_address);
+    println!("{}", Announcement { mode, public_url, api: api_address, operator: operator_at, database, key });
+    let (over, is_over) = watch::channel(false);
+    let postgres = postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, is_over)));
     app.serve(api, operator, stop).await;
+    let _nobody_watches = over.send(true);
     if let Some(postgres) = postgres
         && let Some(postgres) = postgres.await.map_err(|error| error.to_string())?
     {
@@ -74,15 +82,9 @@ async fn serve(config: Config) -> Result<(), String> {
 struct Started {
     app: App,
     postgres: Option<(EmbeddedPostgres, embedded_postgres::Settings)>,
-    said: Announcement,
 }
 
-async fn start(config: Config, api: SocketAddr, operator: SocketAddr) -> Result<Started, String> {
-    let public_url = match &config.public_url {
-        Some(url) => url.clone(),
-        None => Url::parse(&format!("http://{api}")).map_err(|error| error.to_string())?,
-    };
-    let folder = config.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
+async fn start(config: &Config, folder: &Path, public_url: Url) -> Result<Started, String> {
     let (database, postgres) = match &config.database_url {
         Some(url) => {
             let options = connect_options(url)?;
@@ -91,7 +93,7 @@ async fn start(config: Config, api: SocketAddr, operator: SocketAddr) -> Result<
         }
         None => {
             let settings = embedded_postgres::Settings {
-                data_dir: folder.clone(),
+                data_dir: folder.to_owned(),
                 bin_dir: config.postgres_bin.clone(),
             };
             let postgres =
@@ -99,14 +101,16 @@ async fn start(config: Config, api: SocketAddr, operator: SocketAddr) -> Result<
             (postgres.connect_options(), Some((postgres, settings)))
         }
     };
-    let keys = key_ring(&config, &folder)?;
-    let app = App::start(config.clone(), database, keys, public_url.clone())
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut said = Announcement { mode: config.mode, public_url, api, operator, database: None, key: None };
-    said.database = postgres.as_ref().map(|(postgres, _)| postgres.description());
+    let keys = key_ring(config, folder)?;
+    let app =
+        App::start(config.clone(), database, keys, public_url).await.map_err(|error| error.to_string())?;
+    Ok(Started { app, postgres })
+}
+
+/// Sees to the key that opens everything in development and nothing in production; returns it, and where it comes from.
+async fn open_mode(app: &App, config: &Config, folder: &Path) -> Result<Option<(Secret, String)>, String> {
     match config.mode {
-        Mode::Development => said.key = Some(development_key(&app, &config, &folder).await?),
+        Mode::Development => development_key(app, config, folder).await.map(Some),
         Mode::Production => {
             let ended = app.hub().end_development().await.map_err(|error| error.chain())?;
             if ended > 0 {
@@ -114,9 +118,9 @@ async fn start(config: Config, api: SocketAddr, operator: SocketAddr) -> Result<
                     "this database was used in development: the key that opened everything there is revoked"
                 );
             }
+            Ok(None)
         }
     }
-    Ok(Started { app, postgres, said })
 }
 
 /// Resolves to true on SIGINT or SIGTERM.
@@ -144,21 +148,21 @@ fn connect_options(url: &Secret) -> Result<PgConnectOptions, String> {
     })
 }
 
-/// Brings the private PostgreSQL back when it ends by itself, until it is time to stop; then there may be none.
+/// Brings the private PostgreSQL back when it ends by itself, until nobody needs it any more; then there may be none.
 async fn supervise(
     mut postgres: EmbeddedPostgres,
     settings: embedded_postgres::Settings,
-    mut stop: watch::Receiver<bool>,
+    mut is_over: watch::Receiver<bool>,
 ) -> Option<EmbeddedPostgres> {
     loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return Some(postgres),
+            _ = is_over.wait_for(|over| *over) => return Some(postgres),
             () = postgres.exited() => {}
         }
         tracing::error!("the private PostgreSQL ended by itself; starting it again");
         drop(postgres);
         postgres = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return None,
+            _ = is_over.wait_for(|over| *over) => return None,
             postgres = start_again(&settings) => postgres,
         };
     }

@@ -217,4 +217,12 @@ mod tests {
         breaker.leave_alone(s(10), now, 1.0);
         assert_eq!(breaker.ask(now), Permission::Denied(s(12)), "and is spread as well");
     }
+
+    #[test]
+    fn rule_06_what_may_not_be_called_speaks_against_its_callback_like_what_cannot_be_reached() {
+        for outcome in [Outcome::Blocked, Outcome::Unreachable, Outcome::TimedOut] {
+            assert!(speaks_against(outcome, None), "{outcome:?}");
+        }
+        assert!(!speaks_against(Outcome::Refused, Some(404)) && speaks_against(Outcome::Refused, Some(503)));
+    }
 }

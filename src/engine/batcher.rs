@@ -89,9 +89,18 @@ impl Batcher {
     /// Until there is nothing to gather and nothing due; returns for how long.
     async fn gather_all(&mut self, stop: &watch::Receiver<bool>) -> Result<Duration, Error> {
         let linger_ms = i64::try_from(self.settings.batch_linger.as_millis()).map_err(Error::internal)?;
-        self.claim_suspect().await?;
+        let mut suspects_at = Instant::now();
         loop {
-            let Some(Room { room, each_max }) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
+            let Some(Room { mut room, each_max }) = self.take_room(stop).await else {
+                return Ok(Duration::ZERO);
+            };
+            // Also while there is always something else to do.
+            if suspects_at <= Instant::now() {
+                suspects_at = Instant::now() + POLL_EVERY;
+                if self.claim_suspect(&mut room).await? {
+                    continue;
+                }
+            }
             let except = Except {
                 callbacks: self.out.full(each_max),
                 subscriptions: self.set_aside.borrow_and_update().clone(),
@@ -115,21 +124,20 @@ impl Batcher {
         }
     }
 
-    /// Claims a batch that is sent alone, unless something is under way that is.
-    async fn claim_suspect(&self) -> Result<(), Error> {
-        let Ok(alone) = self.alone.clone().try_acquire_owned() else { return Ok(()) };
-        let one = u32::try_from(batches::ROOM_MAX).map_err(Error::internal)?;
-        let Ok(mut room) = self.room.clone().try_acquire_many_owned(one) else { return Ok(()) };
+    /// Claims a batch that is sent alone, unless something is under way that is. Whether there was one, which has taken of the room.
+    async fn claim_suspect(&self, room: &mut OwnedSemaphorePermit) -> Result<bool, Error> {
+        let Ok(alone) = self.alone.clone().try_acquire_owned() else { return Ok(false) };
         let mut connection = self.pool.acquire().await?;
         let until = Instant::now() + self.settings.lease;
         let lease_ms = millis(self.settings.lease);
         let claimed = batches::claim_suspect(&mut connection, self.settings.node, lease_ms);
         let claimed = in_time(claimed).await?;
         drop(connection);
+        let found = claimed.is_some();
         if let Some(batch) = claimed {
-            self.pass_on_one(batch, until, &mut room, Some(alone));
+            self.pass_on_one(batch, until, room, Some(alone));
         }
-        Ok(())
+        Ok(found)
     }
 
     /// First what is due again, then what is new; each as far as there is room.

@@ -79,7 +79,7 @@ pub(super) fn judge(
         Verdict::Disable => (Ending::Hold, Some("the callback answered 410 Gone".to_owned())),
     };
     let ours = posted.ours;
-    let turn = turn(target, &posted, lease.probe || excused || ours);
+    let turn = turn(posted.outcome, target.failing_for, lease.probe || excused || ours);
     let (ending, disable) = match ending {
         Ending::Retry { .. } | Ending::Final(DeliveryState::Dead)
             if !lease.probe && !ours && has_failed_too_long(target) =>
@@ -107,8 +107,8 @@ pub(super) fn judge(
 }
 
 /// Whether a subscription that was well has begun to fail, or one that failed is well again.
-fn turn(target: &Target, posted: &Posted, says_nothing: bool) -> Option<Turn> {
-    match (posted.outcome, target.failing_for) {
+fn turn(outcome: Outcome, failing_for: Option<Duration>, says_nothing: bool) -> Option<Turn> {
+    match (outcome, failing_for) {
         _ if says_nothing => None,
         (Outcome::Delivered, Some(_)) => Some(Turn::Well),
         (Outcome::Delivered, None) => None,
@@ -131,5 +131,21 @@ pub(super) fn chance() -> f64 {
     match aws_lc_rs::rand::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
         Err(_) => 0.5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_21_whatever_keeps_a_callback_from_taking_anything_counts_for_the_days() {
+        for outcome in [Outcome::Refused, Outcome::TimedOut, Outcome::Unreachable, Outcome::Blocked] {
+            assert_eq!(turn(outcome, None, false), Some(Turn::Failing), "{outcome:?}");
+            assert_eq!(turn(outcome, Some(Duration::ZERO), false), None, "once");
+            assert_eq!(turn(outcome, None, true), None, "unless it is no sign of anything");
+        }
+        assert_eq!(turn(Outcome::Delivered, Some(Duration::ZERO), false), Some(Turn::Well));
+        assert_eq!(turn(Outcome::Delivered, None, false), None);
     }
 }

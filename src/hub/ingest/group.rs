@@ -162,8 +162,9 @@ struct Begun(bool);
 impl Begun {
     async fn begin(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
         if !self.0 {
-            sqlx::query("begin").execute(db).await?;
+            // Before it is answered: who gives up waiting for that has a transaction to undo all the same.
             self.0 = true;
+            sqlx::query("begin").execute(db).await?;
         }
         Ok(())
     }
@@ -256,7 +257,7 @@ async fn store(
         return Ok(plan.written(IdMap::default(), birth));
     }
     if statements(&plan.events).nth(1).is_some() || !plan.matched.large.is_empty() {
-        transaction.begin(db).await?;
+        watch.answered(transaction.begin(db)).await?;
     }
     let stored = match watch.answered(insert_events(db, &plan, birth)).await {
         Err(error) if !transaction.0 && store::is_in_doubt(&error) => {

@@ -261,38 +261,24 @@ async fn a_result_that_is_told_twice_is_recorded_once() {
 
 #[tokio::test]
 async fn rule_19_a_late_result_beside_the_true_one_in_a_batch_stays_late() {
-    let database = cluster::database().await;
-    let id = a_waiting_delivery(&database).await;
-    // The same node lost the lease to itself: only the epoch tells the two apart.
-    let node = NodeId::new();
-    let old = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
-    database.advance(LEASE).await;
-    let new = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
-    let mut connection = database.pool.acquire().await.unwrap();
-    let mut late = finish(&old, DELIVERED, Outcome::Delivered);
-    // Attempts of one millisecond stand in no order.
-    late.record.as_mut().unwrap().started_ago_ms = 5;
-    let batch = [late, finish(&new, DEAD, Outcome::Refused)];
-    assert_eq!(changed(&mut connection, node, &batch).await, 1);
-    let expected = vec![told("delivered", None, true), told("refused", Some("dead"), false)];
-    assert_eq!(standing(&mut connection, &id).await, (None, expected));
-}
-
-#[tokio::test]
-async fn rule_19_of_two_arrivals_of_one_delivery_in_a_batch_only_that_of_the_lease_ends_it() {
-    let database = cluster::database().await;
-    let id = a_waiting_delivery(&database).await;
-    let node = NodeId::new();
-    let old = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
-    database.advance(LEASE).await;
-    let new = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
-    let mut connection = database.pool.acquire().await.unwrap();
-    let mut late = finish(&old, DELIVERED, Outcome::Delivered);
-    late.record.as_mut().unwrap().started_ago_ms = 5_000;
-    let batch = [late, finish(&new, DELIVERED, Outcome::Delivered)];
-    assert_eq!(changed(&mut connection, node, &batch).await, 1);
-    let expected = vec![told("delivered", None, true), told("delivered", Some("delivered"), false)];
-    assert_eq!(standing(&mut connection, &id).await, (None, expected));
+    let trues = [(DEAD, Outcome::Refused, "dead"), (DELIVERED, Outcome::Delivered, "delivered")];
+    for (ending, outcome, state) in trues {
+        let database = cluster::database().await;
+        let id = a_waiting_delivery(&database).await;
+        // The same node lost the lease to itself: only the epoch tells the two apart.
+        let node = NodeId::new();
+        let old = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
+        database.advance(LEASE).await;
+        let new = leases::claimed(claim(&database, node, 1).await.pop().unwrap());
+        let mut connection = database.pool.acquire().await.unwrap();
+        let mut late = finish(&old, DELIVERED, Outcome::Delivered);
+        // Attempts of one millisecond stand in no order.
+        late.record.as_mut().unwrap().started_ago_ms = 5_000;
+        let batch = [late, finish(&new, ending, outcome)];
+        assert_eq!(changed(&mut connection, node, &batch).await, 1, "{state}");
+        let expected = vec![told("delivered", None, true), told(outcome.as_str(), Some(state), false)];
+        assert_eq!(standing(&mut connection, &id).await, (None, expected));
+    }
 }
 
 #[tokio::test]
