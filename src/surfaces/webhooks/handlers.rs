@@ -105,8 +105,7 @@ impl Operation {
     }
 }
 
-/// An operation that is asked for by its name, as generic clients do, with whatever method: which operation it is comes first, because each has
-/// methods of its own and unknown ones have none.
+/// An operation that is asked for by its name, as generic clients do.
 pub async fn by_name(State(api): State<Api>, request: Request) -> Response {
     let (mut parts, body) = request.into_parts();
     let Ok(exchange) = Exchange::from_request_parts(&mut parts, &api).await;
@@ -118,13 +117,9 @@ pub async fn by_name(State(api): State<Api>, request: Request) -> Response {
     let Some(operation) = named else {
         return exchange.trouble(&Trouble::NotFound);
     };
-    let (is_allowed, allowed) = match operation.is_read() {
-        true => ([Method::GET, Method::HEAD, Method::POST].contains(&parts.method), "GET,HEAD,POST"),
-        false => (parts.method == Method::POST, "POST"),
-    };
-    if !is_allowed {
+    if parts.method != Method::POST && !operation.is_read() {
         let mut response = exchange.trouble(&Trouble::MethodNotAllowed);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
     match Asked::from_request(Request::from_parts(parts, body), &api).await {

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, any, get, post};
+use axum::routing::{get, post};
 use tower::ServiceExt as _;
 
 use super::kit::Api;
@@ -58,9 +58,8 @@ pub fn named_routes() -> Vec<Route<Api>> {
         "/xml/reply/{Operation}",
         "/csv/reply/{Operation}",
     ];
-    // Only the operation knows its methods, so one handler has them all; the other entry is for the table.
     let both = |path| {
-        [Route::new("GET", path, any(handlers::by_name)), Route::new("POST", path, MethodRouter::new())]
+        [Route::new("GET", path, get(handlers::by_name)), Route::new("POST", path, post(handlers::by_name))]
     };
     paths.into_iter().flat_map(both).collect()
 }
