@@ -1,4 +1,4 @@
-//! All SQL. One module per table; every function takes a connection, begins no transaction and decides nothing. Long statements live in
+//! All SQL. A module for each noun, mostly a table; every function takes a connection, begins no transaction and decides nothing. Long statements live in
 //! `queries/<table>/<verb>.sql`.
 
 pub mod access_tokens;
