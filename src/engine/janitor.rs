@@ -12,7 +12,7 @@ use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::store::ordering_lines::{self, Stalled};
 use crate::store::sessions::in_time;
-use crate::store::{access_tokens, event_keys, idempotency, partitions, queue, replays};
+use crate::store::{access_tokens, event_keys, idempotency, partitions, queue};
 use crate::telemetry::Metrics;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -22,7 +22,8 @@ const SWEEPS_PER_PARTITION_ROUND: u32 = 360;
 const CHUNK: u64 = 1_000;
 
 pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: watch::Receiver<bool>) {
-    let mut sweeps_to_partition_round = 0;
+    // None at the start: processes that start again and again must not be a way through a month.
+    let (mut sweeps_to_partition_round, mut catch_up_days) = (0, 0);
     loop {
         if let Err(error) = sweep(&pool, &metrics).await {
             if partitions::is_missing_behind(&error) {
@@ -31,8 +32,8 @@ pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: 
             tracing::warn!(error = %error.chain(), "sweeping failed; it is tried again in {} s", SWEEP_EVERY.as_secs());
         }
         if sweeps_to_partition_round == 0 {
-            match partition_round(&pool, retention_days, &metrics).await {
-                Ok(()) => sweeps_to_partition_round = SWEEPS_PER_PARTITION_ROUND,
+            match partition_round(&pool, retention_days, catch_up_days, &metrics).await {
+                Ok(()) => (sweeps_to_partition_round, catch_up_days) = (SWEEPS_PER_PARTITION_ROUND, 1),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "partitions could not be seen to; it is tried again in {} s", SWEEP_EVERY.as_secs());
                 }
@@ -47,13 +48,14 @@ pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: 
     }
 }
 
-async fn partition_round(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
+async fn partition_round(
+    pool: &PgPool,
+    retention_days: i32,
+    catch_up_days: i32,
+    metrics: &Metrics,
+) -> Result<(), Error> {
     in_time(async { partitions::make_ahead(&mut *pool.acquire().await?).await }).await?;
-    retention::keep(pool, retention_days, metrics).await?;
-    let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
-    let forget = || async { replays::forget(&mut *pool.acquire().await?, retention_days, limit).await };
-    while in_time(forget()).await? == CHUNK {}
-    Ok(())
+    retention::keep(pool, retention_days, catch_up_days, metrics).await
 }
 
 async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {

@@ -63,6 +63,18 @@ async fn make_ahead(database: &TestDatabase) {
     partitions::make_ahead(&mut database.pool.acquire().await.unwrap()).await.unwrap();
 }
 
+async fn keep(database: &TestDatabase) -> Result<(), Error> {
+    retention::keep(&database.pool, DAYS, 1, &Metrics::default()).await
+}
+
+/// As if it had been looked on each day that has passed.
+async fn days_were_seen(database: &TestDatabase) {
+    sqlx::query("update retention_day set day = (herald_now() at time zone 'UTC')::date")
+        .execute(&database.pool)
+        .await
+        .unwrap();
+}
+
 async fn run(db: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(db).await.unwrap();
 }
@@ -91,14 +103,14 @@ async fn rule_25_a_day_goes_when_it_has_been_over_for_as_long_as_the_retention_a
     let database = at_noon().await;
     let first = today(&database).await;
     database.advance(TimeDelta::days(30)).await;
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     for parent in ["events", "attempts"] {
         let kept = days_that_are(&database, parent, "attached").await;
         assert_eq!(kept.first(), Some(&first), "{parent}: the day before is over");
         assert_eq!(kept.len(), 15);
     }
     database.advance(TimeDelta::days(1)).await;
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     for parent in ["events", "attempts"] {
         assert_eq!(days_that_are(&database, parent, "attached").await.first(), first.succ_opt().as_ref());
         assert!(days_that_are(&database, parent, "alone").await.is_empty(), "dropped, not only detached");
@@ -110,7 +122,7 @@ async fn days_are_made_ahead_of_the_moved_time() {
     let database = at_noon().await;
     database.advance(TimeDelta::days(100)).await;
     make_ahead(&database).await;
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     let today = today(&database).await;
     for parent in ["events", "attempts"] {
         let days = days_that_are(&database, parent, "attached").await;
@@ -125,13 +137,14 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
     let first = waiting(&database, 3).await;
     let db = &mut *database.pool.acquire().await.unwrap();
     move_to_noon(&database, first + TimeDelta::days(31)).await;
+    days_were_seen(&database).await;
     // One is held, one is being sent at this very moment, one waits.
     run(db, "update queue set due_at = 'infinity' where delivery_id = (select max(delivery_id::text) from queue)::uuid").await;
     let sending = queue::claim(db, NodeId::new(), 1, 30_000).await.unwrap();
     assert_eq!(sending.len(), 1);
     make_ahead(&database).await;
     let metrics = Metrics::default();
-    retention::keep(&database.pool, DAYS, &metrics).await.unwrap();
+    retention::keep(&database.pool, DAYS, 1, &metrics).await.unwrap();
     let line = r#"herald_deliveries_ended_total{state="expired"} 2"#;
     assert!(metrics.render(None).contains(line), "they are counted");
     let left: Vec<uuid::Uuid> =
@@ -145,7 +158,7 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
 
     // Its sender never says a word.
     database.advance(TimeDelta::seconds(30)).await;
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     assert!(!days_that_are(&database, "events", "attached").await.contains(&first));
     let app = App::start(&database, settings()).await;
     let expired = app.deliveries_that("state=expired").await;
@@ -157,6 +170,44 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
         assert_eq!(of_attempts(&app.delivery(&id).await, "outcome"), [] as [&str; 0]);
         assert_eq!(app.redeliver(&id).await.0, 409, "there is nothing left to send");
     }
+}
+
+/// Somebody sets the clock a month ahead, sees what the log says, and sets it back.
+#[tokio::test]
+async fn rule_25_a_clock_that_jumps_a_month_ahead_costs_a_day_an_hour() {
+    let database = cluster::database().await;
+    let first = waiting(&database, 1).await;
+    let db = &mut *database.pool.acquire().await.unwrap();
+    let day = async || -> NaiveDate {
+        sqlx::query_scalar("select day from retention_day").fetch_one(&database.pool).await.unwrap()
+    };
+    let looked = day().await;
+    move_to_noon(&database, first + TimeDelta::days(40)).await;
+    let ahead = (today(&database).await - looked).num_days();
+    make_ahead(&database).await;
+    for start in 0..100 {
+        retention::keep(&database.pool, DAYS, 0, &Metrics::default()).await.unwrap();
+        assert_eq!(day().await, looked, "start {start} of a process");
+    }
+    for hour in 1..=ahead - 10 {
+        keep(&database).await.unwrap();
+        assert_eq!(day().await, looked + TimeDelta::days(hour));
+    }
+    assert!(days_that_are(&database, "events", "attached").await.contains(&first));
+    assert_eq!(queue::count_up_to(db, 10).await.unwrap(), 1, "what waited still does");
+
+    // Set right, it is followed at once, and what was too late does not count.
+    database.advance(TimeDelta::days(-30)).await;
+    keep(&database).await.unwrap();
+    assert_eq!(day().await, today(&database).await);
+    // Or it was right all along.
+    database.advance(TimeDelta::days(30)).await;
+    for _ in 0..40 {
+        keep(&database).await.unwrap();
+    }
+    assert_eq!(day().await, today(&database).await);
+    assert!(!days_that_are(&database, "events", "attached").await.contains(&first));
+    assert!(!queue::needs_expired(db, DAYS).await.unwrap());
 }
 
 #[tokio::test]
@@ -186,7 +237,7 @@ async fn a_removal_that_was_cut_short_is_finished() {
     // Somebody reads, for longer than a removal waits: the detach has begun and does not end.
     let mut reader = database.pool.begin().await.unwrap();
     sqlx::query("select from events, attempts").execute(&mut *reader).await.unwrap();
-    let error = retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap_err();
+    let error = keep(&database).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     let leaving = days_that_are(&database, "attempts", "leaving").await;
     assert_eq!(leaving, BTreeSet::from([old]));
@@ -197,7 +248,7 @@ async fn a_removal_that_was_cut_short_is_finished() {
 
     // Another went away between the two steps.
     run(db, "alter table events detach partition events_20200229 concurrently").await;
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     for parent in ["events", "attempts"] {
         for how in ["leaving", "alone"] {
             assert!(days_that_are(&database, parent, how).await.is_empty(), "{parent} {how}");
@@ -213,10 +264,10 @@ async fn one_node_removes_at_a_time() {
     make_day(&database, old).await;
     let mut other = database.pool.acquire().await.unwrap();
     assert!(partitions::begin_removal(&mut other).await.unwrap());
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     assert!(days_that_are(&database, "events", "attached").await.contains(&old), "it is left to the other");
     other.close().await.unwrap();
-    retention::keep(&database.pool, DAYS, &Metrics::default()).await.unwrap();
+    keep(&database).await.unwrap();
     assert!(!days_that_are(&database, "events", "attached").await.contains(&old));
 }
 

@@ -7,15 +7,21 @@ use crate::domain::Error;
 use crate::domain::delivery::DeliveryState;
 use crate::store::queue::{self, Walked};
 use crate::store::sessions::in_time;
-use crate::store::{bundles, partitions};
+use crate::store::{bundles, partitions, replays};
 use crate::telemetry::Metrics;
 
 /// Rows a statement touches at most.
 const CHUNK: i64 = 1_000;
 
-/// Removes what has been over for longer than `retention_days`.
+/// Removes what has been over for longer than `retention_days`. Where the clock is days ahead of the last call, in whichever process that was, so
+/// much stays as if only `catch_up_days` had passed: a clock that is wrong must not cost more than that before somebody sees it.
 /// Errors: `Unavailable` when a long reader is in the way. What was begun stays begun, and the next call goes on with it.
-pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
+pub async fn keep(
+    pool: &PgPool,
+    retention_days: i32,
+    catch_up_days: i32,
+    metrics: &Metrics,
+) -> Result<(), Error> {
     let mut connection = pool.acquire().await?;
     // The right to remove belongs to the session, so it must end here, however this ends.
     connection.close_on_drop();
@@ -23,6 +29,15 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
     if !in_time(partitions::begin_removal(db)).await? {
         return Ok(());
     }
+    let behind = in_time(partitions::days_behind(db, catch_up_days)).await?;
+    if behind > 0 {
+        tracing::warn!(
+            days = behind,
+            "the database's clock is days ahead of the last look for what is older than the retention; it is followed by a day an hour. If \
+             it is wrong, set it right: nothing else is to be done"
+        );
+    }
+    let retention_days = retention_days.saturating_add(behind);
     // What ran out while nobody was there is looked at as rows.
     while in_time(bundles::take_apart_due(db, None, CHUNK)).await? > 0 {}
     // Most of the time nothing is, and a long queue need not be walked to find that out.
@@ -39,6 +54,7 @@ pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Resu
         in_time(partitions::remove(db, &over)).await?;
         tracing::info!(table = over.name, retention_days, "dropped a day that left the retention window");
     }
+    while in_time(replays::forget(db, retention_days, CHUNK)).await? >= CHUNK.unsigned_abs() {}
     Ok(())
 }
 
