@@ -1,4 +1,4 @@
-//! The one door through which Herald calls a partner: deliveries, verifications, test pings and alerts alike.
+//! The one door through which Herald calls a partner: deliveries, verifications and test events alike.
 //!
 //! It knows addresses, phases and bytes. It does not know what a delivery is, whether an answer counts as success,
 //! or when to try again. Whatever goes wrong comes back as a value, never as an `Err`.

@@ -2,9 +2,10 @@
 //!
 //! Knows OpenAPI's structure and JSON Schema, and nothing about Herald.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock, Mutex};
 
-use jsonschema::{Draft, Registry};
+use jsonschema::{Draft, Registry, Validator};
 use serde_json::{Value, json};
 
 /// Where the document is registered for its own `$ref`s and for ours into it.
@@ -15,6 +16,10 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
 pub struct Document {
     root: Value,
     registry: Registry<'static>,
+    /// Judges by the pointers to their schemas: each is made once, when it is first asked for.
+    judges: Mutex<HashMap<String, Arc<Validator>>>,
+    /// Every path at every mount, with the template that it is of; those with fewer parameters come first.
+    mounted: Vec<(String, String)>,
 }
 
 /// One operation, named by where it stands in the document.
@@ -31,11 +36,14 @@ pub struct Operation {
 }
 
 impl Document {
-    /// The project's own document.
-    pub fn load() -> Document {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.yaml");
-        let yaml = std::fs::read_to_string(path).expect("openapi.yaml can be read");
-        Document::parse(&yaml).expect("openapi.yaml is a document")
+    /// The project's own document, which all tests share.
+    pub fn load() -> &'static Document {
+        static OWN: LazyLock<Document> = LazyLock::new(|| {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.yaml");
+            let yaml = std::fs::read_to_string(path).expect("openapi.yaml can be read");
+            Document::parse(&yaml).expect("openapi.yaml is a document")
+        });
+        &OWN
     }
 
     /// Goes through YAML's own value, because that refuses a mapping that has a key twice, and JSON's does not.
@@ -47,7 +55,17 @@ impl Document {
             .add(DOCUMENT_URI, root.clone())
             .and_then(|builder| builder.prepare())
             .map_err(|error| error.to_string())?;
-        Ok(Document { root, registry })
+        let mut document = Document { root, registry, judges: Mutex::default(), mounted: Vec::new() };
+        document.mounted = document
+            .operations()
+            .into_iter()
+            .flat_map(|operation| {
+                let full = |mount| (format!("{mount}{}", operation.path), operation.path.clone());
+                operation.mounts.iter().map(full).collect::<Vec<_>>()
+            })
+            .collect();
+        document.mounted.sort_by_key(|(_, template)| template.matches('{').count());
+        Ok(document)
     }
 
     pub fn root(&self) -> &Value {
@@ -97,17 +115,8 @@ impl Document {
     /// The path template that a request's path (without query) belongs to, at whichever mount it came in. A template
     /// without a parameter at some place wins over one with.
     pub fn path_template(&self, path: &str) -> Option<String> {
-        let mut fits: Vec<String> = self
-            .operations()
-            .into_iter()
-            .flat_map(|operation| {
-                let full = |mount: &String| format!("{mount}{}", operation.path);
-                let fits = operation.mounts.iter().any(|mount| fits(&full(mount), path));
-                fits.then_some(operation.path)
-            })
-            .collect();
-        fits.sort_by_key(|template| template.matches('{').count());
-        fits.into_iter().next()
+        let (_, template) = self.mounted.iter().find(|(full, _)| fits(full, path))?;
+        Some(template.clone())
     }
 
     /// Follows `$ref` until there is none. Panics where one leads nowhere.
@@ -148,18 +157,30 @@ impl Document {
 
     /// Judges a value by the schema at `pointer`. Formats count.
     pub fn validate(&self, pointer: &str, value: &Value) -> Result<(), String> {
+        let errors: Vec<String> = self
+            .judge(pointer)?
+            .iter_errors(value)
+            .map(|error| format!("{}: {error}", place(error.instance_path().as_str())))
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
+    }
+
+    fn judge(&self, pointer: &str) -> Result<Arc<Validator>, String> {
+        // One that a failing test poisoned is as good as any.
+        let mut judges = self.judges.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(judge) = judges.get(pointer) {
+            return Ok(judge.clone());
+        }
         let schema = json!({ "$ref": format!("{DOCUMENT_URI}#{}", fragment(pointer)) });
-        let validator = jsonschema::options()
+        let judge = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .with_registry(&self.registry)
             .should_validate_formats(true)
             .build(&schema)
             .map_err(|error| format!("the schema at {pointer} cannot be used: {error}"))?;
-        let errors: Vec<String> = validator
-            .iter_errors(value)
-            .map(|error| format!("{}: {error}", place(error.instance_path().as_str())))
-            .collect();
-        if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
+        let judge = Arc::new(judge);
+        judges.insert(pointer.to_owned(), judge.clone());
+        Ok(judge)
     }
 
     /// The pointer to the response object that answers for `status`, its `$ref` followed.

@@ -14,7 +14,7 @@ use crate::openapi::document::Document;
 
 /// Panics with every route that only one side knows. `routes` is the table of both listeners together.
 pub fn assert_router_agrees(routes: &[(String, String)]) {
-    let disagreements = disagreements(&Document::load(), routes);
+    let disagreements = disagreements(Document::load(), routes);
     assert!(disagreements.is_empty(), "router and openapi.yaml disagree:\n{}", disagreements.join("\n"));
 }
 
@@ -67,7 +67,7 @@ fn the_routers_of_both_listeners_agree_with_the_document() {
 
 #[test]
 fn the_documents_own_table_agrees_with_it() {
-    let table: Vec<_> = documented(&Document::load()).into_iter().collect();
+    let table: Vec<_> = documented(Document::load()).into_iter().collect();
     assert_router_agrees(&table);
 }
 
@@ -85,7 +85,7 @@ fn a_route_that_one_side_lacks_is_named() {
 
 #[test]
 fn a_surface_with_two_mounts_is_expected_at_both_and_the_others_at_one() {
-    let documented = documented(&Document::load());
+    let documented = documented(Document::load());
     let has = |method: &str, path: &str| documented.contains(&(method.to_owned(), path.to_owned()));
     assert!(has("POST", "/redirect-sessions/{}/cancel"));
     assert!(has("POST", "/customer-authentication-service/v1/redirect-sessions/{}/cancel"));

@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
 use super::*;
-use crate::support::server::{BODY_MAX, document};
+use crate::openapi::document::Document;
+use crate::support::server::BODY_MAX;
 
 #[tokio::test]
 async fn a_key_is_taken_in_each_of_its_forms_and_nothing_else_is() {
@@ -141,7 +142,7 @@ async fn rule_14_a_body_that_never_comes_is_a_timeout_and_one_that_breaks_off_is
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let body: Value = serde_json::from_str(body).unwrap();
         assert_eq!((status, body["code"].as_str().unwrap().to_owned()), expected);
-        document().validate("/components/schemas/RedirectError", &body).unwrap();
+        Document::load().validate("/components/schemas/RedirectError", &body).unwrap();
     }
 }
 
@@ -193,7 +194,7 @@ async fn a_broken_schema_is_our_failure_and_a_database_that_is_away_is_a_passing
 async fn every_operation_of_the_document_is_in_the_table_and_the_other_way_round() {
     let table = herald::surfaces::kit::routes::listing(&redirect::routes());
     let mut routed: Vec<_> = table.into_iter().collect();
-    let operations = document().operations().into_iter();
+    let operations = Document::load().operations().into_iter();
     let mut documented: Vec<_> = operations
         .filter(|it| it.mounts.iter().any(|mount| mount == redirect::MOUNT))
         .map(|it| (it.method, it.path))

@@ -47,7 +47,7 @@ pub struct Desk {
     api: String,
     operator: String,
     client: reqwest::Client,
-    document: Document,
+    document: &'static Document,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

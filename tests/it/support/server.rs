@@ -2,7 +2,7 @@
 //!
 //! Every answer that a partner gets is judged by `openapi.yaml` before the test sees it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -213,7 +213,7 @@ impl Reply {
     fn assert_documented(&self, method: &str, path_and_query: &str) {
         assert!(!self.text.contains(CANARY), "a secret leaked: {self:?}");
         let path = path_and_query.split('?').next().unwrap();
-        let document = document();
+        let document = Document::load();
         let Some(template) = document.path_template(path).filter(|_| self.status != 405) else {
             let error = if path.starts_with("/rest") { "NotificationsError" } else { "RedirectError" };
             return document.validate(&format!("/components/schemas/{error}"), &self.json()).unwrap();
@@ -235,9 +235,4 @@ impl Reply {
 
 fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
-}
-
-pub fn document() -> &'static Document {
-    static DOCUMENT: OnceLock<Document> = OnceLock::new();
-    DOCUMENT.get_or_init(Document::load)
 }

@@ -11,10 +11,10 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
+use crate::openapi::document::Document;
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::partner::{Partner, text};
-use crate::support::server::document;
 
 const MOUNTS: [&str; 2] = ["/sync", "/async"];
 /// In every secret that a test sends: an answer that holds it has leaked one.
@@ -99,16 +99,18 @@ async fn send(
 
 fn judge(method: &str, path: &str, reply: &Reply) {
     let path = path.split('?').next().unwrap();
-    let Some(template) = document().path_template(path).filter(|_| reply.status != 405) else { return };
+    let Some(template) = Document::load().path_template(path).filter(|_| reply.status != 405) else { return };
     let content_type = reply.header("content-type");
     let body = if content_type.contains("json") { reply.json() } else { Value::String(reply.text.clone()) };
-    document().validate_response(method, &template, reply.status, Some(content_type), Some(&body)).unwrap();
+    Document::load()
+        .validate_response(method, &template, reply.status, Some(content_type), Some(&body))
+        .unwrap();
     let headers: Vec<_> = reply
         .headers
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
         .collect();
-    document().validate_response_headers(method, &template, reply.status, &headers).unwrap();
+    Document::load().validate_response_headers(method, &template, reply.status, &headers).unwrap();
 }
 
 async fn get(partner: &Partner, path: &str) -> Reply {
