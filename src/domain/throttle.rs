@@ -39,11 +39,6 @@ impl Throttle {
         self.tokens >= rate
     }
 
-    /// A token that was taken is not used after all.
-    pub fn give_back(&mut self) {
-        self.tokens = (self.tokens + 1.0).min(f64::from(self.per_s.max(1)));
-    }
-
     /// The tokens that time has brought. Returns the rate.
     fn refill(&mut self, now: Instant) -> f64 {
         let rate = f64::from(self.per_s.max(1));
@@ -98,16 +93,6 @@ mod tests {
         let mut fresh = Throttle::new(10, now);
         let put_off: Vec<_> = (0..30).filter_map(|_| fresh.take(now).err()).collect();
         assert_eq!(put_off.first(), Some(&Duration::from_millis(100)));
-        let mut given_back = Throttle::new(1, now);
-        for _ in 0..3 {
-            assert!(given_back.take(now).is_ok(), "what is given back is there again");
-            given_back.give_back();
-            given_back.give_back();
-        }
-        assert!(
-            given_back.take(now).is_ok() && given_back.take(now).is_err(),
-            "and is no more than there may be"
-        );
         assert_eq!(put_off.last().map(Duration::as_millis), Some(2_000));
         // They come back when they were told to, and pass.
         assert!((1..=20).all(|n| fresh.take(now + Duration::from_millis(n * 100)).is_ok()));

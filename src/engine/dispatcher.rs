@@ -302,7 +302,7 @@ impl Dispatcher {
                 Some(Some(Ending::Release { delay_ms: 0 }))
             }
             _ if lease.probe => None,
-            _ => match self.traffic.ask(place.0, lease.subscription, target.rate_per_s, Instant::now()) {
+            _ => match self.traffic.ask(place.0, target.rate_per_s, Instant::now()) {
                 Ok(()) => None,
                 Err(Refusal::Open) => {
                     self.lanes.landed(place.0, place.1);

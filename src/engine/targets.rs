@@ -41,6 +41,7 @@ pub struct Target {
     pub as_read: AsRead,
     pub retry: RetryPolicy,
     pub timeout: Duration,
+    /// Of the callback, by the wish of its partner.
     pub rate_per_s: Option<u32>,
     /// For how long everything has failed; `None` when it is well.
     pub failing_for: Option<Duration>,

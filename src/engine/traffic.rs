@@ -1,12 +1,11 @@
 //! Whether a callback may be called now: its breaker, its rate limit, and whether we are cut off ourselves.
 
-use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::domain::breaker::{Breaker, Permission, Standing};
-use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
+use crate::domain::id::{CallbackId, IdMap};
 use crate::domain::outage::OutageWatch;
 use crate::domain::throttle::Throttle;
 
@@ -44,11 +43,10 @@ pub struct Shown {
 #[derive(Default)]
 pub struct Traffic {
     callbacks: IdMap<CallbackId, Callback>,
-    /// Of the subscriptions that have a rate limit: those that share a callback share its breaker, and each keeps its own rate.
-    throttles: IdMap<SubscriptionId, Throttle>,
-    /// What the operator lets any callback have, and who has had some of it lately.
+    /// Of the callbacks that have a rate limit and were sent something lately: those who share a callback share its rate as they do its breaker.
+    throttles: IdMap<CallbackId, Throttle>,
+    /// What the operator lets any callback have.
     callback_rate_per_s: Option<u32>,
-    callback_throttles: IdMap<CallbackId, Throttle>,
     outage: OutageWatch,
     cut_off: Arc<AtomicBool>,
 }
@@ -69,11 +67,10 @@ impl Traffic {
         self.callbacks.get(&callback).map_or(Standing::Closed, |state| state.breaker.standing(now))
     }
 
-    /// Asks to start a post. Errors: why it may not.
+    /// Asks to start a post to a callback whose partner wants no more than `rate_per_s`. Errors: why it may not.
     pub fn ask(
         &mut self,
         callback: CallbackId,
-        subscription: SubscriptionId,
         rate_per_s: Option<u32>,
         now: Instant,
     ) -> Result<(), Refusal> {
@@ -82,13 +79,8 @@ impl Traffic {
         {
             return Err(Refusal::Open);
         }
-        let taken = take(&mut self.throttles, subscription, rate_per_s, now).and_then(|()| {
-            take(&mut self.callback_throttles, callback, self.callback_rate_per_s, now).inspect_err(|_| {
-                if let Some(throttle) = self.throttles.get_mut(&subscription) {
-                    throttle.give_back();
-                }
-            })
-        });
+        let rate_per_s = rate_per_s.into_iter().chain(self.callback_rate_per_s).min();
+        let taken = take(&mut self.throttles, callback, rate_per_s, now);
         taken.inspect_err(|_| self.withdraw(callback, now))
     }
 
@@ -136,7 +128,6 @@ impl Traffic {
     /// Forgets the limits that nobody is near, and callbacks that nothing is sent to any more.
     pub fn forget(&mut self, now: Instant) {
         self.throttles.retain(|_, throttle| !throttle.is_full(now));
-        self.callback_throttles.retain(|_, throttle| !throttle.is_full(now));
         self.callbacks.retain(|_, state| now.saturating_duration_since(state.noted_at) < FORGOTTEN_AFTER);
     }
 
@@ -148,10 +139,10 @@ impl Traffic {
     }
 }
 
-/// Takes a place of whoever has a rate limit. Errors: after how long the limit has room again.
-fn take<Id: Eq + Hash>(
-    throttles: &mut IdMap<Id, Throttle>,
-    whose: Id,
+/// Takes a place of a callback, if that has a rate limit. Errors: after how long the limit has room again.
+fn take(
+    throttles: &mut IdMap<CallbackId, Throttle>,
+    whose: CallbackId,
     rate_per_s: Option<u32>,
     now: Instant,
 ) -> Result<(), Refusal> {
@@ -179,73 +170,48 @@ mod tests {
     #[test]
     fn rule_20_an_open_breaker_is_its_callbacks_and_leaves_others_alone() {
         let (now, dead, healthy) = (Instant::now(), CallbackId::new(), CallbackId::new());
-        let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
         let mut traffic = Traffic::default();
         for _ in 0..10 {
-            assert!(traffic.ask(dead, one, None, now).is_ok());
+            assert!(traffic.ask(dead, None, now).is_ok());
             traffic.note(dead, &shown(true), now, 0.0);
         }
-        // Whichever of those who share the callback asks.
-        for who in [one, other] {
-            assert_eq!(traffic.ask(dead, who, None, now), Err(Refusal::Open));
-        }
+        assert_eq!(traffic.ask(dead, None, now), Err(Refusal::Open));
         assert_eq!(traffic.standing(dead, now), Standing::Shut);
-        assert!(traffic.ask(healthy, other, None, now).is_ok());
+        assert!(traffic.ask(healthy, None, now).is_ok());
         assert_eq!(traffic.standing(healthy, now), Standing::Closed);
         let later = now + Duration::from_secs(5);
         assert_eq!(traffic.standing(dead, later), Standing::ProbeDue);
-        assert!(traffic.ask(dead, one, None, later).is_ok(), "the probe");
+        assert!(traffic.ask(dead, None, later).is_ok(), "the probe");
         traffic.note(dead, &shown(false), later, 0.0);
-        assert!(
-            traffic.ask(dead, one, None, later).is_ok() && traffic.callbacks.is_empty(),
-            "all is forgiven"
-        );
+        assert!(traffic.ask(dead, None, later).is_ok() && traffic.callbacks.is_empty(), "all is forgiven");
     }
 
     #[test]
-    fn a_rate_limit_follows_its_setting_and_is_not_lost_between_those_who_share_a_callback() {
-        let (now, callback) = (Instant::now(), CallbackId::new());
-        let (limited, other, free) = (SubscriptionId::new(), SubscriptionId::new(), SubscriptionId::new());
-        let mut traffic = Traffic::default();
-        let mut passed = |who, rate, many: usize| {
-            (0..many).filter(|_| traffic.ask(callback, who, rate, now).is_ok()).count()
+    fn a_callbacks_rate_is_the_partners_or_the_operators_whichever_is_less() {
+        let now = Instant::now();
+        let passed = |traffic: &mut Traffic, callback, rate| {
+            (0..10).filter(|_| traffic.ask(callback, rate, now).is_ok()).count()
         };
-        assert_eq!(passed(limited, Some(2), 10), 2);
-        assert_eq!((passed(other, Some(3), 10), passed(free, None, 10)), (3, 10));
-        assert_eq!(passed(limited, Some(2), 10), 0);
-        assert_eq!(passed(limited, Some(3), 10), 3, "a new setting starts anew");
-        assert_eq!(passed(limited, None, 10), 10);
-    }
-
-    #[test]
-    fn the_operators_limit_is_for_the_callback_as_a_whole() {
-        let (now, callback, alone) = (Instant::now(), CallbackId::new(), CallbackId::new());
-        let (limited, free) = (SubscriptionId::new(), SubscriptionId::new());
-        let mut traffic = Traffic::new(Some(4));
-        let passed = |traffic: &mut Traffic, callback, who, rate| {
-            (0..10).filter(|_| traffic.ask(callback, who, rate, now).is_ok()).count()
-        };
-        assert_eq!(passed(&mut traffic, callback, limited, Some(3)), 3);
-        assert_eq!(passed(&mut traffic, callback, free, None), 1, "the rest of what the callback may have");
-        assert_eq!(passed(&mut traffic, alone, free, None), 4, "each callback has its own");
-        let later = now + Duration::from_secs(1);
-        assert!(traffic.ask(callback, free, None, later).is_ok());
-        traffic.forget(later);
-        assert_eq!(traffic.callback_throttles.len(), 1, "who is near the limit is remembered");
-        traffic.forget(later + Duration::from_secs(1));
-        assert!(traffic.callback_throttles.is_empty());
-    }
-
-    #[test]
-    fn what_the_callback_has_no_room_for_takes_nothing_from_the_subscriptions_own_limit() {
-        let (now, callback, who) = (Instant::now(), CallbackId::new(), SubscriptionId::new());
-        let mut traffic = Traffic::new(Some(1));
-        let wide = Some(100);
-        assert!(traffic.ask(callback, who, wide, now).is_ok());
-        for _ in 0..1_000 {
-            assert!(traffic.ask(callback, who, wide, now).is_err());
+        let (mut free, callback) = (Traffic::default(), CallbackId::new());
+        assert_eq!(passed(&mut free, callback, Some(2)), 2);
+        assert_eq!(passed(&mut free, callback, Some(2)), 0);
+        assert_eq!(passed(&mut free, callback, Some(3)), 3, "a new setting starts anew");
+        assert_eq!((passed(&mut free, callback, None), free.throttles.len()), (10, 0));
+        let mut bounded = Traffic::new(Some(4));
+        for (rate, expected) in [(Some(3), 3), (Some(5), 4), (None, 4)] {
+            assert_eq!(passed(&mut bounded, CallbackId::new(), rate), expected, "{rate:?}");
         }
-        assert!(traffic.ask(CallbackId::new(), who, wide, now).is_ok(), "99 are left");
+    }
+
+    #[test]
+    fn limits_that_nobody_is_near_are_forgotten() {
+        let (now, callback) = (Instant::now(), CallbackId::new());
+        let mut traffic = Traffic::new(Some(4));
+        assert!(traffic.ask(callback, None, now).is_ok());
+        traffic.forget(now);
+        assert_eq!(traffic.throttles.len(), 1);
+        traffic.forget(now + Duration::from_secs(1));
+        assert!(traffic.throttles.is_empty());
     }
 
     #[test]
@@ -267,17 +233,16 @@ mod tests {
     #[test]
     fn rule_21_a_callback_that_asks_for_time_is_left_alone_and_others_are_not() {
         let (now, busy, other) = (Instant::now(), CallbackId::new(), CallbackId::new());
-        let who = SubscriptionId::new();
         let mut traffic = Traffic::default();
         let asked = Shown { slow_down: true, leave_alone: Some(Duration::from_secs(30)), ..shown(true) };
         traffic.note(busy, &asked, now, 0.0);
-        assert_eq!(traffic.ask(busy, who, None, now), Err(Refusal::Open));
-        assert!(traffic.ask(other, who, None, now).is_ok());
+        assert_eq!(traffic.ask(busy, None, now), Err(Refusal::Open));
+        assert!(traffic.ask(other, None, now).is_ok());
         let later = now + Duration::from_secs(30);
         assert_eq!(traffic.standing(busy, later), Standing::ProbeDue);
-        assert!(traffic.ask(busy, who, None, later).is_ok());
-        assert_eq!(traffic.ask(busy, who, None, later), Err(Refusal::Open), "the probe alone");
+        assert!(traffic.ask(busy, None, later).is_ok());
+        assert_eq!(traffic.ask(busy, None, later), Err(Refusal::Open), "the probe alone");
         traffic.note(busy, &shown(false), later, 0.0);
-        assert!(traffic.ask(busy, who, None, later).is_ok());
+        assert!(traffic.ask(busy, None, later).is_ok());
     }
 }

@@ -27,6 +27,7 @@ pub struct TargetRow {
     pub previous_signing_key_until: Option<DateTime<Utc>>,
     pub retry_delays_ms: Option<Vec<i64>>,
     pub timeout_ms: Option<i32>,
+    /// The strictest of those who share the callback.
     pub rate_per_s: Option<i32>,
     /// Seconds for which everything has failed.
     pub failing_for_s: Option<f64>,
@@ -46,10 +47,14 @@ const OF_CALLBACK: &str = "c.url, c.updated_at as callback_updated_at, c.backup_
 /// The present state of these subscriptions, deleted ones included.
 pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<TargetRow>, Error> {
     let rows = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, s.version, {OF_CALLBACK},
-                s.retry_delays_ms, s.timeout_ms, s.rate_per_s,
+        "with strictest as materialized (
+             select w.callback_id, (
+                 select min(o.rate_per_s) from subscriptions o where o.callback_id = w.callback_id and o.state <> 'deleted') as rate_per_s
+             from (select distinct callback_id from subscriptions where id = any ($1)) w)
+         select s.id as subscription_id, s.partner_id, s.callback_id, s.surface, s.state, s.version, {OF_CALLBACK},
+                s.retry_delays_ms, s.timeout_ms, r.rate_per_s,
                 extract(epoch from herald_now() - s.failing_since)::float8 as failing_for_s
-         from subscriptions s join callbacks c on c.id = s.callback_id
+         from subscriptions s join callbacks c on c.id = s.callback_id join strictest r on r.callback_id = s.callback_id
          where s.id = any ($1)"
     )))
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())

@@ -131,7 +131,7 @@ pub fn asks() -> Vec<Ask> {
                 template: format!("{mount}{}", operation.path),
                 tag: object["tags"][0].as_str().unwrap().to_owned(),
                 needs_key: needs_key(&object["security"]),
-                parameters: named("path").map(|one| parameter(&document, one)).collect(),
+                parameters: named("path").map(|one| parameter(document, one)).collect(),
                 query: named("query").map(|one| one["name"].as_str().unwrap().to_owned()).collect(),
                 example: example.clone(),
             });

@@ -2,6 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use herald::domain::id::SubscriptionId;
+use herald::store::targets;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -243,6 +245,37 @@ async fn those_who_share_a_callback_share_its_fate_but_not_each_others() {
     let calls = receiver.wait_for(4).await;
     assert!(calls.iter().all(|call| call.header("authorization") == basic()));
     app.wait_for_state(&delivery, "delivered").await;
+}
+
+#[tokio::test]
+async fn the_rate_that_one_of_those_who_share_a_callback_sets_is_the_callbacks() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.make_callback("c", &receiver.url).await;
+    app.make_subscription("strict", "c", &["SMS_FAILED"]).await;
+    app.make_subscription("other", "c", &["MMS_FAILED"]).await;
+    for (name, rate) in [("strict", 2), ("other", 50)] {
+        app.ok(Method::PATCH, &own_path(name, ""), json!({ "ratePerS": rate })).await;
+        assert_eq!(app.get(&own_path(name, "")).await["policy"]["ratePerS"], rate, "each shows its own wish");
+    }
+    for _ in 0..4 {
+        for kind in ["MMS_FAILED", "SMS_FAILED"] {
+            app.publish(json!({ "type": kind, "data": {} })).await;
+        }
+    }
+    let calls = receiver.wait_for(8).await;
+    // Two at once and two a second afterwards: the eighth is due after three seconds, and after one if each had a rate of its own.
+    assert!(calls[7].at.duration_since(calls[0].at).as_millis() > 2_000);
+    // One that is gone is strict no more.
+    let (status, _) = app.ask(Method::DELETE, &subscription_path("strict"), None).await;
+    assert_eq!(status, 200);
+    let other: uuid::Uuid = sqlx::query_scalar("select id from subscriptions where external_key = 'other'")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    let mut db = database.pool.acquire().await.unwrap();
+    let read = targets::find(&mut db, &[SubscriptionId(other)]).await.unwrap();
+    assert_eq!(read.iter().map(|row| row.rate_per_s).collect::<Vec<_>>(), [Some(50)]);
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ fn every_published_code_is_a_named_example_under_its_status() {
     let document = Document::load();
     for (operation_id, status, codes) in CODES {
         for code in codes {
-            assert_example(&document, operation_id, status, code);
+            assert_example(document, operation_id, status, code);
         }
     }
 }
@@ -79,11 +79,11 @@ fn every_operation_of_the_redirect_surface_shows_the_codes_of_the_surface() {
         let object = document.at(&operation.pointer).expect("the pointer is its own");
         let operation_id = object["operationId"].as_str().expect("every operation has its id");
         for (status, code) in CODES_OF_EVERY_OPERATION {
-            assert_example(&document, operation_id, status, code);
+            assert_example(document, operation_id, status, code);
         }
         for (status, code) in CODES_OF_EVERY_BODY {
             if object.get("requestBody").is_some() {
-                assert_example(&document, operation_id, status, code);
+                assert_example(document, operation_id, status, code);
             }
         }
         seen += 1;

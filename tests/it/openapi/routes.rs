@@ -74,11 +74,11 @@ fn the_documents_own_table_agrees_with_it() {
 #[test]
 fn a_route_that_one_side_lacks_is_named() {
     let document = Document::load();
-    let mut table: Vec<_> = documented(&document).into_iter().collect();
+    let mut table: Vec<_> = documented(document).into_iter().collect();
     table.retain(|route| *route != ("DELETE".to_owned(), "/customers/{}".to_owned()));
     table.push(("POST".to_owned(), "/partners/{id}/holidays".to_owned()));
     assert_eq!(
-        disagreements(&document, &table),
+        disagreements(document, &table),
         ["only in the document: DELETE /customers/{}", "only in the router: POST /partners/{}/holidays"],
     );
 }

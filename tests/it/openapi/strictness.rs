@@ -12,7 +12,7 @@ const OPEN: [&str; 2] = ["/data", "/attributes"];
 fn a_response_with_a_member_too_many_is_refused_wherever_the_member_is() {
     let document = Document::load();
     let mut bent_count = 0;
-    for (pointer, name, example) in response_examples(&document) {
+    for (pointer, name, example) in response_examples(document) {
         for place in objects(example).iter().filter(|place| !OPEN.iter().any(|open| place.starts_with(open)))
         {
             let mut bent = example.clone();
@@ -40,7 +40,7 @@ fn a_response_without_any_of_its_members_is_refused_unless_the_member_is_optiona
         "statusReason",
     ];
     let document = Document::load();
-    for (pointer, name, example) in response_examples(&document) {
+    for (pointer, name, example) in response_examples(document) {
         for (member, _) in members(example) {
             let mut bent = example.clone();
             bent.as_object_mut().expect("it has members").remove(member);

@@ -31,7 +31,7 @@ fn every_operation_is_named_described_and_tagged() {
     let document = Document::load();
     let tags: BTreeSet<&str> =
         elements(&document.root()["tags"]).filter_map(|tag| tag["name"].as_str()).collect();
-    for (operation, object) in operations_with_callbacks(&document) {
+    for (operation, object) in operations_with_callbacks(document) {
         let text = |member: &str| object[member].as_str().is_some_and(|text| !text.trim().is_empty());
         assert!(
             text("operationId") && text("summary") && text("description"),
