@@ -38,7 +38,7 @@ pub struct PolicyChange {
 }
 
 /// How a subscription is doing.
-pub struct Standing {
+pub struct SubscriptionStanding {
     pub subscription: Subscription,
     /// Deliveries that wait for it to be active again.
     pub held: i64,
@@ -121,14 +121,14 @@ impl Hub {
         caller: &Caller,
         surface: Surface,
         key: &str,
-    ) -> Result<Standing, Error> {
+    ) -> Result<SubscriptionStanding, Error> {
         let mut moment = self.snapshot().await?;
         let subscription = subscriptions::find(&mut moment, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
         let held = queue::count_held(&mut moment, subscription.id).await?;
         let health = attempts::health(&mut moment, caller.partner, subscription.id).await?;
         let policy = subscriptions::find_policy(&mut moment, caller.partner, subscription.id).await?;
-        Ok(Standing { subscription, held, health, policy })
+        Ok(SubscriptionStanding { subscription, held, health, policy })
     }
 
     /// Makes a pending delivery due, or queues a finished one again under its own id with a fresh budget.

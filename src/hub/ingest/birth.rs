@@ -20,13 +20,13 @@ pub(super) struct Born {
     delivery: DeliveryId,
     event: EventId,
     subscription: SubscriptionId,
-    standing: Standing,
+    beginning: Beginning,
     at: Whereabouts,
 }
 
 /// How a delivery begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Beginning {
     /// Leased to the node that inserted it.
     Leased,
     /// Due for anyone, or held.
@@ -39,18 +39,18 @@ enum Standing {
 
 impl Born {
     pub(super) fn new(delivery: &NewDelivery, stored: &Stored) -> Self {
-        let standing = match (stored.leased, stored.waits, delivery.gathers) {
-            (true, ..) => Standing::Leased,
-            (_, true, _) => Standing::Waits,
-            (.., true) => Standing::Gathers,
-            _ => Standing::Left,
+        let beginning = match (stored.leased, stored.waits, delivery.gathers) {
+            (true, ..) => Beginning::Leased,
+            (_, true, _) => Beginning::Waits,
+            (.., true) => Beginning::Gathers,
+            _ => Beginning::Left,
         };
         Self {
             partner: delivery.partner,
             delivery: delivery.id,
             event: delivery.event,
             subscription: delivery.subscription,
-            standing,
+            beginning,
             at: stored.at,
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn hand_over(
     room: Option<OwnedSemaphorePermit>,
     until: Instant,
 ) {
-    let is_leased = |born: &&Born| born.standing == Standing::Leased;
+    let is_leased = |born: &&Born| born.beginning == Beginning::Leased;
     let leased: IdSet<_> = written.born.iter().filter(is_leased).map(|born| born.event).collect();
     let sent_from_here = written.events.iter().filter(|event| leased.contains(&event.id));
     let events: IdMap<_, _> = sent_from_here.map(|event| (event.id, Arc::new(stored(event)))).collect();
@@ -75,14 +75,14 @@ pub(super) fn hand_over(
         let event = events.get(&born.event);
         let takes = room_for(event.map_or(0, |event| event.payload.len()));
         let share = room.as_mut().filter(|_| is_leased(&born)).and_then(|room| room.split(takes));
-        match (born.standing, share, event) {
-            (Standing::Leased, Some(share), Some(event)) => {
+        match (born.beginning, share, event) {
+            (Beginning::Leased, Some(share), Some(event)) => {
                 handoff.hand(Handed { lease: lease(born, event.clone(), until), room: share })
             }
-            (Standing::Left, ..) => is_due |= list_is_old,
-            (Standing::Waits, ..) => {}
-            (Standing::Leased, ..) => is_due = true,
-            (Standing::Gathers, ..) => to_gather = true,
+            (Beginning::Left, ..) => is_due |= list_is_old,
+            (Beginning::Waits, ..) => {}
+            (Beginning::Leased, ..) => is_due = true,
+            (Beginning::Gathers, ..) => to_gather = true,
         }
     }
     if is_due {
@@ -155,7 +155,7 @@ pub(super) mod tests {
             delivery: DeliveryId::new(),
             event: event.id,
             subscription: SubscriptionId::new(),
-            standing: Standing::Leased,
+            beginning: Beginning::Leased,
             at: Whereabouts::Row(RowHint::default()),
         };
         let written = Written {
@@ -174,13 +174,13 @@ pub(super) mod tests {
         assert_eq!(handoff.reserve(100).unwrap().num_permits(), 65);
     }
 
-    fn written(handoff: &Handoff, event: &NewEvent, standings: &[Standing], overflow: bool) -> Written {
-        let born = |standing: &Standing| Born {
+    fn written(handoff: &Handoff, event: &NewEvent, beginnings: &[Beginning], overflow: bool) -> Written {
+        let born = |beginning: &Beginning| Born {
             partner: event.partner,
             delivery: DeliveryId::new(),
             event: event.id,
             subscription: SubscriptionId::new(),
-            standing: *standing,
+            beginning: *beginning,
             at: Whereabouts::Row(RowHint::default()),
         };
         Written {
@@ -189,7 +189,7 @@ pub(super) mod tests {
             published_count: 1,
             overflow,
             fanned_out: false,
-            born: standings.iter().map(born).collect(),
+            born: beginnings.iter().map(born).collect(),
             events: vec![event.clone()],
             set_aside: handoff.set_aside(),
         }
@@ -197,7 +197,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_was_not_leased_takes_no_room_from_what_was() {
-        use Standing::{Leased, Left};
+        use Beginning::{Leased, Left};
         let (handoff, mut intake) = handoff(2);
         let written = written(&handoff, &event(2), &[Left, Left, Leased, Left, Leased], false);
         hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
@@ -209,8 +209,8 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn the_bell_is_rung_for_what_is_due_and_left_to_whoever_has_room() {
-        use Standing::{Gathers, Leased, Left, Waits};
-        for (room, standings, overflow, rung) in [
+        use Beginning::{Gathers, Leased, Left, Waits};
+        for (room, beginnings, overflow, rung) in [
             (2, &[Leased, Leased][..], false, false),
             (2, &[Leased, Left], false, false),
             (1, &[Leased, Waits], false, false),
@@ -220,10 +220,10 @@ pub(super) mod tests {
             (2, &[Leased, Gathers], false, false),
         ] {
             let (handoff, intake) = handoff(room);
-            let written = written(&handoff, &event(2), standings, overflow);
+            let written = written(&handoff, &event(2), beginnings, overflow);
             hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
             let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
-            assert_eq!(bell.is_ok(), rung, "{standings:?} with room for {room}");
+            assert_eq!(bell.is_ok(), rung, "{beginnings:?} with room for {room}");
         }
     }
 
@@ -231,7 +231,7 @@ pub(super) mod tests {
     async fn who_was_left_by_an_old_list_is_looked_for_again() {
         for (changes, rung) in [(false, false), (true, true)] {
             let (handoff, intake) = handoff(2);
-            let written = written(&handoff, &event(2), &[Standing::Leased, Standing::Left], false);
+            let written = written(&handoff, &event(2), &[Beginning::Leased, Beginning::Left], false);
             if changes {
                 intake.set_aside.send_replace([SubscriptionId::new()].into());
             }

@@ -130,12 +130,12 @@ fn kept(keys: &KeyRing, request: &CancelRequest, answer: &Answer) -> Result<Opti
 }
 
 /// What a cancel finds under its session's id.
-enum Standing {
+enum Whose {
     Own { found: Found, remembered: bool },
     Another,
 }
 
-type Sessions = HashMap<(PartnerId, Uuid), Standing>;
+type Sessions = HashMap<(PartnerId, Uuid), Whose>;
 
 /// Takes the sessions that are remembered out of those wanted, and what time it is there. Only where every request for a session would come out
 /// well: what is refused shall be refused for how the session stands, not for how it is remembered.
@@ -152,7 +152,7 @@ fn recall(
         };
         let Some((session, row_at)) = open_sessions.take_if(*id, suits) else { return true };
         let found = Found { session, customer_erased: false, read_at: now, row_at };
-        sessions.insert((*partner, *id), Standing::Own { found, remembered: true });
+        sessions.insert((*partner, *id), Whose::Own { found, remembered: true });
         false
     });
     (sessions, Some(now))
@@ -171,16 +171,15 @@ async fn read_sessions(
     if let Some(read_at) = read_at {
         open_sessions.set_clock(read_at, asked);
     }
-    let own = |found: Found| {
-        ((found.session.partner, found.session.id), Standing::Own { found, remembered: false })
-    };
+    let own =
+        |found: Found| ((found.session.partner, found.session.id), Whose::Own { found, remembered: false });
     sessions.extend(found.into_iter().map(own));
     for key in wanted {
         if !sessions.contains_key(&key)
             && let Some(owner) = redirect_ids::owner(db, ClaimKind::Session, key.1).await?
             && owner != key.0
         {
-            sessions.insert(key, Standing::Another);
+            sessions.insert(key, Whose::Another);
         }
     }
     Ok(read_at)
@@ -190,8 +189,8 @@ async fn read_sessions(
 fn cancel(sessions: &mut Sessions, request: &CancelRequest, now: DateTime<Utc>) -> Result<Ended, Error> {
     let (found, remembered) = match sessions.get_mut(&(request.partner, request.cancel.session)) {
         None => return Err(Error::NotFound(Noun::Session)),
-        Some(Standing::Another) => return Err(Error::NotYours(Noun::Session)),
-        Some(Standing::Own { found, remembered }) => (found, *remembered),
+        Some(Whose::Another) => return Err(Error::NotYours(Noun::Session)),
+        Some(Whose::Own { found, remembered }) => (found, *remembered),
     };
     if found.customer_erased {
         return Err(Error::NotFound(Noun::Customer));

@@ -59,7 +59,7 @@ type Identities = Vec<Option<(EventId, [u8; 32])>>;
 
 /// What a chosen id stands for.
 #[derive(Clone, Copy)]
-struct Standing {
+struct StandsFor {
     event: EventId,
     content_hash: [u8; 32],
     /// Of an event that is stored already.
@@ -72,7 +72,7 @@ pub(super) struct Publications<'a> {
     /// The ids that are ours, with the event that each was claimed for.
     claimed: HashMap<Key, EventId>,
     /// What the others stand for.
-    standing: HashMap<Key, Standing>,
+    standing: HashMap<Key, StandsFor>,
     /// Of each request, in order.
     identities: Vec<Identities>,
 }
@@ -147,7 +147,7 @@ impl<'a> Publications<'a> {
             let wrong_length = |_| Error::internal("a stored content hash is not 32 bytes long");
             let content_hash = <[u8; 32]>::try_from(taken.content_hash).map_err(wrong_length)?;
             let standing =
-                Standing { event: EventId(taken.event_id), content_hash, matched: Some(taken.matched) };
+                StandsFor { event: EventId(taken.event_id), content_hash, matched: Some(taken.matched) };
             self.standing.insert((PartnerId(taken.partner_id), taken.key), standing);
         }
         if others.iter().any(|key| !self.standing.contains_key(key)) {
@@ -199,13 +199,13 @@ impl<'a> Publications<'a> {
 
 /// Decides a request against what stands so far; if nothing contradicts it, its events are added to those to store.
 fn settle(
-    standing: &mut HashMap<Key, Standing>,
+    standing: &mut HashMap<Key, StandsFor>,
     request: &PublishRequest,
     identities: &[Option<(EventId, [u8; 32])>],
     now: DateTime<Utc>,
     events: &mut Vec<NewEvent>,
 ) -> Settled {
-    let mut ours: HashMap<Key, Standing> = HashMap::new();
+    let mut ours: HashMap<Key, StandsFor> = HashMap::new();
     let (mut accepted, mut fresh) = (Vec::with_capacity(request.events.len()), Vec::new());
     let mut violations = Violations::default();
     for (owned, identity) in request.events.iter().zip(identities) {
@@ -222,7 +222,7 @@ fn settle(
                 violations.add(field, "stands for an event with other content already");
             }
             None => {
-                ours.insert(key, Standing { event, content_hash, matched: None });
+                ours.insert(key, StandsFor { event, content_hash, matched: None });
                 accepted.push((event, None));
                 fresh.push((event, owned));
             }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::domain::time::wire_time_ms;
 use crate::domain::{Error, Violations};
-use crate::hub::deliveries::{NewSigningKey, PolicyChange, Standing};
+use crate::hub::deliveries::{NewSigningKey, PolicyChange, SubscriptionStanding};
 use crate::hub::probe::Tested;
 use crate::store::deliveries::DeliveryView;
 use crate::store::events::EventView;
@@ -109,8 +109,8 @@ struct Policy {
 }
 
 impl SubscriptionState {
-    pub fn new(standing: Standing, defaults: &DefaultPolicy) -> Self {
-        let Standing { subscription, held, health, policy } = standing;
+    pub fn new(standing: SubscriptionStanding, defaults: &DefaultPolicy) -> Self {
+        let SubscriptionStanding { subscription, held, health, policy } = standing;
         Self {
             surface: subscription.surface.as_str(),
             id: subscription.external_key,
