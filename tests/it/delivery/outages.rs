@@ -328,3 +328,60 @@ async fn rule_18_a_result_waits_for_whatever_passes() {
     }
     assert_eq!(receiver.calls().len(), 4);
 }
+
+#[tokio::test]
+async fn rule_18_a_result_that_cannot_be_written_is_in_nobodys_way_and_its_delivery_is_not_lost() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    // What meets a page that cannot be read.
+    sqlx::raw_sql(
+        "create table broken (event_id uuid);
+         create sequence tries;
+         create function refuse() returns trigger language plpgsql as $$
+         begin
+             if exists (select from broken b where b.event_id = new.event_id) then
+                 perform nextval('tries');
+                 raise exception 'could not read block' using errcode = '58030';
+             end if;
+             return new;
+         end $$;
+         create trigger refuses before insert on attempts for each row execute function refuse()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let gate = gate();
+    receiver.reply([Reply::Gate(gate.clone(), 204)]);
+    app.cancel_one().await;
+    let broken = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    let event = app.delivery(&broken).await["event"]["id"].as_str().unwrap().parse::<uuid::Uuid>().unwrap();
+    sqlx::query("insert into broken values ($1)").bind(event).execute(&database.pool).await.unwrap();
+    gate.add_permits(1);
+    let tries = async || -> i64 {
+        sqlx::query_scalar("select last_value from tries").fetch_one(&database.pool).await.unwrap()
+    };
+    let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
+    // It is first in line. More come for as long as it is tried, so that it is seen that they are written.
+    let mut last = tries().await;
+    for count in 2.. {
+        app.cancel_one().await;
+        let id = receiver.wait_for(count).await[count - 1].header("webhook-id").to_owned();
+        app.wait_for_state(&id, "delivered").await;
+        let now = tries().await;
+        if now >= 10 && now == last {
+            break;
+        }
+        last = now;
+        assert!(std::time::Instant::now() < deadline, "it is still tried");
+    }
+    assert_eq!(app.delivery(&broken).await["state"], "pending");
+    let sent = receiver.calls().len();
+
+    // The page is mended, and the lease passes.
+    sqlx::query("delete from broken").execute(&database.pool).await.unwrap();
+    database.advance(chrono::TimeDelta::seconds(60)).await;
+    let again = receiver.wait_for(sent + 1).await.remove(sent);
+    assert_eq!(again.header("webhook-id"), broken);
+    app.wait_for_state(&broken, "delivered").await;
+}
