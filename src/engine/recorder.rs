@@ -1,9 +1,7 @@
 //! Writes what came of leases, in batches, on a connection of its own. A batch is whatever gathered while the last one was being written and
 //! in a short while after: a statement costs more than many rows of it, and nobody waits for a result.
 
-mod stubborn;
-
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +10,6 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Notify, mpsc};
 
-use self::stubborn::Stubborn;
 use super::Held;
 use crate::domain::Error;
 use crate::domain::delivery::Whereabouts;
@@ -35,8 +32,6 @@ const GATHERED: usize = 256;
 pub const CONNECTIONS_MAX: u32 = 2;
 /// Between tries at a batch that the database would not take.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// Tries at a batch by a database that is there, before it lets others go first.
-const TRIES_TOGETHER: u32 = 5;
 
 /// What came of a lease.
 pub struct Finished {
@@ -75,8 +70,6 @@ pub struct Recorder {
     metrics: Metrics,
     session: Option<Session>,
     books: Books,
-    /// What would not be written, and is tried one by one between the batches.
-    stubborn: VecDeque<Stubborn>,
     /// Bundles of which it is not certain what is recorded of them.
     unsure: Vec<BundleId>,
 }
@@ -94,8 +87,8 @@ impl Recorder {
         changes: Arc<AtomicU64>,
         metrics: Metrics,
     ) -> Self {
-        let (books, unsure, stubborn) = (Books::default(), Vec::new(), VecDeque::new());
-        Self { pool, node, due, gather, changes, metrics, session: None, books, stubborn, unsure }
+        let (books, unsure) = (Books::default(), Vec::new());
+        Self { pool, node, due, gather, changes, metrics, session: None, books, unsure }
     }
 
     /// Until every sender is gone and everything they sent is written.
@@ -109,19 +102,18 @@ impl Recorder {
                 self.take_apart_overdue().await;
             }
             let received = results.recv_many(&mut batch, BATCH_MAX);
-            let received = match self.books.overdue_at().into_iter().chain(self.stubborn_at()).min() {
+            let received = match self.books.overdue_at() {
                 Some(at) => tokio::time::timeout_at(at.into(), received).await,
                 None => Ok(received.await),
             };
             match received {
-                Ok(0) => return self.try_stubborn_to_the_end().await,
+                Ok(0) => return,
                 Ok(_) => gather(&mut results, &mut batch).await,
-                Err(_elapsed) => {
-                    self.try_stubborn(false).await;
-                    continue;
-                }
+                Err(_elapsed) => continue,
             }
-            let others_were_written = self.record_all(&mut batch).await;
+            for part in parts(&batch) {
+                self.record(part).await;
+            }
             let short_wait = |finished: &Finished| {
                 finished.held.alone.is_some()
                     || matches!(finished.ending, Ending::Retry { .. } | Ending::Release { .. } | Ending::Hold)
@@ -138,38 +130,30 @@ impl Recorder {
                 // The next that is sent alone may be a batch.
                 self.gather.notify_one();
             }
-            self.try_stubborn(others_were_written).await;
         }
     }
 
     /// Writes a batch, however long the database is away: the results are only here. Rows that it refuses for good are left to their
-    /// leases, which pass, and the deliveries are sent again. False when the database is there and does not take it as it is.
-    async fn record(&mut self, batch: &[Finished]) -> bool {
-        let mut tries = 0;
+    /// leases, which pass, and the deliveries are sent again.
+    async fn record(&mut self, batch: &[Finished]) {
         loop {
             match self.write(batch).await {
-                Ok(()) => {
-                    self.count(batch);
-                    return true;
-                }
+                Ok(()) => return self.count(batch),
                 Err(error @ Error::Unavailable(_)) => {
                     tracing::warn!(error = %error.chain(), results = batch.len(), "results cannot be written now; trying again");
-                    tries += 1;
-                    if tries >= TRIES_TOGETHER
-                        && let Ok(session) = self.connect().await
-                    {
-                        self.session = Some(session);
-                        return false;
-                    }
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
                 Err(error) if batch.len() > 1 => {
                     tracing::error!(error = %error.chain(), results = batch.len(), "a batch of results was refused; writing each alone");
-                    return false;
+                    for finished in batch {
+                        Box::pin(self.record(std::slice::from_ref(finished))).await;
+                    }
+                    return;
                 }
                 Err(error) => {
-                    batch.iter().for_each(|finished| refused(finished, &error));
-                    return true;
+                    let delivery = batch.first().map(|finished| finished.held.lease.delivery);
+                    tracing::error!(error = %error.chain(), ?delivery, "a result was refused; its lease will pass");
+                    return;
                 }
             }
         }
@@ -282,21 +266,20 @@ fn bundles_of(batch: &[Finished]) -> Vec<BundleId> {
     batch.iter().filter_map(bundle).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// How many of the first results are a statement's worth. Each lease stays whole, however many deliveries it is for.
-fn part(results: &[Finished]) -> usize {
-    let mut rows = 0;
-    let fits = |finished: &&Finished| {
-        let room_left = rows < ROWS_MAX;
-        rows += finished.held.lease.size();
-        room_left
-    };
-    results.iter().take_while(fits).count()
-}
-
-/// A result that is not written. What it was about is sent again.
-fn refused(finished: &Finished, error: &Error) {
-    let delivery = finished.held.lease.delivery;
-    tracing::error!(error = %error.chain(), %delivery, "a result was refused; its lease will pass");
+/// A statement's worth of results at a time. Each lease stays whole, however many deliveries it is for.
+fn parts(results: &[Finished]) -> impl Iterator<Item = &[Finished]> {
+    let mut rest = results;
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let fits = |finished: &&Finished| {
+            let room_left = rows < ROWS_MAX;
+            rows += finished.held.lease.size();
+            room_left
+        };
+        let (part, after) = rest.split_at(rest.iter().take_while(fits).count());
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// Waits for more of a small batch, but not for the rest of one whose senders are all gone.
