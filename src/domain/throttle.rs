@@ -19,8 +19,12 @@ impl Throttle {
         Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now }
     }
 
-    pub fn per_s(&self) -> u32 {
-        self.per_s
+    /// Another rate from now on. What was used is not given back.
+    pub fn set_per_s(&mut self, per_s: u32, now: Instant) {
+        if per_s != self.per_s {
+            self.refill(now);
+            self.per_s = per_s;
+        }
     }
 
     /// Takes a token; or says after how long there will be one. Who is refused gets no place in line.

@@ -22,8 +22,7 @@ const SWEEPS_PER_PARTITION_ROUND: u32 = 360;
 const CHUNK: u64 = 1_000;
 
 pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: watch::Receiver<bool>) {
-    // None at the start: processes that start again and again must not be a way through a month.
-    let (mut sweeps_to_partition_round, mut catch_up_days) = (0, 0);
+    let mut sweeps_to_partition_round = 0;
     loop {
         if let Err(error) = sweep(&pool, &metrics).await {
             if partitions::is_missing_behind(&error) {
@@ -32,8 +31,8 @@ pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: 
             tracing::warn!(error = %error.chain(), "sweeping failed; it is tried again in {} s", SWEEP_EVERY.as_secs());
         }
         if sweeps_to_partition_round == 0 {
-            match partition_round(&pool, retention_days, catch_up_days, &metrics).await {
-                Ok(()) => (sweeps_to_partition_round, catch_up_days) = (SWEEPS_PER_PARTITION_ROUND, 1),
+            match partition_round(&pool, retention_days, &metrics).await {
+                Ok(()) => sweeps_to_partition_round = SWEEPS_PER_PARTITION_ROUND,
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "partitions could not be seen to; it is tried again in {} s", SWEEP_EVERY.as_secs());
                 }
@@ -48,14 +47,9 @@ pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: 
     }
 }
 
-async fn partition_round(
-    pool: &PgPool,
-    retention_days: i32,
-    catch_up_days: i32,
-    metrics: &Metrics,
-) -> Result<(), Error> {
+async fn partition_round(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     in_time(async { partitions::make_ahead(&mut *pool.acquire().await?).await }).await?;
-    retention::keep(pool, retention_days, catch_up_days, metrics).await
+    retention::keep(pool, retention_days, metrics).await
 }
 
 async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {

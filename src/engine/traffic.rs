@@ -146,16 +146,9 @@ fn take(
     rate_per_s: Option<u32>,
     now: Instant,
 ) -> Result<(), Refusal> {
-    let Some(per_s) = rate_per_s else {
-        if !throttles.is_empty() {
-            throttles.remove(&whose);
-        }
-        return Ok(());
-    };
+    let Some(per_s) = rate_per_s else { return Ok(()) };
     let throttle = throttles.entry(whose).or_insert_with(|| Throttle::new(per_s, now));
-    if throttle.per_s() != per_s {
-        *throttle = Throttle::new(per_s, now);
-    }
+    throttle.set_per_s(per_s, now);
     throttle.take(now).map_err(Refusal::Turn)
 }
 
@@ -195,8 +188,13 @@ mod tests {
         let (mut free, callback) = (Traffic::default(), CallbackId::new());
         assert_eq!(passed(&mut free, callback, Some(2)), 2);
         assert_eq!(passed(&mut free, callback, Some(2)), 0);
-        assert_eq!(passed(&mut free, callback, Some(3)), 3, "a new setting starts anew");
-        assert_eq!((passed(&mut free, callback, None), free.throttles.len()), (10, 0));
+        assert_eq!(
+            passed(&mut free, callback, Some(3)),
+            0,
+            "a new setting gives nothing that time has not brought"
+        );
+        assert_eq!(passed(&mut free, callback, None), 10);
+        assert_eq!(passed(&mut free, callback, Some(3)), 0, "nor does taking it away for a moment");
         let mut bounded = Traffic::new(Some(4));
         for (rate, expected) in [(Some(3), 3), (Some(5), 4), (None, 4)] {
             assert_eq!(passed(&mut bounded, CallbackId::new(), rate), expected, "{rate:?}");

@@ -69,22 +69,11 @@ pub async fn begin_removal(db: &mut PgConnection) -> Result<bool, Error> {
     Ok(ours)
 }
 
-/// How many days the clock may be ahead of the last look and still be believed: a weekend without a process is nothing.
-const BELIEVED_AHEAD_DAYS: i32 = 2;
-
-/// Notes the day by which is looked now, and says how many days that is behind the clock. A clock that is more than two days ahead of the last
-/// look is followed by `catch_up_days` only. For whoever [may remove](begin_removal).
-pub async fn days_behind(db: &mut PgConnection, catch_up_days: i32) -> Result<i32, Error> {
-    let behind = sqlx::query_scalar(
-        "insert into retention_day as last (day) values ((herald_now() at time zone 'UTC')::date)
-         on conflict (one) do update
-             set day = case when excluded.day - last.day <= $1 then excluded.day else last.day + $2 end
-         returning (herald_now() at time zone 'UTC')::date - last.day",
-    )
-    .bind(BELIEVED_AHEAD_DAYS)
-    .bind(catch_up_days)
-    .fetch_one(db)
-    .await?;
+/// Notes the day by which is looked now, and says how many days that is behind the clock. One that is more than two days from the last look (a
+/// weekend without a process is nothing) is followed a day an hour, however many processes there are and however often each looks. For
+/// whoever [may remove](begin_removal).
+pub async fn days_behind(db: &mut PgConnection) -> Result<i32, Error> {
+    let behind = sqlx::query_scalar(include_str!("queries/partitions/days_behind.sql")).fetch_one(db).await?;
     Ok(behind)
 }
 

@@ -13,15 +13,10 @@ use crate::telemetry::Metrics;
 /// Rows a statement touches at most.
 const CHUNK: i64 = 1_000;
 
-/// Removes what has been over for longer than `retention_days`. Where the clock is days ahead of the last call, in whichever process that was, so
-/// much stays as if only `catch_up_days` had passed: a clock that is wrong must not cost more than that before somebody sees it.
+/// Removes what has been over for longer than `retention_days`. A clock that is days ahead of the last call, in whichever process that
+/// was, is followed by a day an hour: one that is wrong must not cost more than that before somebody sees it.
 /// Errors: `Unavailable` when a long reader is in the way. What was begun stays begun, and the next call goes on with it.
-pub async fn keep(
-    pool: &PgPool,
-    retention_days: i32,
-    catch_up_days: i32,
-    metrics: &Metrics,
-) -> Result<(), Error> {
+pub async fn keep(pool: &PgPool, retention_days: i32, metrics: &Metrics) -> Result<(), Error> {
     let mut connection = pool.acquire().await?;
     // The right to remove belongs to the session, so it must end here, however this ends.
     connection.close_on_drop();
@@ -29,7 +24,7 @@ pub async fn keep(
     if !in_time(partitions::begin_removal(db)).await? {
         return Ok(());
     }
-    let behind = in_time(partitions::days_behind(db, catch_up_days)).await?;
+    let behind = in_time(partitions::days_behind(db)).await?;
     if behind > 0 {
         tracing::warn!(
             days = behind,
