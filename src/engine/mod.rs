@@ -184,7 +184,9 @@ impl Engine {
         let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
         let heartbeat = health.worker("recorder");
         let recorder = own_thread::spawn("recorder", &pool, recorder::CONNECTIONS_MAX, async move |pool| {
-            recorder::Recorder::new(pool, node, bells, changes, metrics).run(recorded).await;
+            let [due, gather] = bells;
+            let bells = recorder::Bells { due, gather };
+            recorder::Recorder::run(pool, node, bells, changes, metrics, recorded).await;
             drop(heartbeat);
         });
         Self {

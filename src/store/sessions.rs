@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::domain::Error;
 
 /// Sessions of the shared pool at most.
-const SHARED_MAX: u32 = 22;
+const SHARED_MAX: u32 = 21;
 /// How long a request waits for a session before it is told to come back.
 const SESSION_WITHIN: Duration = Duration::from_secs(5);
 
@@ -171,6 +171,25 @@ impl Watch {
 /// keys it knows.
 pub async fn plan_once_by_key(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(BY_KEY).execute(db).await?;
+    Ok(())
+}
+
+/// How long a session's statements may take, and wait for somebody's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub statement: Duration,
+    pub lock: Duration,
+}
+
+/// Gives a session bounds of its own.
+pub async fn bound(db: &mut PgConnection, bounds: Bounds) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select set_config('statement_timeout', $1::text, false), set_config('lock_timeout', $2::text, false)",
+    )
+    .bind(bounds.statement.as_millis().to_string())
+    .bind(bounds.lock.as_millis().to_string())
+    .execute(db)
+    .await?;
     Ok(())
 }
 

@@ -308,11 +308,11 @@ pub async fn update_policy(
     Ok(())
 }
 
-/// Notes since when these subscriptions fail, unless that is known already. Locks them in the order in which several are disabled.
+/// Notes since when these subscriptions fail, unless that is known already. One that somebody has locked is passed over: its next failure is as good.
 pub async fn begin_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "with turned as materialized (
-             select id from subscriptions where id = any ($1) and failing_since is null order by partner_id, id for update)
+             select id from subscriptions where id = any ($1) and failing_since is null order by partner_id, id for update skip locked)
          update subscriptions set failing_since = herald_now() where id in (select id from turned)",
     )
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())

@@ -105,7 +105,8 @@ async fn callbacks_that_are_gone_together_disable_their_subscriptions_in_one_ord
 }
 
 #[tokio::test]
-async fn subscriptions_that_begin_or_cease_to_fail_together_are_locked_in_one_order() {
+async fn subscriptions_that_cease_to_fail_together_are_locked_in_one_order_and_those_that_begin_wait_for_nobody()
+ {
     let database = cluster::database().await;
     let app = App::start(&database, settings()).await;
     for place in 0..2 {
@@ -117,23 +118,25 @@ async fn subscriptions_that_begin_or_cease_to_fail_together_are_locked_in_one_or
     let written_anew = "update subscriptions set created_at = created_at where id = $1";
     sqlx::query(written_anew).bind(ids[0]).execute(&database.pool).await.unwrap();
     let both: Vec<SubscriptionId> = ids.iter().copied().map(SubscriptionId).collect();
-    for fails in [true, false] {
-        let mut somebody = database.pool.begin().await.unwrap();
-        lock(&mut somebody, SUBSCRIPTION, ids[0]).await;
-        let (pool, both) = (database.pool.clone(), both.clone());
-        let noted = tokio::spawn(async move {
-            let mut connection = pool.acquire().await.unwrap();
-            match fails {
-                true => subscriptions::begin_failing(&mut connection, &both).await,
-                false => subscriptions::end_failing(&mut connection, &both).await,
-            }
-        });
-        wait_until_none_is(&database, NOT_WAITING).await;
-        lock(&mut somebody, SUBSCRIPTION, ids[1]).await;
-        somebody.commit().await.unwrap();
-        noted.await.unwrap().unwrap();
+    let failing = async || -> i64 {
         let failing = "select count(*) from subscriptions where failing_since is not null";
-        let failing: i64 = sqlx::query_scalar(failing).fetch_one(&database.pool).await.unwrap();
-        assert_eq!(failing, if fails { 2 } else { 0 });
-    }
+        sqlx::query_scalar(failing).fetch_one(&database.pool).await.unwrap()
+    };
+    let mut connection = database.pool.acquire().await.unwrap();
+    let mut somebody = database.pool.begin().await.unwrap();
+    lock(&mut somebody, SUBSCRIPTION, ids[0]).await;
+    subscriptions::begin_failing(&mut connection, &both).await.unwrap();
+    assert_eq!(failing().await, 1, "its next failure is as good");
+    somebody.commit().await.unwrap();
+    subscriptions::begin_failing(&mut connection, &both).await.unwrap();
+    assert_eq!(failing().await, 2);
+
+    let mut somebody = database.pool.begin().await.unwrap();
+    lock(&mut somebody, SUBSCRIPTION, ids[0]).await;
+    let noted = tokio::spawn(async move { subscriptions::end_failing(&mut connection, &both).await });
+    wait_until_none_is(&database, NOT_WAITING).await;
+    lock(&mut somebody, SUBSCRIPTION, ids[1]).await;
+    somebody.commit().await.unwrap();
+    noted.await.unwrap().unwrap();
+    assert_eq!(failing().await, 0);
 }

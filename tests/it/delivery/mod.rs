@@ -21,4 +21,5 @@ mod partners;
 mod plans;
 mod poison;
 mod retries;
+mod stubborn;
 mod upkeep;
