@@ -97,16 +97,18 @@ impl Chapter<'_> {
 fn scenario(kind: &str) -> Value {
     json!({
         "name": format!("small-{kind}"), "kind": kind, "clients": 4, "callbacks": CALLBACKS, "events": EVENTS, "ratePerS": 100,
-        "hangingPercent": 34, "hangMs": 500, "batchEvents": 20,
+        "hangingPercent": 34, "hangMs": 500, "batchEvents": 20, "callbacksPerEvent": CALLBACKS,
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
-    let kinds = ["latency", "full-path", "publish", "callbacks", "hanging", "neighbour"];
+    let kinds = ["latency", "full-path", "publish", "callbacks", "hanging", "neighbour", "fan-out"];
     let mut scenarios = kinds.map(scenario);
     // So few that a slow machine keeps up with them.
     scenarios[5]["ratePerS"] = 50.into();
+    // By turns to two partners.
+    scenarios[6]["callbacks"] = (2 * CALLBACKS).into();
     let bench = Bench::of(&scenarios, &[]).await;
     assert_eq!(bench.code, 0, "{:#}", bench.report);
     assert_eq!(bench.report["conditions"]["repeat"], 1);
@@ -141,6 +143,10 @@ async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
     assert!(draining > 0);
     neighbour.assert_whole(EVENTS + 10 + draining);
     neighbour.assert_beside_bare(&["neighbour_p99", "neighbour_p99_draining", "recovered_per_s"]);
+
+    let fan_out = bench.chapter("fan-out");
+    fan_out.assert_whole(CALLBACKS * EVENTS);
+    fan_out.assert_beside_bare(&["delivered_per_s", "accepted_per_s"]);
 
     for part in ["asked to arrived, by percentile", "arrivals a second, by second", "has no counterpart"] {
         assert!(bench.page.contains(part), "{part}");
@@ -179,7 +185,7 @@ async fn a_server_that_runs_already_is_measured_and_left_as_it_was() {
     let database = cluster::database().await;
     let app = App::start(&database, settings()).await;
     let flags = ["--api", &app.base, "--operator", &app.operator, "--api-key", DEV_KEY];
-    let kinds = ["full-path", "publish", "callbacks", "backlog", "start"];
+    let kinds = ["full-path", "publish", "fan-out", "callbacks", "backlog", "start"];
     let bench = Bench::of(&kinds.map(scenario), &flags).await;
     assert_eq!(bench.code, 0, "{:#}", bench.report);
     for kind in ["full-path", "publish", "callbacks"] {

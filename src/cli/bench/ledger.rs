@@ -1,4 +1,5 @@
-//! Who asked for what and when, and what arrived: one entry for each event of a run, addressed by a number that is part of the event's id.
+//! Who asked for what and when, and what arrived: one entry for each delivery of a run. An event's id has the number of its first delivery in it, and
+//! the callback that this is for; its others are for the callbacks that follow.
 //! Its memory is fixed before the run begins, and entering something takes no lock.
 
 use std::ops::{Add, Range};
@@ -23,6 +24,8 @@ pub struct Ledger {
     /// Runs of the same command before this one: what comes late from them is nobody's invention.
     first_run: u32,
     begun: Instant,
+    /// Deliveries of one event.
+    fan_out: u16,
     entries: Vec<Entry>,
     accepted: AtomicU64,
     refused: AtomicU64,
@@ -69,12 +72,13 @@ impl Tally {
 }
 
 impl Ledger {
-    pub fn new(first_run: u32, run: u32, events: usize) -> Ledger {
+    pub fn new(first_run: u32, run: u32, deliveries: usize, fan_out: u16) -> Ledger {
         Ledger {
             run,
             first_run,
             begun: Instant::now(),
-            entries: std::iter::repeat_with(Entry::default).take(events).collect(),
+            fan_out,
+            entries: std::iter::repeat_with(Entry::default).take(deliveries).collect(),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             arrived: AtomicU64::new(0),
@@ -83,11 +87,11 @@ impl Ledger {
         }
     }
 
-    pub fn events(&self) -> usize {
+    pub fn deliveries(&self) -> usize {
         self.entries.len()
     }
 
-    /// The id of one event. It says whose it is and yet is as unordered as a client's own random ids, which is what an index has to cope with.
+    /// The id of one event, by the number of its first delivery and the callback that this is for. It says whose it is and yet is as unordered as a client's own random ids, which is what an index has to cope with.
     pub fn id(&self, number: usize, callback: u16) -> Uuid {
         let number = number as u32;
         let scattered =
@@ -132,11 +136,13 @@ impl Ledger {
         if (self.first_run..self.run).contains(&run) {
             return;
         }
-        let number = u32::from_be_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize;
-        let entry = self
-            .entries
-            .get(number)
-            .filter(|entry| session == self.id(number, callback) && entry.asked.load(Ordering::Acquire) > 0);
+        let first = u32::from_be_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize;
+        let first_callback = u16::from_be_bytes([bytes[4], bytes[5]]);
+        let place = callback.checked_sub(first_callback).filter(|place| *place < self.fan_out);
+        let entry = place
+            .filter(|_| session == self.id(first, first_callback))
+            .and_then(|place| self.entries.get(first + usize::from(place)))
+            .filter(|entry| entry.asked.load(Ordering::Acquire) > 0);
         let Some(entry) = entry else {
             self.invented.fetch_add(1, Ordering::Relaxed);
             return;
@@ -165,7 +171,7 @@ impl Ledger {
         self.missing_of(|_| true)
     }
 
-    /// The same, of the events whose number is one of these.
+    /// The same, of the deliveries whose number is one of these.
     pub fn missing_of(&self, chosen: impl Fn(usize) -> bool) -> u64 {
         let missing = |(number, entry): &(usize, &Entry)| {
             chosen(*number)
@@ -222,7 +228,7 @@ impl Ledger {
         latencies
     }
 
-    /// When each event that arrived did, by number and in nanoseconds since the run began.
+    /// When each delivery that arrived did, by number and in nanoseconds since the run began.
     pub fn arrivals_ns(&self) -> impl Iterator<Item = (usize, u64)> {
         let arrived = |(number, entry): (usize, &Entry)| (number, entry.arrived.load(Ordering::Acquire));
         self.entries.iter().enumerate().map(arrived).filter(|(_, arrived)| *arrived > 0)
@@ -234,7 +240,7 @@ mod tests {
     use super::*;
 
     fn asked(events: usize) -> Ledger {
-        let ledger = Ledger::new(70, 72, events);
+        let ledger = Ledger::new(70, 72, events, 1);
         for number in 0..events {
             ledger.ask(number, ledger.now_ns());
             ledger.accept(number);
@@ -271,8 +277,8 @@ mod tests {
 
     #[test]
     fn what_nobody_asked_for_is_invented() {
-        let elsewhere = Ledger::new(70, 73, 1);
-        let unasked = Ledger::new(70, 72, 1);
+        let elsewhere = Ledger::new(70, 73, 1, 1);
+        let unasked = Ledger::new(70, 72, 1, 1);
         assert!({
             unasked.arrive(Some(unasked.id(0, 1)), 1, 1);
             unasked.tally().invented == 1
@@ -296,15 +302,38 @@ mod tests {
     }
 
     #[test]
+    fn an_event_for_several_callbacks_has_to_arrive_at_each_of_them() {
+        let ledger = Ledger::new(70, 72, 6, 3);
+        (0..6).for_each(|number| {
+            ledger.ask(number, ledger.now_ns());
+            ledger.accept(number);
+        });
+        let arrive = |first, first_callback, at| ledger.arrive(Some(ledger.id(first, first_callback)), at, 9);
+        // The second event is for callbacks 6 to 8.
+        for callback in [8, 6, 6] {
+            arrive(3, 6, callback);
+        }
+        assert_eq!(
+            ledger.tally(),
+            Tally { accepted: 6, arrived: 2, duplicated: 1, lost: 4, ..Tally::default() }
+        );
+        assert_eq!(ledger.missing_of(|number| number == 4), 1);
+        for callback in [5, 9] {
+            arrive(3, 6, callback);
+        }
+        assert_eq!((ledger.tally().arrived, ledger.tally().invented), (2, 2), "these are for others");
+    }
+
+    #[test]
     fn a_late_duplicate_from_the_run_before_is_nobodys_invention() {
-        let (before, ledger) = (Ledger::new(70, 71, 1), asked(1));
+        let (before, ledger) = (Ledger::new(70, 71, 1, 1), asked(1));
         ledger.arrive(Some(before.id(0, 1)), 1, 1);
         assert_eq!(ledger.tally().invented, 0);
     }
 
     #[test]
     fn ids_are_unlike_each_other_and_say_their_number() {
-        let ledger = Ledger::new(70, 72, 0);
+        let ledger = Ledger::new(70, 72, 0, 1);
         let ids: std::collections::HashSet<_> = (0..10_000).map(|number| ledger.id(number, 3)).collect();
         assert_eq!(ids.len(), 10_000);
         assert_eq!(

@@ -38,15 +38,17 @@ pub struct Load {
     /// Of [`Job::Publish`]: the key of the producer. The others act as the partner concerned.
     pub key: String,
     pub places: Arc<Vec<Place>>,
+    /// How many callbacks each event is for, all of one place.
+    pub fan_out: u16,
     pub callbacks: u16,
     /// The one callback that all of it is for; otherwise they take turns.
     pub only: Option<u16>,
-    /// The events of the ledger to ask for.
+    /// The deliveries of the ledger to ask for.
     pub numbers: Range<usize>,
     pub ledger: Arc<Ledger>,
 }
 
-/// Asks for every event of the load, or as many as the time allows. Returns how long it took.
+/// Asks for everything of the load, or as much as the time allows. Returns how long it took.
 ///
 /// # Errors
 /// A session that cannot be opened: then there is nothing to measure.
@@ -121,13 +123,19 @@ pub async fn open_loop_while(
 }
 
 impl Load {
-    /// How many events one request is about.
+    /// How many deliveries one request is about.
     fn step(&self) -> usize {
-        if let Job::Publish(batch) = self.job { batch } else { 1 }
+        let events = if let Job::Publish(batch) = self.job { batch } else { 1 };
+        events * usize::from(self.fan_out)
     }
 
+    /// The first that an event is for, by the number of its first delivery.
     fn callback(&self, number: usize) -> u16 {
         self.only.unwrap_or((number % usize::from(self.callbacks)) as u16)
+    }
+
+    fn place(&self, callback: u16) -> &Place {
+        &self.places[usize::from(callback / self.fan_out)]
     }
 
     /// One request. What is refused, or not answered, is counted and not tried again.
@@ -170,7 +178,7 @@ impl Load {
         callback: u16,
         body: &'static str,
     ) -> Result<(u16, Bytes), String> {
-        let headers = [("x-api-key", self.places[usize::from(callback)].key.as_str())];
+        let headers = [("x-api-key", self.place(callback).key.as_str())];
         let body = Bytes::from_static(body.as_bytes());
         client.send(Ask { method, path, content_type: "application/json", headers: &headers, body }).await
     }
@@ -180,7 +188,8 @@ impl Load {
         client: &mut Client,
         numbers: std::ops::Range<usize>,
     ) -> Result<(u16, Bytes), String> {
-        let lines: String = numbers.map(|number| self.line(number)).collect();
+        let lines: String =
+            numbers.step_by(usize::from(self.fan_out)).map(|number| self.line(number)).collect();
         let ask = Ask {
             method: Method::POST,
             path: "/events",
@@ -191,10 +200,10 @@ impl Load {
         client.send(ask).await
     }
 
-    /// One event to publish, with the data that a cancelled session has.
+    /// One event to publish, by the number of its first delivery, with the data that a cancelled session has.
     fn line(&self, number: usize) -> String {
         let callback = self.callback(number);
-        let (id, partner) = (self.ledger.id(number, callback), self.places[usize::from(callback)].partner);
+        let (id, partner) = (self.ledger.id(number, callback), self.place(callback).partner);
         format!(
             "{{\"type\":\"RedirectSessionCancelled\",\"partnerId\":\"{partner}\",\"data\":{}}}\n",
             session_data(id)

@@ -59,7 +59,7 @@ struct Settled {
 impl Measure<'_> {
     pub async fn run(&mut self) -> Result<Measured, String> {
         self.say("set-up");
-        self.stage.grow(self.scenario.callbacks).await?;
+        self.stage.grow(self.scenario.callbacks, self.scenario.fan_out()).await?;
         self.behave(self.usual());
         let mut run = match self.scenario.kind {
             Kind::FullPath | Kind::Callbacks => self.full_path().await?,
@@ -69,10 +69,10 @@ impl Measure<'_> {
             Kind::Start if !self.stage.server.is_ours() => return Ok(not_ours()),
             Kind::Backlog => self.backlog().await?,
             Kind::Start => self.start().await?,
-            Kind::Publish | Kind::Neighbour => match self.publish_refused().await? {
+            Kind::Publish | Kind::FanOut | Kind::Neighbour => match self.publish_refused().await? {
                 Some(why) => return Ok(Measured::Unavailable(why)),
-                None if self.scenario.kind == Kind::Publish => self.publish().await?,
-                None => self.neighbour().await?,
+                None if self.scenario.kind == Kind::Neighbour => self.neighbour().await?,
+                None => self.publish().await?,
             },
         };
         run.tally = run.tally + self.aside;
@@ -158,7 +158,8 @@ impl Measure<'_> {
         let job = Job::Publish(usize::from(self.scenario.batch_events));
         let events = self.events(job).await?;
         let bare = self.bare().await?;
-        let ledger = self.stage.begin(events);
+        let fan_out = self.scenario.fan_out();
+        let ledger = self.stage.begin(events * usize::from(fan_out), fan_out);
         let before = Usage::of(&self.stage.server).await;
         let begun_ns = ledger.now_ns();
         let took = self.drive(job, &ledger).await?;
@@ -172,6 +173,7 @@ impl Measure<'_> {
 
     fn load(&self, job: Job, ledger: &Arc<Ledger>) -> Load {
         let (server, bare) = (&self.stage.server, job == Job::Bare);
+        let fan_out = if bare { 1 } else { self.scenario.fan_out() };
         let to = match job {
             Job::Bare => self.stage.receivers.address(0),
             Job::Publish(_) => server.operator,
@@ -181,9 +183,10 @@ impl Measure<'_> {
             job,
             to,
             key: server.key.clone(),
-            places: self.stage.places.clone(),
+            places: self.stage.places(fan_out),
+            fan_out,
             only: None,
-            numbers: 0..ledger.events(),
+            numbers: 0..ledger.deliveries(),
             callbacks: if bare { 1 } else { self.scenario.callbacks },
             ledger: ledger.clone(),
         }
@@ -205,15 +208,16 @@ impl Measure<'_> {
         // A bench that is to be short has a short look.
         let least = (SAMPLE_EVENTS as f64 * self.seconds.clamp(0.1, 1.0)) as usize;
         if self.events.is_none() {
+            let fan_out = self.scenario.fan_out();
             let ledger = match job {
-                Job::Publish(batch) => self.stage.begin(least.max(batch * 8)),
+                Job::Publish(batch) => self.stage.begin(least.max(batch * 8) * usize::from(fan_out), fan_out),
                 _ => self.open_sessions(least).await?,
             };
             let begun_ns = ledger.now_ns();
             self.drive(job, &ledger).await?;
             let took_s = (self.settle(&ledger).await?.after_ns - begun_ns) as f64 / 1e9;
             self.aside = self.aside + ledger.tally();
-            let per_s = ledger.events() as f64 / took_s.max(0.001);
+            let per_s = (ledger.deliveries() / usize::from(fan_out)) as f64 / took_s.max(0.001);
             self.events = Some((per_s * self.seconds).clamp(least as f64, EVENTS_MAX) as usize);
         }
         Ok(self.events.unwrap_or(least))
@@ -221,7 +225,7 @@ impl Measure<'_> {
 
     /// A ledger, and its sessions opened.
     async fn open_sessions(&mut self, events: usize) -> Result<Arc<Ledger>, String> {
-        let ledger = self.stage.begin(events);
+        let ledger = self.stage.begin(events, 1);
         self.say(&format!("opening {events} sessions"));
         closed_loop(self.load(Job::Open, &ledger), BARE_CLIENTS, None).await?;
         Ok(ledger)
@@ -270,7 +274,7 @@ impl Measure<'_> {
     }
 
     fn line(&self, ledger: &Ledger) -> String {
-        of_events(ledger.arrived(), ledger.events() as u64, &self.title)
+        of_events(ledger.arrived(), ledger.deliveries() as u64, &self.title)
     }
 }
 

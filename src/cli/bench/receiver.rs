@@ -52,7 +52,7 @@ impl Receivers {
     pub fn new() -> Receivers {
         let (behaviour, watched) = watch::channel(Behaviour::default());
         let shared = Arc::new(Shared {
-            ledger: RwLock::new(Arc::new(Ledger::new(0, 0, 0))),
+            ledger: RwLock::new(Arc::new(Ledger::new(0, 0, 0, 1))),
             behaviour: watched,
             calls: AtomicU64::new(0),
             connections: AtomicU64::new(0),

@@ -22,6 +22,8 @@ pub enum Kind {
     Start,
     /// Events published in batches on the operator's side.
     Publish,
+    /// As `publish`, each event for several callbacks.
+    FanOut,
     /// One partner's few events while another's callback hangs with much that is due.
     Neighbour,
 }
@@ -34,7 +36,7 @@ pub struct Scenario {
     pub kind: Kind,
     #[serde(default = "defaults::clients")]
     pub clients: u16,
-    /// Each of its own partner, at an origin of its own.
+    /// Each of its own partner (of `fan-out` several of one), at an origin of its own.
     #[serde(default = "defaults::callbacks")]
     pub callbacks: u16,
     /// Of `latency` and `neighbour`: requests a second.
@@ -47,9 +49,12 @@ pub struct Scenario {
     pub hanging_percent: f64,
     #[serde(default = "defaults::hang_ms")]
     pub hang_ms: u32,
-    /// Of `publish`: events in one request.
+    /// Of `publish` and `fan-out`: events in one request.
     #[serde(default = "defaults::batch_events")]
     pub batch_events: u16,
+    /// Of `fan-out`: callbacks that each event is for, all of one partner.
+    #[serde(default = "defaults::callbacks_per_event")]
+    pub callbacks_per_event: u16,
     /// The receivers forget some arrivals, so that the run has to fail. For checking the check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lose: bool,
@@ -74,6 +79,9 @@ mod defaults {
     pub fn batch_events() -> u16 {
         500
     }
+    pub fn callbacks_per_event() -> u16 {
+        10
+    }
 }
 
 impl Scenario {
@@ -88,8 +96,14 @@ impl Scenario {
             hanging_percent: defaults::hanging_percent(),
             hang_ms: defaults::hang_ms(),
             batch_events: defaults::batch_events(),
+            callbacks_per_event: defaults::callbacks_per_event(),
             lose: false,
         }
+    }
+
+    /// How many callbacks each event is for.
+    pub fn fan_out(&self) -> u16 {
+        if self.kind == Kind::FanOut { self.callbacks_per_event } else { 1 }
     }
 
     /// How many callbacks hang: of nought per cent none, of more at least one.
@@ -125,6 +139,10 @@ impl Scenario {
             Kind::Neighbour => format!(
                 "{rate_per_s} events a second of one partner while another's callback hangs with much that is due"
             ),
+            Kind::FanOut => format!(
+                "{} events a request on the operator's side, each for {} of {callbacks} callbacks",
+                self.batch_events, self.callbacks_per_event
+            ),
             Kind::Publish => {
                 format!(
                     "{} events a request on the operator's side, {callbacks} callbacks",
@@ -145,6 +163,11 @@ impl Scenario {
         if self.kind == Kind::Neighbour && self.callbacks < 2 {
             return wrong("callbacks is at least 2");
         }
+        if self.kind == Kind::FanOut
+            && (self.callbacks_per_event == 0 || !self.callbacks.is_multiple_of(self.callbacks_per_event))
+        {
+            return wrong("callbacks is a multiple of callbacksPerEvent");
+        }
         if !(1..=10_000).contains(&self.batch_events) {
             return wrong("batchEvents is 1 to 10000");
         }
@@ -164,6 +187,7 @@ pub fn built_in() -> Vec<Scenario> {
         Scenario { rate_per_s: 5_000, ..new("latency-5000", Kind::Latency) },
         new("full-path", Kind::FullPath),
         new("publish", Kind::Publish),
+        Scenario { callbacks: 60, batch_events: 50, ..new("fan-out", Kind::FanOut) },
         Scenario { callbacks: 1_000, ..new("callbacks", Kind::Callbacks) },
         Scenario { callbacks: 1_000, ..new("hanging", Kind::Hanging) },
         new("backlog", Kind::Backlog),
@@ -248,6 +272,8 @@ mod tests {
             (r#"[{"name":"x","kind":"start","clients":0}]"#, "at least 1"),
             (r#"[{"name":"x","kind":"publish","batchEvents":10001}]"#, "batchEvents"),
             (r#"[{"name":"x","kind":"neighbour","callbacks":1}]"#, "at least 2"),
+            (r#"[{"name":"x","kind":"fan-out","callbacks":15}]"#, "a multiple"),
+            (r#"[{"name":"x","kind":"fan-out","callbacksPerEvent":0}]"#, "a multiple"),
             (r#"[{"name":"x","kind":"hanging","hangingPercent":101}]"#, "hangingPercent"),
         ] {
             let error = parse(text).expect_err(text);

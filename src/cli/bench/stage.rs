@@ -1,6 +1,7 @@
 //! Where a run takes place: the server, the receivers, and a partner with a subscription for each callback. All of it is set-up; nothing here
 //! is measured.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -17,18 +18,19 @@ use super::server::Server;
 const MAKERS: usize = 16;
 const KEY: &str = "bench-callback-key";
 
-/// A partner, and the key to act as it. Its one subscription delivers to the callback of the same number.
+/// A partner, and the key to act as it. Its subscriptions deliver to as many callbacks in a row, those of the first place to the first.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub partner: Uuid,
     pub key: String,
-    subscription: Uuid,
+    subscriptions: Vec<Uuid>,
 }
 
 pub struct Stage {
     pub server: Server,
     pub receivers: Receivers,
-    pub places: Arc<Vec<Place>>,
+    /// By how many callbacks each has.
+    places: BTreeMap<u16, Arc<Vec<Place>>>,
     first_run: u32,
     run: u32,
 }
@@ -37,33 +39,40 @@ impl Stage {
     pub fn new(server: Server) -> Stage {
         // The lower byte counts up, so that runs of one command are told from those of another.
         let first_run = (Uuid::new_v4().as_u128() as u32) & 0x7fff_ff00;
-        Stage { server, receivers: Receivers::new(), places: Arc::default(), first_run, run: first_run }
+        Stage { server, receivers: Receivers::new(), places: BTreeMap::new(), first_run, run: first_run }
     }
 
-    /// A ledger for so many events, which receivers enter into from now on.
-    pub fn begin(&mut self, events: usize) -> Arc<Ledger> {
+    /// A ledger for so many deliveries, which receivers enter into from now on.
+    pub fn begin(&mut self, deliveries: usize, fan_out: u16) -> Arc<Ledger> {
         self.run += 1;
-        let ledger = Arc::new(Ledger::new(self.first_run, self.run, events));
+        let ledger = Arc::new(Ledger::new(self.first_run, self.run, deliveries, fan_out));
         self.receivers.enter_into(&ledger);
         ledger
     }
 
-    /// Sees to it that there are at least so many callbacks, each with its partner and subscription.
-    pub async fn grow(&mut self, callbacks: u16) -> Result<(), String> {
+    /// The partners that have so many callbacks each.
+    pub fn places(&self, fan_out: u16) -> Arc<Vec<Place>> {
+        self.places.get(&fan_out).cloned().unwrap_or_default()
+    }
+
+    /// Sees to it that there are at least so many callbacks, and a partner for each `fan_out` of them, with a subscription for each.
+    pub async fn grow(&mut self, callbacks: u16, fan_out: u16) -> Result<(), String> {
         self.receivers.grow(callbacks).await?;
-        let mut places = self.places.to_vec();
-        while places.len() < usize::from(callbacks) {
+        let mut places = self.places(fan_out).to_vec();
+        while places.len() < usize::from(callbacks / fan_out) {
             let mut makers = JoinSet::new();
-            for number in (places.len()..usize::from(callbacks)).take(MAKERS) {
-                let url = format!("http://{}/", self.receivers.address(number as u16));
+            for number in (places.len()..usize::from(callbacks / fan_out)).take(MAKERS) {
+                let first = number as u16 * fan_out;
+                let of_place = (first..first + fan_out).map(|callback| self.receivers.address(callback));
+                let urls = of_place.map(|address| format!("http://{address}/")).collect();
                 let (api, operator) = (Client::new(self.server.api), Client::new(self.server.operator));
-                makers.spawn(make_place(api, operator, self.server.key.clone(), url, number));
+                makers.spawn(make_place(api, operator, self.server.key.clone(), urls, number));
             }
             let mut made = makers.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
             made.sort_by_key(|(number, _)| *number);
             places.extend(made.into_iter().map(|(_, place)| place));
         }
-        self.places = Arc::new(places);
+        self.places.insert(fan_out, Arc::new(places));
         Ok(())
     }
 
@@ -87,9 +96,11 @@ impl Stage {
     pub async fn strike(self) -> Result<(), String> {
         if !self.server.is_ours() {
             let mut api = Client::new(self.server.api);
-            for place in self.places.iter() {
-                let path = subscription_path(place.subscription);
-                api.json(Method::DELETE, &path, &place.key, &json!({})).await?;
+            for place in self.places.values().flat_map(|places| places.iter()) {
+                for subscription in &place.subscriptions {
+                    let path = subscription_path(*subscription);
+                    api.json(Method::DELETE, &path, &place.key, &json!({})).await?;
+                }
             }
         }
         self.server.dismiss().await
@@ -104,7 +115,7 @@ async fn make_place(
     mut api: Client,
     mut operator: Client,
     key: String,
-    url: String,
+    urls: Vec<String>,
     number: usize,
 ) -> Result<(usize, Place), String> {
     let name = json!({ "name": format!("bench {number}") });
@@ -114,8 +125,12 @@ async fn make_place(
     let scopes = json!({ "scopes": ["partner"] });
     let made = operator.json(Method::POST, &format!("/partners/{partner}/keys"), &key, &scopes).await?;
     let key = made["key"].as_str().ok_or("a new key is not shown")?.to_owned();
-    let subscription = Uuid::new_v4();
-    let wanted = json!({ "callbackUrl": url, "apiKey": KEY, "eventTypes": ["RedirectSessionCancelled"] });
-    api.json(Method::PUT, &subscription_path(subscription), &key, &wanted).await?;
-    Ok((number, Place { partner, key, subscription }))
+    let mut subscriptions = Vec::new();
+    for url in urls {
+        let subscription = Uuid::new_v4();
+        let wanted = json!({ "callbackUrl": url, "apiKey": KEY, "eventTypes": ["RedirectSessionCancelled"] });
+        api.json(Method::PUT, &subscription_path(subscription), &key, &wanted).await?;
+        subscriptions.push(subscription);
+    }
+    Ok((number, Place { partner, key, subscriptions }))
 }

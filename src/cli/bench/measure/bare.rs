@@ -42,7 +42,7 @@ impl OnSchedule {
 
 impl Measure<'_> {
     pub(super) async fn bare(&mut self) -> Result<Bare, String> {
-        let ledger = self.stage.begin(EVENTS);
+        let ledger = self.stage.begin(EVENTS, 1);
         let behaviour = self.behave(Behaviour::default());
         let (begun, at_most) = (Instant::now(), LASTS.min(Duration::from_secs_f64(self.seconds)));
         let driving = closed_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, Some(at_most));
@@ -67,7 +67,7 @@ impl Measure<'_> {
     /// So many at the scenario's rate.
     pub(super) async fn bare_on_schedule(&mut self, events: usize) -> Result<OnSchedule, String> {
         let rate = self.scenario.rate_per_s;
-        let ledger = self.stage.begin(events);
+        let ledger = self.stage.begin(events, 1);
         let behaviour = self.behave(Behaviour::default());
         let (begun, lasts) = (Instant::now(), Duration::from_secs_f64(events as f64 / f64::from(rate)));
         let driving = open_loop(self.load(Job::Bare, &ledger), BARE_CLIENTS, rate);

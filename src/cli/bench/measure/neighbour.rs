@@ -36,7 +36,7 @@ impl Measure<'_> {
         let (beside, more) = (backlog + few, DRAINING_EVENTS_MAX.min(rate as usize * DRAINING_S));
         let bare = self.bare().await?;
         let on_schedule = self.bare_on_schedule(few).await?;
-        let ledger = self.stage.begin(beside + more);
+        let ledger = self.stage.begin(beside + more, 1);
         let hang = Duration::from_millis(self.scenario.hang_ms.into());
         self.behave(Behaviour { hanging: 1, hang, ..self.usual() });
         let begun_ns = ledger.now_ns();
@@ -76,7 +76,7 @@ impl Measure<'_> {
             move || !drained.load(Ordering::Relaxed)
         };
         let mut load = self.load(Job::Publish(1), ledger);
-        (load.numbers, load.only) = (from..ledger.events(), Some(1));
+        (load.numbers, load.only) = (from..ledger.deliveries(), Some(1));
         let meanwhile = open_loop_while(load, self.scenario.clients, self.scenario.rate_per_s, going);
         let draining = async {
             let drained_ns = self.drained(ledger, backlog).await;

@@ -113,7 +113,8 @@ impl Measure<'_> {
         let launched = Instant::now();
         self.stage.server.resume().await?;
         let announced = launched.elapsed();
-        let (place, path) = (&self.stage.places[0], format!("/redirect-sessions/{}/cancel", ledger.id(0, 0)));
+        let (place, path) =
+            (&self.stage.places(1)[0], format!("/redirect-sessions/{}/cancel", ledger.id(0, 0)));
         let begun_ns = ledger.now_ns();
         ledger.ask(0, begun_ns);
         let ask = Ask {
