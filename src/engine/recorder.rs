@@ -7,6 +7,7 @@ mod stubborn;
 mod writer;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use self::stubborn::Stubborn;
 use self::writer::{Failure, Writer};
 use super::Held;
-use crate::domain::id::{IdSet, NodeId, SubscriptionId};
+use crate::domain::id::{NodeId, SubscriptionId};
 use crate::store::queue::{Ending, Record};
 use crate::store::subscriptions::AsRead;
 use crate::telemetry::Metrics;
@@ -56,19 +57,14 @@ pub struct Disable {
     pub judged: AsRead,
     /// Only if it has failed for so long: another post may have arrived meanwhile.
     pub failing_for: Option<Duration>,
+    /// What becomes of the delivery while somebody has the subscription locked. That is not waited for: the next attempt asks for the same.
+    pub otherwise: Ending,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     Failing,
     Well,
-}
-
-impl Finished {
-    /// Whether its subscription's row has to be had to write it, which somebody may have locked.
-    fn needs_its_subscription(&self) -> bool {
-        self.disable.is_some() || self.turn == Some(Turn::Well) || self.ending == Ending::Hold
-    }
 }
 
 /// Who waits for results to be written.
@@ -116,15 +112,8 @@ impl Bells {
 struct Known {
     /// Batches with attempts in them that were written: while this rises it is not the database that is in trouble.
     written: Rc<Cell<u64>>,
-    /// Subscriptions whose rows could not be had.
-    out_of_reach: Rc<RefCell<IdSet<SubscriptionId>>>,
-}
-
-impl Known {
-    fn is_out_of_reach(&self, finished: &Finished) -> bool {
-        finished.needs_its_subscription()
-            && self.out_of_reach.borrow().contains(&finished.held.lease.subscription)
-    }
+    /// Subscriptions that are well again, of which it could not be noted because somebody has locked them.
+    well: Rc<RefCell<BTreeSet<SubscriptionId>>>,
 }
 
 pub struct Recorder {
@@ -134,6 +123,8 @@ pub struct Recorder {
     stubborn: mpsc::UnboundedSender<Finished>,
     /// That results cannot be written is said once, and so is that they can again.
     is_silent: bool,
+    /// What was written when results were not taken the last time.
+    not_taken_at: Option<u64>,
 }
 
 impl Recorder {
@@ -150,16 +141,18 @@ impl Recorder {
         let writer = |bounds| {
             let (pool, bells, changes, metrics) =
                 (pool.clone(), bells.clone(), changes.clone(), metrics.clone());
-            Writer::new(pool, node, bounds, bells, changes, metrics, known.written.clone())
+            Writer::new(pool, node, bounds, bells, changes, metrics, known.clone())
         };
         let (to_stubborn, arriving) = mpsc::unbounded_channel();
-        let stubborn = Stubborn::new(writer(stubborn::BOUNDS), bells.clone(), known.clone(), arriving);
+        let stubborn =
+            Stubborn::new(writer(stubborn::BOUNDS), bells.clone(), known.written.clone(), arriving);
         let recorder = Self {
             writer: writer(writer::BOUNDS),
             bells: bells.clone(),
             known: known.clone(),
             stubborn: to_stubborn,
             is_silent: false,
+            not_taken_at: None,
         };
         tokio::join!(recorder.write_batches(results), stubborn.run());
     }
@@ -169,9 +162,9 @@ impl Recorder {
         self.writer.begin().await;
         loop {
             // Here, because there may be results at any time.
-            let overdue_at = self.writer.take_apart_overdue().await;
+            let again_at = self.writer.keep_up().await;
             let received = results.recv_many(&mut batch, BATCH_MAX);
-            let received = match overdue_at {
+            let received = match again_at {
                 Some(at) => tokio::time::timeout_at(at.into(), received).await,
                 None => Ok(received.await),
             };
@@ -189,23 +182,20 @@ impl Recorder {
 
     /// A statement's worth at a time. What would not be written is taken out.
     async fn record_all(&mut self, results: &mut Vec<Finished>) {
-        if !self.known.out_of_reach.borrow().is_empty() {
-            let known = self.known.clone();
-            self.set_apart(results.extract_if(.., |finished| known.is_out_of_reach(finished)));
-        }
         let mut written = 0;
         while written < results.len() {
             let end = written + part(&results[written..]);
             if self.record(&results[written..end]).await {
                 written = end;
             } else {
-                self.set_apart(results.drain(written..end));
+                results.drain(written..end).for_each(|finished| drop(self.stubborn.send(finished)));
+                let so_far = self.known.written.get();
+                // If nothing is written any more, the next will not be either.
+                if self.not_taken_at.replace(so_far) == Some(so_far) {
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
             }
         }
-    }
-
-    fn set_apart(&self, results: impl Iterator<Item = Finished>) {
-        results.for_each(|finished| drop(self.stubborn.send(finished)));
     }
 
     /// Writes a batch, however long the database is away: the results are only here. False when it is there, and does not take them.

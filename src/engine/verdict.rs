@@ -67,31 +67,41 @@ pub(super) fn judge(
     let failures = usize::try_from(lease.attempts).unwrap_or_default() + 1;
     // Random numbers are dear, and what arrived needs none.
     let jitter = if posted.outcome == Outcome::Delivered { 0.0 } else { chance() };
-    let verdict =
-        retry::decide(&target.retry, failures, posted.outcome, posted.status, asked(&posted), jitter);
-    let (ending, disable) = match verdict {
-        Verdict::Delivered => (Ending::Final(DeliveryState::Delivered), None),
-        _ if lease.probe => (Ending::Final(DeliveryState::Dead), None),
-        Verdict::Dead if excused => (Ending::Release { delay_ms: millis(EXCUSED_FOR) }, None),
-        Verdict::Dead => (Ending::Final(DeliveryState::Dead), None),
-        Verdict::Retry(after) if excused => (Ending::Release { delay_ms: millis(after) }, None),
-        Verdict::Retry(after) => (Ending::Retry { delay_ms: millis(after) }, None),
-        Verdict::Disable => (Ending::Hold, Some("the callback answered 410 Gone".to_owned())),
+    let decided =
+        |status| retry::decide(&target.retry, failures, posted.outcome, status, asked(&posted), jitter);
+    let ending = |verdict| match verdict {
+        Verdict::Delivered => Ending::Final(DeliveryState::Delivered),
+        _ if lease.probe => Ending::Final(DeliveryState::Dead),
+        Verdict::Dead if excused => Ending::Release { delay_ms: millis(EXCUSED_FOR) },
+        Verdict::Dead => Ending::Final(DeliveryState::Dead),
+        Verdict::Retry(after) if excused => Ending::Release { delay_ms: millis(after) },
+        Verdict::Retry(after) => Ending::Retry { delay_ms: millis(after) },
+        Verdict::Disable => Ending::Hold,
     };
-    let ours = posted.ours;
+    let (ours, failed) = (posted.ours, ending(decided(posted.status)));
     let turn = turn(posted.outcome, target.failing_for, lease.probe || excused || ours);
-    let (ending, disable) = match ending {
+    let disable = match failed {
+        // Otherwise it is a failure like any other.
+        Ending::Hold => Some(Disable {
+            reason: "the callback answered 410 Gone".to_owned(),
+            judged: target.as_read,
+            failing_for: None,
+            otherwise: ending(decided(None)),
+        }),
         Ending::Retry { .. } | Ending::Final(DeliveryState::Dead)
             if !lease.probe && !ours && has_failed_too_long(target) =>
         {
             let days = target.disable_after.as_secs() / 86_400;
-            let reason = format!("every delivery has failed for {days} days");
-            (Ending::Hold, Some((reason, Some(target.disable_after))))
+            Some(Disable {
+                reason: format!("every delivery has failed for {days} days"),
+                judged: target.as_read,
+                failing_for: Some(target.disable_after),
+                otherwise: failed,
+            })
         }
-        _ => (ending, disable.map(|reason| (reason, None))),
+        _ => None,
     };
-    let disable =
-        disable.map(|(reason, failing_for)| Disable { reason, judged: target.as_read, failing_for });
+    let ending = if disable.is_some() { Ending::Hold } else { failed };
     let record = Record {
         attempt: AttemptId::new(),
         outcome: posted.outcome,

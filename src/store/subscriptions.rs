@@ -209,22 +209,40 @@ pub struct AsRead {
     pub callback_updated_at: DateTime<Utc>,
 }
 
+/// What became of a wish to disable a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disabling {
+    Done,
+    /// It is not what was judged any more.
+    Outdated,
+    /// Somebody has locked it.
+    OutOfReach,
+}
+
+#[derive(sqlx::FromRow)]
+struct DisablingRow {
+    in_reach: bool,
+    done: bool,
+}
+
 /// Disables a subscription because of what its callback said. Only an active one that is still what it was when the callback was called: its
 /// owner's pause or deletion stands, and what an old callback said is not held against a new one. Where event types are taken only while
 /// active, others may have them from now on. Its partner is to be told (`notices`). With `failing_for`, only if by now it has failed for so long
-/// without a success.
+/// without a success. One that somebody has locked is not waited for.
 pub async fn disable(
     db: &mut PgConnection,
     (partner, id): (PartnerId, SubscriptionId),
     judged: AsRead,
     failing_for: Option<Duration>,
     reason: &str,
-) -> Result<bool, sqlx::Error> {
-    let disabled: Option<Uuid> = sqlx::query_scalar(
-        "with disabled as (
+) -> Result<Disabling, sqlx::Error> {
+    let row: DisablingRow = sqlx::query_as(
+        "with in_reach as materialized (
+             select id from subscriptions where partner_id = $1 and id = $2 for update skip locked),
+         disabled as (
              update subscriptions s set version = s.version + 1, state = 'disabled', state_reason = $3, updated_at = herald_now()
              from callbacks c
-             where s.partner_id = $1 and s.id = $2 and s.state = 'active' and s.version = $4
+             where s.id in (select id from in_reach) and s.state = 'active' and s.version = $4
                and c.id = s.callback_id and c.updated_at = $5
                and ($6::bigint is null or s.failing_since <= herald_now() - $6 * interval '1 ms')
              returning s.id, s.partner_id, s.version, s.state_reason),
@@ -234,7 +252,7 @@ pub async fn disable(
          freed as (
              update subscription_event_types set exclusive_in = null
              where subscription_id in (select id from disabled) and surface = 'notifications')
-         select id from disabled",
+         select exists (select from in_reach) as in_reach, exists (select from disabled) as done",
     )
     .bind(partner.0)
     .bind(id.0)
@@ -242,9 +260,13 @@ pub async fn disable(
     .bind(judged.version.0)
     .bind(judged.callback_updated_at)
     .bind(failing_for.map(|failing_for| i64::try_from(failing_for.as_millis()).unwrap_or(i64::MAX)))
-    .fetch_optional(db)
+    .fetch_one(db)
     .await?;
-    Ok(disabled.is_some())
+    Ok(match row {
+        DisablingRow { done: true, .. } => Disabling::Done,
+        DisablingRow { in_reach: true, .. } => Disabling::Outdated,
+        DisablingRow { .. } => Disabling::OutOfReach,
+    })
 }
 
 /// A partner's own delivery policy for a subscription; `None` is the server's default.
@@ -321,15 +343,22 @@ pub async fn begin_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Res
     Ok(())
 }
 
-/// Notes that these subscriptions are well again. Locks them in the order in which several are disabled.
-pub async fn end_failing(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "with turned as materialized (
-             select id from subscriptions where id = any ($1) and failing_since is not null order by partner_id, id for update)
-         update subscriptions set failing_since = null where id in (select id from turned)",
+/// Notes that these subscriptions are well again. Returns those of which it could not be noted, since somebody has locked them.
+pub async fn end_failing(
+    db: &mut PgConnection,
+    ids: &[SubscriptionId],
+) -> Result<Vec<SubscriptionId>, sqlx::Error> {
+    let passed_over: Vec<Uuid> = sqlx::query_scalar(
+        "with failing as materialized (
+             select id from subscriptions where id = any ($1) and failing_since is not null),
+         turned as materialized (
+             select id from subscriptions where id in (select id from failing) order by partner_id, id for update skip locked),
+         ended as (
+             update subscriptions set failing_since = null where id in (select id from turned))
+         select id from failing where id not in (select id from turned)",
     )
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
-    .execute(db)
+    .fetch_all(db)
     .await?;
-    Ok(())
+    Ok(passed_over.into_iter().map(SubscriptionId).collect())
 }

@@ -20,7 +20,8 @@ use herald::domain::version::Version;
 use herald::store::batches::{self, Terms};
 use herald::store::events::{Alongside, Begins, Insert, NewDelivery};
 use herald::store::queue::{self, Books, Claimed, Ending, Finish, Share, Walked};
-use herald::store::{self, bundles, deliveries, events, partitions, routes, subscriptions, targets};
+use herald::store::subscriptions::{self, Disabling};
+use herald::store::{self, bundles, deliveries, events, partitions, routes, targets};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::PgConnection;
@@ -387,7 +388,8 @@ impl World<'_> {
             let disabled =
                 subscriptions::disable(self.db, (self.partner, id), judged, None, "gone").await.unwrap();
             let was_active = self.model.subscriptions[subscription] == SubscriptionState::Active;
-            assert_eq!(disabled, was_active, "its owner's pause or deletion stands");
+            let expected = if was_active { Disabling::Done } else { Disabling::Outdated };
+            assert_eq!(disabled, expected, "its owner's pause or deletion stands");
             if was_active {
                 self.model.turn(subscription, state);
             }

@@ -1,8 +1,6 @@
 //! The statements that write results, and the session that they are for.
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,17 +8,20 @@ use std::time::{Duration, Instant};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 
-use super::{Bells, Disable, Finished, Turn};
+use super::{Bells, Disable, Finished, Known, Turn};
 use crate::domain::Error;
 use crate::domain::delivery::Whereabouts;
-use crate::domain::id::{BundleId, NodeId, SubscriptionId};
+use crate::domain::id::{BundleId, NodeId, PartnerId, SubscriptionId};
 use crate::store::queue::{self, Books, Ending, Finish, Record};
 use crate::store::sessions::{Bounds, Watch, in_time};
-use crate::store::{self, bundles, ordering_lines, partitions, subscriptions};
+use crate::store::subscriptions::{self, Disabling};
+use crate::store::{self, bundles, ordering_lines, partitions};
 use crate::telemetry::Metrics;
 
-/// Everybody waits for the batches. Whoever has locked a row for longer than a request takes is not waited for.
-pub(super) const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(30), lock: Duration::from_secs(2) };
+/// Everybody waits for the batches, and their leases pass. Whoever has locked a row for longer than a request takes is not waited for.
+pub(super) const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(10), lock: Duration::from_secs(1) };
+/// Between tries to note that subscriptions are well.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     pool: PgPool,
@@ -29,7 +30,7 @@ pub(super) struct Writer {
     bells: Bells,
     changes: Arc<AtomicU64>,
     metrics: Metrics,
-    written: Rc<Cell<u64>>,
+    known: Known,
     session: Option<Session>,
     books: Books,
 }
@@ -50,6 +51,22 @@ pub(super) enum Failure {
     NotTaken(Error),
 }
 
+impl Failure {
+    pub fn error(&self) -> &Error {
+        match self {
+            Self::NoSession(error) | Self::Lost(error) | Self::NotTaken(error) => error,
+        }
+    }
+}
+
+/// What was written.
+struct Written {
+    /// Whether deliveries that waited for others with their ordering key are due now.
+    let_out: bool,
+    /// What became of each.
+    endings: Vec<Ending>,
+}
+
 impl Writer {
     pub fn new(
         pool: PgPool,
@@ -58,10 +75,10 @@ impl Writer {
         bells: Bells,
         changes: Arc<AtomicU64>,
         metrics: Metrics,
-        written: Rc<Cell<u64>>,
+        known: Known,
     ) -> Self {
         let (session, books) = (None, Books::default());
-        Self { pool, node, bounds, bells, changes, metrics, written, session, books }
+        Self { pool, node, bounds, bells, changes, metrics, known, session, books }
     }
 
     /// Connects, so that the first results need not wait for it. If it fails, they try again and say so.
@@ -81,7 +98,7 @@ impl Writer {
         .await
     }
 
-    /// Does something with the session, which is given up if that fails.
+    /// Does something with the session, which is given up if that fails and it may be the session's fault.
     async fn with_session<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Self, &mut PgConnection) -> Result<T, sqlx::Error>,
@@ -97,7 +114,10 @@ impl Writer {
                 Ok(done)
             }
             Err(error) => {
-                session.connection.close_on_drop();
+                match store::is_of_the_statement(&error) {
+                    true => self.session = Some(session),
+                    false => session.connection.close_on_drop(),
+                }
                 Err(match store::is_in_doubt(&error) {
                     true => Failure::Lost(error.into()),
                     false => Failure::NotTaken(error.into()),
@@ -109,10 +129,11 @@ impl Writer {
     /// Writes results. `again`: some of them may be written already.
     pub async fn write(&mut self, batch: &[&Finished], again: bool) -> Result<(), Failure> {
         let written = self.with_session(async |writer, db| writer.write_surely(db, batch, again).await).await;
-        let let_out = written.inspect_err(|_| {
-            // Some of it may have been undone.
+        if again || written.is_err() {
+            // Some of it may have been undone, and what was taken apart needs no books.
             self.books.forget(&bundles_of(batch));
-        })?;
+        }
+        let Written { let_out, endings } = written?;
         if let_out {
             self.bells.due.notify_one();
             self.bells.gather.notify_one();
@@ -121,18 +142,14 @@ impl Writer {
             self.changes.fetch_add(1, Ordering::Release);
         }
         if batch.iter().any(|finished| finished.record.is_some()) {
-            self.written.update(|count| count + 1);
+            self.known.written.update(|count| count + 1);
         }
-        self.count(batch);
-        Ok(())
-    }
-
-    fn count(&self, batch: &[&Finished]) {
-        for finished in batch {
-            if let Ending::Final(state) = finished.ending {
+        for (finished, ending) in batch.iter().zip(endings) {
+            if let Ending::Final(state) = ending {
                 (0..finished.held.lease.size()).for_each(|_| self.metrics.delivery_ended(state));
             }
         }
+        Ok(())
     }
 
     /// Also where it is not certain what was written before, or a day's partition is missing.
@@ -141,18 +158,101 @@ impl Writer {
         db: &mut PgConnection,
         batch: &[&Finished],
         again: bool,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<Written, sqlx::Error> {
         if again {
             self.take_apart(db, &bundles_of(batch)).await?;
         }
-        match write(db, &mut self.books, self.node, batch, again).await {
+        note_failing(db, batch, again).await?;
+        self.note_well(db, batch).await?;
+        match self.write_rows(db, batch).await {
             Err(error) if partitions::is_missing(&error) => {
                 partitions::make_ahead(db).await?;
                 self.take_apart(db, &bundles_of(batch)).await?;
-                write(db, &mut self.books, self.node, batch, again).await
+                self.write_rows(db, batch).await
             }
             written => written,
         }
+    }
+
+    /// One transaction where subscriptions have to be disabled because their callback is gone: that is done first, so that what is held for them
+    /// stays held.
+    async fn write_rows(
+        &mut self,
+        db: &mut PgConnection,
+        batch: &[&Finished],
+    ) -> Result<Written, sqlx::Error> {
+        let mut endings: Vec<Ending> = batch.iter().map(|finished| finished.ending).collect();
+        let places = batch.iter().copied().enumerate();
+        let mut gone: Vec<_> =
+            places.filter_map(|(place, one)| Some((place, one, one.disable.as_ref()?))).collect();
+        if gone.is_empty() {
+            let let_out = self.finish_all(db, batch, &endings).await?;
+            return Ok(Written { let_out, endings });
+        }
+        // In order, so that at the commit two nodes lock their partners' matching in the same order.
+        gone.sort_by_key(|(_, finished, _)| whose(finished));
+        // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
+        let mut transaction = db.begin().await?;
+        let mut disabled = BTreeMap::new();
+        for (place, finished, disable) in gone {
+            match self.disable(&mut transaction, whose(finished), disable).await? {
+                Disabling::Done => drop(disabled.insert(whose(finished), &disable.reason)),
+                Disabling::Outdated => {}
+                Disabling::OutOfReach => endings[place] = disable.otherwise,
+            }
+        }
+        let let_out = self.finish_all(&mut transaction, batch, &endings).await?;
+        transaction.commit().await?;
+        for ((partner, subscription), reason) in disabled {
+            tracing::warn!(%partner, %subscription, reason, "a subscription was disabled");
+        }
+        Ok(Written { let_out, endings })
+    }
+
+    async fn disable(
+        &self,
+        db: &mut PgConnection,
+        whose: (PartnerId, SubscriptionId),
+        disable: &Disable,
+    ) -> Result<Disabling, sqlx::Error> {
+        let Disable { reason, judged, failing_for, .. } = disable;
+        // It has not failed for so long, if only that could be noted.
+        if failing_for.is_some() && self.known.well.borrow().contains(&whose.1) {
+            return Ok(Disabling::OutOfReach);
+        }
+        subscriptions::disable(db, whose, *judged, *failing_for, reason).await
+    }
+
+    /// A finish sees the queue as it was when it began. Where something got in line meanwhile, the next is let out by a second look. Returns
+    /// whether deliveries that waited for others with their ordering key are due now.
+    async fn finish_all(
+        &mut self,
+        db: &mut PgConnection,
+        batch: &[&Finished],
+        endings: &[Ending],
+    ) -> Result<bool, sqlx::Error> {
+        let rows: Vec<_> =
+            batch.iter().zip(endings).map(|(finished, ending)| finish(finished, *ending)).collect();
+        let done = queue::finish(db, &mut self.books, self.node, &rows).await?;
+        let let_out_later = match done.stalled.as_slice() {
+            [] => 0,
+            stalled => ordering_lines::let_out(db, stalled).await?,
+        };
+        Ok(done.let_out > 0 || let_out_later > 0)
+    }
+
+    /// That a subscription is well must be noted some time: otherwise its next failure would be held against it as if there had been no success.
+    async fn note_well(&self, db: &mut PgConnection, batch: &[&Finished]) -> Result<(), sqlx::Error> {
+        let mut well = self.known.well.borrow().clone();
+        well.extend(turned(batch, Turn::Well));
+        if !well.is_empty() {
+            let wanted: Vec<_> = well.into_iter().collect();
+            let passed_over = subscriptions::end_failing(db, &wanted).await?;
+            let mut well = self.known.well.borrow_mut();
+            well.retain(|id| wanted.binary_search(id).is_err());
+            well.extend(passed_over);
+        }
+        Ok(())
     }
 
     /// With a row for each, nothing can be written twice.
@@ -164,18 +264,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes apart the bundles that should not be any more, and returns when there may be others.
-    pub async fn take_apart_overdue(&mut self) -> Option<Instant> {
+    /// Does what no result waits for, and returns when there may be more of it.
+    pub async fn keep_up(&mut self) -> Option<Instant> {
         let overdue = self.books.overdue(Instant::now());
         if !overdue.is_empty() {
             let taken = self.with_session(async |writer, db| writer.take_apart(db, &overdue).await).await;
-            if let Err(Failure::NoSession(error) | Failure::Lost(error) | Failure::NotTaken(error)) = taken {
+            if let Err(failure) = taken {
                 // Whoever ends another of theirs has them looked at again, and otherwise their leases end.
                 self.books.forget(&overdue);
-                tracing::warn!(error = %error.chain(), bundles = overdue.len(), "bundles were not taken apart; their leases will be, once they are over");
+                tracing::warn!(error = %failure.error().chain(), bundles = overdue.len(), "bundles were not taken apart; that is done once their leases are over");
             }
         }
-        self.books.overdue_at()
+        if !self.known.well.borrow().is_empty() {
+            // What fails is tried again in a moment, and with each batch.
+            let _noted = self.with_session(async |writer, db| writer.note_well(db, &[]).await).await;
+        }
+        let note_at = (!self.known.well.borrow().is_empty()).then(|| Instant::now() + NOTE_EVERY);
+        self.books.overdue_at().into_iter().chain(note_at).min()
     }
 }
 
@@ -187,86 +292,30 @@ fn bundles_of(batch: &[&Finished]) -> Vec<BundleId> {
     batch.iter().filter_map(bundle).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether deliveries that waited for others with their ordering key are due now.
-///
-/// One transaction where subscriptions have to be disabled because their callback is gone: that is done first, so that what is held for them
-/// stays held.
-async fn write(
-    db: &mut PgConnection,
-    books: &mut Books,
-    node: NodeId,
-    batch: &[&Finished],
-    again: bool,
-) -> Result<bool, sqlx::Error> {
-    let rows: Vec<Finish<'_>> = batch.iter().copied().map(finish).collect();
-    let mut gone: Vec<(&Finished, &Disable)> =
-        batch.iter().copied().filter_map(|one| one.disable.as_ref().map(|disable| (one, disable))).collect();
-    note_turns(db, batch, again).await?;
-    if gone.is_empty() {
-        return finish_all(db, books, node, &rows).await;
-    }
-    // In order, so that two nodes lock subscriptions, and at the commit their partners' matching, in the same order.
-    gone.sort_by_key(|(finished, _)| (finished.held.lease.partner, finished.held.lease.subscription));
-    // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
-    let mut transaction = db.begin().await?;
-    let mut disabled = Vec::new();
-    for (finished, disable) in gone {
-        let lease = &finished.held.lease;
-        let Disable { reason, judged, failing_for } = disable;
-        let whose = (lease.partner, lease.subscription);
-        if subscriptions::disable(&mut transaction, whose, *judged, *failing_for, reason).await? {
-            disabled.push((lease, reason));
-        }
-    }
-    let let_out = finish_all(&mut transaction, books, node, &rows).await?;
-    transaction.commit().await?;
-    for (lease, reason) in disabled {
-        tracing::warn!(partner = %lease.partner, subscription = %lease.subscription, reason, "a subscription was disabled");
-    }
-    Ok(let_out)
-}
-
-/// A finish sees the queue as it was when it began. Where something got in line meanwhile, the next is let out by a second look.
-async fn finish_all(
-    db: &mut PgConnection,
-    books: &mut Books,
-    node: NodeId,
-    rows: &[Finish<'_>],
-) -> Result<bool, sqlx::Error> {
-    let done = queue::finish(db, books, node, rows).await?;
-    let let_out_later = match done.stalled.as_slice() {
-        [] => 0,
-        stalled => ordering_lines::let_out(db, stalled).await?,
-    };
-    Ok(done.let_out > 0 || let_out_later > 0)
-}
-
 /// Rare: a subscription turns once, however much is sent to it. What is written again may have been overtaken: that a subscription began to fail is
 /// not said then, since its next attempt says so, if it is true.
-async fn note_turns(db: &mut PgConnection, batch: &[&Finished], again: bool) -> Result<(), sqlx::Error> {
-    let turned = |turn| {
-        let of_turn = batch.iter().filter(|finished| finished.turn == Some(turn));
-        // Once each.
-        of_turn
-            .map(|finished| finished.held.lease.subscription)
-            .collect::<BTreeSet<SubscriptionId>>()
-            .into_iter()
-            .collect::<Vec<_>>()
-    };
-    let (failing, well) = (turned(Turn::Failing), turned(Turn::Well));
-    if !failing.is_empty() && !again {
-        subscriptions::begin_failing(db, &failing).await?;
+async fn note_failing(db: &mut PgConnection, batch: &[&Finished], again: bool) -> Result<(), sqlx::Error> {
+    let failing: Vec<_> = turned(batch, Turn::Failing).into_iter().collect();
+    match again || failing.is_empty() {
+        true => Ok(()),
+        false => subscriptions::begin_failing(db, &failing).await,
     }
-    if !well.is_empty() {
-        subscriptions::end_failing(db, &well).await?;
-    }
-    Ok(())
 }
 
-fn finish(finished: &Finished) -> Finish<'_> {
+/// Once each.
+fn turned(batch: &[&Finished], turn: Turn) -> BTreeSet<SubscriptionId> {
+    let of_turn = batch.iter().filter(|finished| finished.turn == Some(turn));
+    of_turn.map(|finished| finished.held.lease.subscription).collect()
+}
+
+fn whose(finished: &Finished) -> (PartnerId, SubscriptionId) {
+    (finished.held.lease.partner, finished.held.lease.subscription)
+}
+
+fn finish(finished: &Finished, ending: Ending) -> Finish<'_> {
     let record = finished.record.as_ref().map(|(record, started)| {
         let started_ago_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
         Record { started_ago_ms, ..record.clone() }
     });
-    Finish { lease: &finished.held.lease, ending: finished.ending, record }
+    Finish { lease: &finished.held.lease, ending, record }
 }

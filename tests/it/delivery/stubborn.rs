@@ -1,12 +1,14 @@
 //! Results that the database does not take although it is there. Others must not wait for them, nor may they be lost.
 
 use chrono::TimeDelta;
-use serde_json::json;
-use sqlx::PgPool;
+use herald::config::RawConfig;
+use serde_json::{Value, json};
+use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
+use super::nodes::wait_until_none_is;
 use crate::support::app::{App, settings};
-use crate::support::cluster;
+use crate::support::cluster::{self, TestDatabase};
 use crate::support::partner::{PATIENCE, of_attempts};
 use crate::support::receiver::{Receiver, Reply, gate};
 
@@ -49,66 +51,93 @@ async fn wait_for_tries(pool: &PgPool, count: i64) {
     }
 }
 
-#[tokio::test]
-async fn rule_18_a_result_that_is_not_taken_is_in_nobodys_way_and_written_once_it_can_be() {
-    let (database, receiver) = (cluster::database().await, Receiver::start().await);
-    let app = App::start(&database, settings()).await;
-    app.subscribe(&receiver.url).await;
-    breakable(&database.pool, "attempts").await;
-    // Posts of one batch of results, the first of which is not taken; it and another have a row of their own, the rest are bundled.
-    let gate = gate();
-    receiver.reply((0..3).map(|_| Reply::Gate(gate.clone(), 204)));
-    for _ in 0..3 {
-        app.cancel_one().await;
-    }
-    let calls = receiver.wait_for(3).await;
-    let ids: Vec<&str> = calls.iter().map(|call| call.header("webhook-id")).collect();
-    break_it(&database.pool, &app, ids[0]).await;
-    gate.add_permits(3);
-    for id in &ids[1..] {
-        app.wait_for_state(id, "delivered").await;
-    }
-    for count in 4..8 {
-        app.cancel_one().await;
-        let call = receiver.wait_for(count).await.remove(count - 1);
-        app.wait_for_state(call.header("webhook-id"), "delivered").await;
-    }
-    wait_for_tries(&database.pool, 4).await;
-    assert_eq!(app.delivery(ids[0]).await["state"], "pending");
-    mend(&database.pool).await;
-    let delivery = app.wait_for_state(ids[0], "delivered").await;
-    assert_eq!(of_attempts(&delivery, "late"), [false]);
-    assert_eq!(receiver.calls().len(), 7, "nothing was sent again");
+/// Leases that nobody's slowness outlasts.
+fn long_leases() -> RawConfig {
+    RawConfig { lease_ms: Some("600000".to_owned()), ..settings() }
+}
+
+/// Cancels, and waits until that was delivered and is recorded.
+async fn deliver_one(app: &App, receiver: &Receiver) {
+    let before = receiver.calls().len();
+    app.cancel_one().await;
+    let call = receiver.wait_for(before + 1).await.remove(before);
+    app.wait_for_state(call.header("webhook-id"), "delivered").await;
 }
 
 #[tokio::test]
-async fn rule_18_what_a_result_that_is_never_taken_is_about_is_sent_again() {
+async fn rule_18_a_result_that_is_not_taken_is_in_nobodys_way_and_written_once_it_can_be() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
-    let app = App::start(&database, settings()).await;
+    let app = App::start(&database, long_leases()).await;
     app.subscribe(&receiver.url).await;
     breakable(&database.pool, "attempts").await;
+    // Four of one bundle, of which one is not taken. Two end with it, and the last while the bundle is taken apart for them, or later.
+    let [together, later] = [gate(), gate()];
+    receiver.reply((0..3).map(|_| Reply::Gate(together.clone(), 204)));
+    receiver.reply([Reply::Gate(later.clone(), 204)]);
+    app.operator().publish(&vec![json!({ "type": "RedirectSessionCancelled", "data": {} }); 4]).await;
+    let calls = receiver.wait_for(4).await;
+    let ids: Vec<&str> = calls.iter().map(|call| call.header("webhook-id")).collect();
+    break_it(&database.pool, &app, ids[0]).await;
+    together.add_permits(3);
+    for id in &ids[1..3] {
+        app.wait_for_state(id, "delivered").await;
+    }
+    later.add_permits(1);
+    app.wait_for_state(ids[3], "delivered").await;
+    for _ in 0..4 {
+        deliver_one(&app, &receiver).await;
+    }
+    wait_for_tries(&database.pool, 6).await;
+    assert_eq!(app.delivery(ids[0]).await["state"], "pending");
+    mend(&database.pool).await;
+    app.wait_for_state(ids[0], "delivered").await;
+    for id in ids {
+        let delivery = app.delivery(id).await;
+        assert_eq!(
+            (of_attempts(&delivery, "status"), of_attempts(&delivery, "late")),
+            (vec![json!(204)], vec![json!(false)])
+        );
+    }
+    assert_eq!(receiver.calls().len(), 8, "nothing was sent again");
+}
+
+#[tokio::test]
+async fn rule_18_what_a_result_that_is_not_taken_is_about_is_sent_again_and_the_result_forgotten() {
+    let (database, [broken, well]) =
+        (cluster::database().await, [Receiver::start().await, Receiver::start().await]);
+    let short_leases = RawConfig {
+        delivery_timeout_ms: Some("500".to_owned()),
+        lease_ms: Some("1000".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, short_leases).await;
+    breakable(&database.pool, "attempts").await;
+    app.subscribe(&broken.url).await;
     let gate = gate();
-    receiver.reply([Reply::Gate(gate.clone(), 204)]);
+    broken.reply([Reply::Gate(gate.clone(), 204)]);
     app.cancel_one().await;
-    let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    let id = broken.wait_for(1).await[0].header("webhook-id").to_owned();
     break_it(&database.pool, &app, &id).await;
     gate.add_permits(1);
-    wait_for_tries(&database.pool, 2).await;
-    // Its lease passes, whatever becomes of the result.
-    database.advance(TimeDelta::seconds(60)).await;
-    let calls = receiver.wait_for(2).await;
-    assert_eq!(calls[1].header("webhook-id"), id);
+    app.subscribe(&well.url).await;
+    // Others are written, so that it is not the database that has to be waited for.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while broken.calls().iter().filter(|call| call.header("webhook-id") == id).count() < 4 {
+        assert!(std::time::Instant::now() < deadline, "it is not sent again");
+        deliver_one(&app, &well).await;
+    }
     mend(&database.pool).await;
     let delivery = app.wait_for_state(&id, "delivered").await;
-    let finals: Vec<_> =
-        of_attempts(&delivery, "late").into_iter().filter(|late| *late == json!(false)).collect();
-    assert_eq!(finals.len(), 1, "{delivery}");
+    let sent = broken.calls().iter().filter(|call| call.header("webhook-id") == id).count();
+    let told = of_attempts(&delivery, "late");
+    assert!(told.len() < sent, "{sent} were sent, and {} are told of", told.len());
+    assert_eq!(told.iter().filter(|late| **late == json!(false)).count(), 1, "{delivery}");
 }
 
 #[tokio::test]
 async fn rule_18_a_bundle_that_cannot_be_taken_apart_holds_up_no_other() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
-    let app = App::start(&database, settings()).await;
+    let app = App::start(&database, long_leases()).await;
     app.subscribe(&receiver.url).await;
     breakable(&database.pool, "queue").await;
     let gate = gate();
@@ -119,10 +148,8 @@ async fn rule_18_a_bundle_that_cannot_be_taken_apart_holds_up_no_other() {
     // It would get a row of its own now.
     gate.add_permits(1);
     wait_for_tries(&database.pool, 2).await;
-    for count in 2..6 {
-        app.cancel_one().await;
-        let call = receiver.wait_for(count).await.remove(count - 1);
-        app.wait_for_state(call.header("webhook-id"), "delivered").await;
+    for _ in 0..4 {
+        deliver_one(&app, &receiver).await;
     }
     mend(&database.pool).await;
     let delivery = app.wait_for_attempts(&id, 1).await;
@@ -130,38 +157,104 @@ async fn rule_18_a_bundle_that_cannot_be_taken_apart_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn rule_18_a_subscription_that_somebody_has_locked_keeps_nobody_elses_results_waiting() {
-    let database = cluster::database().await;
-    let [gone, failing, well] = [Receiver::start().await, Receiver::start().await, Receiver::start().await];
-    let app = App::start(&database, settings()).await;
-    let disabled = app.subscribe(&gone.url).await;
-    let failed = app.subscribe(&failing.url).await;
-    app.subscribe(&well.url).await;
-    // As by hand, in a transaction that somebody forgot.
+async fn rule_18_results_that_are_not_taken_hold_up_no_stop_and_are_sent_by_the_next() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, long_leases()).await;
+    app.subscribe(&receiver.url).await;
+    breakable(&database.pool, "attempts").await;
+    let gate = gate();
+    receiver.reply((0..2).map(|_| Reply::Gate(gate.clone(), 204)));
+    app.operator().publish(&vec![json!({ "type": "RedirectSessionCancelled", "data": {} }); 2]).await;
+    let calls = receiver.wait_for(2).await;
+    let ids: Vec<&str> = calls.iter().map(|call| call.header("webhook-id")).collect();
+    break_it(&database.pool, &app, ids[0]).await;
+    gate.add_permits(2);
+    wait_for_tries(&database.pool, 1).await;
+    app.stop().await;
+    mend(&database.pool).await;
+    let app = App::start(&database, long_leases()).await;
+    for id in &ids {
+        let delivery = app.wait_for_state(id, "delivered").await;
+        assert_eq!(of_attempts(&delivery, "late"), [false]);
+    }
+    let calls = receiver.wait_for(3).await;
+    assert_eq!(calls.iter().filter(|call| call.header("webhook-id") == ids[0]).count(), 2);
+}
+
+/// As by hand, in a transaction that somebody forgot.
+async fn forget_a_lock(database: &TestDatabase, subscriptions: &[Uuid]) -> Transaction<'static, Postgres> {
     let mut lock = database.pool.begin().await.unwrap();
     let locked = sqlx::query("select from subscriptions where external_key = any ($1) for update")
-        .bind([disabled, failed].map(|id| id.to_string()))
+        .bind(subscriptions.iter().map(Uuid::to_string).collect::<Vec<_>>())
         .execute(&mut *lock)
         .await
         .unwrap();
-    assert_eq!(locked.rows_affected(), 2);
-    const COUNT: usize = 4;
-    gone.reply((0..COUNT).map(|_| Reply::Status(410)));
-    failing.reply((0..COUNT).map(|_| Reply::Status(500)));
-    for count in 1..=COUNT {
-        app.cancel_one().await;
-        let call = well.wait_for(count).await.remove(count - 1);
-        app.wait_for_state(call.header("webhook-id"), "delivered").await;
-        let call = failing.wait_for(count).await.remove(count - 1);
-        app.wait_for_attempts(call.header("webhook-id"), 1).await;
+    assert_eq!(locked.rows_affected(), subscriptions.len() as u64);
+    lock
+}
+
+#[tokio::test]
+async fn rule_18_no_result_waits_for_a_subscription_that_somebody_has_locked() {
+    let database = cluster::database().await;
+    let [gone, failing, paused, well] = [(); 4].map(|()| Receiver::start());
+    let (gone, failing, paused, well) = tokio::join!(gone, failing, paused, well);
+    let app = App::start(&database, long_leases()).await;
+    let disabled = app.subscribe(&gone.url).await;
+    let failed = app.subscribe(&failing.url).await;
+    let held = app.subscribe(&paused.url).await;
+    app.subscribe(&well.url).await;
+    let lock = forget_a_lock(&database, &[disabled, failed]).await;
+    gone.always(Reply::Status(410));
+    failing.always(Reply::Status(500));
+    let before: Vec<Value> = {
+        for _ in 0..4 {
+            deliver_one(&app, &well).await;
+        }
+        app.deliveries_that(&format!("subscription=redirect/{disabled}")).await
+    };
+    for receiver in [&gone, &failing] {
+        for call in receiver.wait_for(4).await {
+            let delivery = app.wait_for_attempts(call.header("webhook-id"), 1).await;
+            assert_eq!(delivery["state"], "pending", "as any failure");
+        }
     }
-    let gone_calls = gone.wait_for(COUNT).await;
+    paused.wait_for(4).await;
     assert_eq!(app.standing(disabled).await["state"], "active");
     lock.rollback().await.unwrap();
-    for call in &gone_calls {
-        let delivery = app.wait_for_state(call.header("webhook-id"), "held").await;
-        assert_eq!(of_attempts(&delivery, "status"), [410]);
+    // The next answer says the same.
+    database.advance(TimeDelta::seconds(13)).await;
+    for delivery in &before {
+        app.wait_for_state(delivery["id"].as_str().unwrap(), "held").await;
     }
     assert_eq!(app.standing(disabled).await["state"], "disabled");
-    assert_eq!(gone.calls().len(), COUNT, "nothing was sent again");
+    assert_eq!(app.standing(held).await["state"], "active");
+}
+
+#[tokio::test]
+async fn rule_21_a_success_counts_although_somebody_had_the_subscription_locked() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let patient = RawConfig { disable_after_days: Some("2".to_owned()), ..long_leases() };
+    let app = App::start(&database, patient).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    receiver.reply([500]);
+    app.cancel_one().await;
+    let first = app.the_delivery().await;
+    app.wait_for_attempts(&first, 1).await;
+    let lock = forget_a_lock(&database, &[subscription]).await;
+    receiver.reply([204, 500, 500]);
+    database.advance(TimeDelta::days(3)).await;
+    app.wait_for_state(&first, "delivered").await;
+    // What is known of a subscription is a second old at most: the next post goes out to one that has failed for days.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    app.cancel_one().await;
+    let second = receiver.wait_for(3).await[2].header("webhook-id").to_owned();
+    let delivery = app.wait_for_attempts(&second, 1).await;
+    assert_eq!(delivery["state"], "pending");
+    lock.rollback().await.unwrap();
+    // It is noted although nothing else is to be written.
+    let failing = "select count(*) from subscriptions where failing_since is not null";
+    wait_until_none_is(&database, failing).await;
+    database.advance(TimeDelta::seconds(13)).await;
+    app.wait_for_attempts(&second, 2).await;
+    assert_eq!(app.standing(subscription).await["state"], "active");
 }

@@ -1,7 +1,8 @@
 //! Subscriptions: made, listed, read, deleted.
 
 use herald::domain::notification;
-use herald::store::{subscriptions, targets};
+use herald::store::subscriptions::{self, Disabling};
+use herald::store::targets;
 use serde_json::json;
 
 use super::{
@@ -163,7 +164,7 @@ async fn a_disabled_subscription_is_shown_as_paused_with_the_reason_and_its_type
         sqlx::query_as("select id from subscriptions").fetch_one(&world.database.pool).await.unwrap();
     let mut connection = world.database.pool.acquire().await.unwrap();
     let id = herald::domain::id::SubscriptionId(id);
-    for (reason, expected) in [("it is gone", true), ("again", false)] {
+    for (reason, expected) in [("it is gone", Disabling::Done), ("again", Disabling::Outdated)] {
         let judged = targets::find(&mut connection, &[id]).await.unwrap()[0].as_read();
         let disabled =
             subscriptions::disable(&mut connection, (ann.id, id), judged, None, reason).await.unwrap();

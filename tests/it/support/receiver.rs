@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore};
 
 use super::partner::PATIENCE;
@@ -83,10 +83,13 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// The URL of a port at which nobody listens.
+    /// The URL of a port at which nobody listens, nor will: it is bound for as long as the tests run.
     pub async fn nobody() -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        format!("http://{}/callback", listener.local_addr().unwrap())
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}/callback", socket.local_addr().unwrap());
+        std::mem::forget(socket);
+        url
     }
 
     pub async fn start() -> Receiver {

@@ -4,7 +4,8 @@
 -- on which came last.
 --   verdict 'final'    the delivery ends in final_state
 --   verdict 'retry'    due again after delay_ms, and the attempt counts
---   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is. Counts if there was an attempt
+--   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is, and soon if somebody has that locked, which
+--                      is not waited for. Counts if there was an attempt
 --   verdict 'release'  due again after delay_ms, and nothing counts, not even an attempt that is recorded
 -- Who was first in line for its ordering key and has ended lets out the next in the same statement: held, if the subscription is stopped. It
 -- may have got in line after that, and then must not be sent even by a node that has not heard of it. The subscription is not locked for this:
@@ -23,7 +24,7 @@ verdicts as materialized (
 stopped as materialized (
     select id from subscriptions
     where id in (select subscription_id from done where verdict = 'hold') and state in ('paused', 'disabled')
-    for share
+    for share skip locked
 ),
 -- Each is looked up by its key, whatever the planner believes of the queue; see deliver.sql. Conditions on the lease come again, for a row that
 -- changes while this statement runs. If all that changed was that its lease was ended (the node was taken to be gone), this may come too late.
@@ -47,6 +48,8 @@ kept as (
         lease_owner = null,
         lease_epoch = q.lease_epoch + 1,
         due_at = case when d.verdict = 'hold' and exists (select from stopped where stopped.id = q.subscription_id) then 'infinity'
+                      when d.verdict = 'hold' and (select s.state in ('paused', 'disabled') from subscriptions s where s.id = q.subscription_id)
+                          then herald_now() + interval '1 second'
                       else herald_now() + make_interval(secs => coalesce(d.delay_ms, 0) / 1000.0) end
     from found d
     where d.verdict <> 'final' and q.ctid = d.place and q.lease_owner = $1
