@@ -112,8 +112,10 @@ impl Bells {
 struct Known {
     /// Batches with attempts in them that were written: while this rises it is not the database that is in trouble.
     written: Rc<Cell<u64>>,
-    /// Subscriptions that are well again, of which it could not be noted because somebody has locked them.
+    /// Subscriptions that are well again, of which that is still to be noted.
     well: Rc<RefCell<BTreeSet<SubscriptionId>>>,
+    /// Rings when there are more of them.
+    more_are_well: Rc<Notify>,
 }
 
 pub struct Recorder {
@@ -144,8 +146,7 @@ impl Recorder {
             Writer::new(pool, node, bounds, bells, changes, metrics, known.clone())
         };
         let (to_stubborn, arriving) = mpsc::unbounded_channel();
-        let stubborn =
-            Stubborn::new(writer(stubborn::BOUNDS), bells.clone(), known.written.clone(), arriving);
+        let stubborn = Stubborn::new(writer(stubborn::BOUNDS), bells.clone(), known.clone(), arriving);
         let recorder = Self {
             writer: writer(writer::BOUNDS),
             bells: bells.clone(),
@@ -162,9 +163,9 @@ impl Recorder {
         self.writer.begin().await;
         loop {
             // Here, because there may be results at any time.
-            let again_at = self.writer.keep_up().await;
+            let overdue_at = self.writer.take_apart_overdue().await;
             let received = results.recv_many(&mut batch, BATCH_MAX);
-            let received = match again_at {
+            let received = match overdue_at {
                 Some(at) => tokio::time::timeout_at(at.into(), received).await,
                 None => Ok(received.await),
             };

@@ -20,7 +20,7 @@ use crate::store::queue::{Ending, Record};
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long a receiver that has too much to do and does not say until when is left alone.
 const TOO_MANY_FOR: Duration = Duration::from_secs(1);
-/// A delivery whose last try fell into an outage of ours has another one after this.
+/// A delivery whose last try fell into an outage of ours, or ended in a 410 that could not disable, has another one after this.
 const EXCUSED_FOR: Duration = Duration::from_secs(60);
 const DETAIL_CHARS_MAX: usize = 1_000;
 
@@ -81,12 +81,15 @@ pub(super) fn judge(
     let (ours, failed) = (posted.ours, ending(decided(posted.status)));
     let turn = turn(posted.outcome, target.failing_for, lease.probe || excused || ours);
     let disable = match failed {
-        // Otherwise it is a failure like any other.
+        // Otherwise it is a failure like any other, but for the last: what is meant for it is held, some time.
         Ending::Hold => Some(Disable {
             reason: "the callback answered 410 Gone".to_owned(),
             judged: target.as_read,
             failing_for: None,
-            otherwise: ending(decided(None)),
+            otherwise: match ending(decided(None)) {
+                Ending::Final(_) => Ending::Retry { delay_ms: millis(EXCUSED_FOR) },
+                another => another,
+            },
         }),
         Ending::Retry { .. } | Ending::Final(DeliveryState::Dead)
             if !lease.probe && !ours && has_failed_too_long(target) =>

@@ -91,9 +91,10 @@ pub fn is_in_doubt(error: &sqlx::Error) -> bool {
     is_connection_lost(error) || sqlstate_is_of(error, &["08", "57P"])
 }
 
-/// Whether it is a statement that failed, and not its session: a lock that was not to be had, a bound on time, a lost race, a page that cannot be read.
+/// Whether it is a statement that failed, and not its session: a lock that was not to be had, a bound on time, a lost race, a disk that is full, a page
+/// that cannot be read.
 pub fn is_of_the_statement(error: &sqlx::Error) -> bool {
-    sqlstate_is_of(error, &["22", "23", "40", "55P03", "57014", "58030", "P0", "XX001", "XX002"])
+    sqlstate_is_of(error, &["22", "23", "40", "55P03", "53100", "57014", "58030", "P0", "XX001", "XX002"])
 }
 
 /// The name of the constraint that refused a row, if that is what went wrong.

@@ -1,44 +1,48 @@
-//! Results that the database did not take although it was there: a row that somebody has locked, a statement that takes longer than it may, a page
-//! that cannot be read. In one batch with others they would be in everybody's way for as long as that lasts.
+//! What nobody waits for: results that the database did not take although it was there, and notes about subscriptions that somebody has locked.
 //!
-//! Here nobody waits for them. They are tried again in groups, each half as large as the last that was not taken and twice as large as the last
-//! that was: so few statements tell those that are why from the rest, and few write them all once the cause is gone.
+//! A row that is locked, a statement that takes longer than it may, a page that cannot be read: in one batch with others such results would be in
+//! everybody's way for as long as that lasts. Here they are tried again in groups, each half as large as the last that was not taken and twice as
+//! large as the last that was. So few statements tell those that are why from the rest, and few write them all once the cause is gone.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::writer::{Failure, Writer};
-use super::{BATCH_MAX, Bells, Concerned, Finished, TRY_AGAIN_AFTER, part};
+use super::{BATCH_MAX, Bells, Concerned, Finished, Known, TRY_AGAIN_AFTER, part};
 use crate::domain::Error;
 use crate::store::sessions::Bounds;
 
-pub(super) const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), lock: Duration::from_secs(1) };
+/// Others wait behind what fails.
+pub(super) const BOUNDS: Bounds =
+    Bounds { statement: Duration::from_secs(5), lock: Duration::from_millis(200) };
+/// Between tries at what failed alone.
+const BAD_EVERY: Duration = Duration::from_millis(500);
+/// Between tries to note that subscriptions are well.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Stubborn {
     writer: Writer,
     bells: Bells,
-    /// See [`super::Known`].
-    written: Rc<Cell<u64>>,
+    known: Known,
     arriving: mpsc::UnboundedReceiver<Finished>,
-    lines: Lines,
-}
-
-#[derive(Default)]
-struct Lines {
     /// Most of these were in bad company.
     mixed: Line,
     /// Each of these was not taken by itself.
     bad: Line,
+    bad_again_at: Instant,
+    note_again_at: Instant,
+    /// What had been written when one was tried alone the last time, and failed.
+    failed_at: u64,
+    /// Where there is one there may be hundreds, and each is tried again and again.
+    is_said: bool,
 }
 
 struct Waiting {
     finished: Finished,
-    /// What had been written when it failed alone, or came.
-    written: u64,
+    /// What had been written when it failed alone for the first time.
+    failed_at: Option<u64>,
 }
 
 /// Results that are tried one group after another.
@@ -54,6 +58,10 @@ impl Default for Line {
 }
 
 impl Line {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     fn next_group(&mut self) -> Vec<Waiting> {
         let first = self.waiting.iter().take(self.at_once).map(|waiting| &waiting.finished);
         self.waiting.drain(..part(first)).collect()
@@ -75,92 +83,138 @@ impl Line {
     }
 }
 
+/// Whether a result is given up that failed alone: it is sent again anyway, and it is not the database that has to be waited for, because something
+/// was written since it failed for the first time and others fail all the same.
+fn is_given_up(lease_is_over: bool, failed_at: Option<u64>, others_failed_at: u64) -> bool {
+    lease_is_over && failed_at.is_some_and(|failed_at| failed_at < others_failed_at)
+}
+
 impl Stubborn {
     pub(super) fn new(
         writer: Writer,
         bells: Bells,
-        written: Rc<Cell<u64>>,
+        known: Known,
         arriving: mpsc::UnboundedReceiver<Finished>,
     ) -> Self {
-        Self { writer, bells, written, arriving, lines: Lines::default() }
+        let (mixed, bad, now) = (Line::default(), Line::default(), Instant::now());
+        Self {
+            writer,
+            bells,
+            known,
+            arriving,
+            mixed,
+            bad,
+            bad_again_at: now,
+            note_again_at: now,
+            failed_at: 0,
+            is_said: false,
+        }
     }
 
     /// Until nobody brings any more, and each is written or was tried once more by itself.
     pub(super) async fn run(mut self) {
-        while self.take_in().await {
-            // By turns, so that neither line waits for the other to come to an end.
+        while self.wait().await {
+            if self.note_again_at <= Instant::now() {
+                self.writer.note_well().await;
+                self.note_again_at = Instant::now() + NOTE_EVERY;
+            }
             self.try_some(|lines| &mut lines.mixed).await;
             self.give_up();
-            self.try_some(|lines| &mut lines.bad).await;
+            if self.bad_again_at <= Instant::now() {
+                self.try_some(|lines| &mut lines.bad).await;
+            }
+            if self.is_said && self.mixed.is_empty() && self.bad.is_empty() {
+                self.is_said = false;
+                tracing::info!("there are no results left that were not taken");
+            }
         }
+        self.writer.note_well().await;
     }
 
-    /// Waits for one if there is none. False when there will be none.
-    async fn take_in(&mut self) -> bool {
-        if self.lines.mixed.waiting.is_empty() && self.lines.bad.waiting.is_empty() {
-            let Some(first) = self.arriving.recv().await else { return false };
-            self.sort_in(first);
+    /// Waits until there is something to do. False when there is nothing, and will be nothing.
+    async fn wait(&mut self) -> bool {
+        while let Ok(finished) = self.arriving.try_recv() {
+            self.mixed.waiting.push_back(Waiting { finished, failed_at: None });
         }
-        while let Ok(next) = self.arriving.try_recv() {
-            self.sort_in(next);
+        if !self.mixed.is_empty() {
+            return true;
+        }
+        let bad_at = (!self.bad.is_empty()).then_some(self.bad_again_at);
+        let note_at = (!self.known.well.borrow().is_empty()).then_some(self.note_again_at);
+        let again_at = bad_at.into_iter().chain(note_at).min();
+        let is_over = self.arriving.is_closed();
+        if is_over && bad_at.is_none() {
+            return false;
+        }
+        let more_are_well = self.known.more_are_well.clone();
+        tokio::select! {
+            next = self.arriving.recv(), if !is_over => {
+                self.mixed.waiting.extend(next.map(|finished| Waiting { finished, failed_at: None }));
+            }
+            () = more_are_well.notified() => self.note_again_at = Instant::now(),
+            () = at(again_at) => {}
         }
         true
     }
 
-    fn sort_in(&mut self, finished: Finished) {
-        self.lines.mixed.waiting.push_back(Waiting { finished, written: self.written.get() });
-    }
-
-    async fn try_some(&mut self, line: fn(&mut Lines) -> &mut Line) {
-        let group = line(&mut self.lines).next_group();
+    async fn try_some(&mut self, line: fn(&mut Self) -> &mut Line) {
+        let group = line(self).next_group();
         if group.is_empty() {
             return;
         }
         let results: Vec<_> = group.iter().map(|waiting| &waiting.finished).collect();
         match self.writer.write(&results, true).await {
             Ok(()) => {
-                line(&mut self.lines).grow();
-                return self.be_done_with(group);
+                line(self).grow();
+                self.be_done_with(group);
             }
-            Err(Failure::Lost(_) | Failure::NotTaken(_)) if group.len() > 1 => {
-                return line(&mut self.lines).halve(group);
-            }
+            Err(Failure::Lost(_) | Failure::NotTaken(_)) if group.len() > 1 => line(self).halve(group),
             Err(Failure::Lost(error) | Failure::NotTaken(error)) => {
                 group.into_iter().for_each(|one| self.failed_alone(one, &error));
             }
-            Err(Failure::NoSession(_away)) => line(&mut self.lines).put_back(group),
+            Err(Failure::NoSession(_away)) => {
+                line(self).put_back(group);
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
         }
-        tokio::time::sleep(TRY_AGAIN_AFTER).await;
     }
 
     fn failed_alone(&mut self, mut one: Waiting, error: &Error) {
-        one.written = self.written.get();
+        self.failed_at = self.known.written.get();
+        one.failed_at.get_or_insert(self.failed_at);
+        self.bad_again_at = Instant::now() + BAD_EVERY;
         let lease = &one.finished.held.lease;
         let (delivery, subscription) = (lease.delivery, lease.subscription);
-        let is_passing = matches!(error, Error::Unavailable(_));
-        if !is_passing || self.arriving.is_closed() {
+        if !matches!(error, Error::Unavailable(_)) || self.arriving.is_closed() {
             tracing::error!(error = %error.chain(), %delivery, %subscription, "a result was not taken; its delivery is sent again when its lease is over");
-            return self.be_done_with(vec![one]);
+            return self.be_done_with([one]);
         }
-        let bad = &mut self.lines.bad;
-        if bad.waiting.is_empty() {
-            // Where there is one there may be hundreds.
+        if !self.is_said {
+            self.is_said = true;
             tracing::error!(error = %error.chain(), %delivery, %subscription, "results are not taken, this one and maybe others; they are tried again until their leases are over");
         }
-        bad.at_once = 1;
-        bad.waiting.push_back(one);
+        self.bad.at_once = 1;
+        self.bad.waiting.push_back(one);
     }
 
-    /// Drops those that are sent again anyway, if it is not the database that has to be waited for.
     fn give_up(&mut self) {
-        let (now, written) = (Instant::now(), self.written.get());
-        let is_over = |one: &Waiting| one.finished.held.lease.until <= now && one.written < written;
-        let (over, rest): (VecDeque<_>, _) = self.lines.bad.waiting.drain(..).partition(is_over);
-        self.lines.bad.waiting = rest;
+        let (now, failed_at) = (Instant::now(), self.failed_at);
+        let lease_is_over = |one: &Waiting| one.finished.held.lease.until <= now;
+        let (over, rest): (VecDeque<_>, _) = self
+            .bad
+            .waiting
+            .drain(..)
+            .partition(|one| is_given_up(lease_is_over(one), one.failed_at, failed_at));
+        self.bad.waiting = rest;
         if let Some(first) = over.front() {
             let delivery = first.finished.held.lease.delivery;
             tracing::error!(results = over.len(), first_delivery = %delivery, "results were not taken while their leases lasted; their deliveries are sent again");
             self.be_done_with(over);
+        }
+        // Who is left may keep others from being sent no longer than its lease lasts.
+        let rest = self.bad.waiting.iter_mut().filter(|one| lease_is_over(one));
+        if rest.filter_map(|one| one.finished.held.alone.take()).count() > 0 {
+            self.bells.ring_for(Concerned { due: true, gather: true });
         }
     }
 
@@ -169,5 +223,26 @@ impl Stubborn {
         let concerned = Concerned::by(results.iter().map(|waiting| &waiting.finished));
         drop(results);
         self.bells.ring_for(concerned);
+    }
+}
+
+/// Then, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_18_a_result_is_given_up_when_its_lease_is_over_and_others_were_written_without_it() {
+        assert!(!is_given_up(true, Some(7), 7), "nothing was written: it is the database");
+        assert!(!is_given_up(false, Some(7), 9), "it may still be written in time");
+        assert!(!is_given_up(true, None, 9), "it was in bad company only");
+        assert!(is_given_up(true, Some(7), 8));
     }
 }

@@ -20,8 +20,6 @@ use crate::telemetry::Metrics;
 
 /// Everybody waits for the batches, and their leases pass. Whoever has locked a row for longer than a request takes is not waited for.
 pub(super) const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(10), lock: Duration::from_secs(1) };
-/// Between tries to note that subscriptions are well.
-const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     pool: PgPool,
@@ -63,6 +61,8 @@ impl Failure {
 struct Written {
     /// Whether deliveries that waited for others with their ordering key are due now.
     let_out: bool,
+    /// Whether subscriptions are not what they were, or not what they were taken for.
+    changed: bool,
     /// What became of each.
     endings: Vec<Ending>,
 }
@@ -114,9 +114,13 @@ impl Writer {
                 Ok(done)
             }
             Err(error) => {
-                match store::is_of_the_statement(&error) {
-                    true => self.session = Some(session),
-                    false => session.connection.close_on_drop(),
+                if store::is_of_the_statement(&error)
+                    // Also for a transaction to be undone that was begun.
+                    && session.watch.answered(session.connection.ping()).await.is_ok()
+                {
+                    self.session = Some(session);
+                } else {
+                    session.connection.close_on_drop();
                 }
                 Err(match store::is_in_doubt(&error) {
                     true => Failure::Lost(error.into()),
@@ -128,17 +132,23 @@ impl Writer {
 
     /// Writes results. `again`: some of them may be written already.
     pub async fn write(&mut self, batch: &[&Finished], again: bool) -> Result<(), Failure> {
+        let well = turned(batch, Turn::Well);
+        if !well.is_empty() {
+            // Now, so that nothing else that is written first disables them.
+            self.known.well.borrow_mut().extend(well);
+            self.known.more_are_well.notify_one();
+        }
         let written = self.with_session(async |writer, db| writer.write_surely(db, batch, again).await).await;
         if again || written.is_err() {
             // Some of it may have been undone, and what was taken apart needs no books.
             self.books.forget(&bundles_of(batch));
         }
-        let Written { let_out, endings } = written?;
+        let Written { let_out, changed, endings } = written?;
         if let_out {
             self.bells.due.notify_one();
             self.bells.gather.notify_one();
         }
-        if batch.iter().any(|finished| finished.disable.is_some()) {
+        if changed {
             self.changes.fetch_add(1, Ordering::Release);
         }
         if batch.iter().any(|finished| finished.record.is_some()) {
@@ -163,7 +173,6 @@ impl Writer {
             self.take_apart(db, &bundles_of(batch)).await?;
         }
         note_failing(db, batch, again).await?;
-        self.note_well(db, batch).await?;
         match self.write_rows(db, batch).await {
             Err(error) if partitions::is_missing(&error) => {
                 partitions::make_ahead(db).await?;
@@ -187,26 +196,35 @@ impl Writer {
             places.filter_map(|(place, one)| Some((place, one, one.disable.as_ref()?))).collect();
         if gone.is_empty() {
             let let_out = self.finish_all(db, batch, &endings).await?;
-            return Ok(Written { let_out, endings });
+            return Ok(Written { let_out, changed: false, endings });
         }
         // In order, so that at the commit two nodes lock their partners' matching in the same order.
         gone.sort_by_key(|(_, finished, _)| whose(finished));
         // Rolled back when it is dropped, so that a connection never leaves here in the middle of one.
         let mut transaction = db.begin().await?;
-        let mut disabled = BTreeMap::new();
+        let (mut disabled, mut out_of_reach, mut changed) = (BTreeMap::new(), BTreeSet::new(), false);
         for (place, finished, disable) in gone {
-            match self.disable(&mut transaction, whose(finished), disable).await? {
-                Disabling::Done => drop(disabled.insert(whose(finished), &disable.reason)),
-                Disabling::Outdated => {}
-                Disabling::OutOfReach => endings[place] = disable.otherwise,
+            let whose = whose(finished);
+            let disabling = match out_of_reach.contains(&whose) {
+                true => Disabling::OutOfReach,
+                false => self.disable(&mut transaction, whose, disable).await?,
+            };
+            match disabling {
+                Disabling::Done => drop(disabled.insert(whose, &disable.reason)),
+                Disabling::Outdated => changed = true,
+                Disabling::OutOfReach => {
+                    out_of_reach.insert(whose);
+                    endings[place] = disable.otherwise;
+                }
             }
         }
+        changed |= !disabled.is_empty();
         let let_out = self.finish_all(&mut transaction, batch, &endings).await?;
         transaction.commit().await?;
         for ((partner, subscription), reason) in disabled {
             tracing::warn!(%partner, %subscription, reason, "a subscription was disabled");
         }
-        Ok(Written { let_out, endings })
+        Ok(Written { let_out, changed, endings })
     }
 
     async fn disable(
@@ -216,8 +234,9 @@ impl Writer {
         disable: &Disable,
     ) -> Result<Disabling, sqlx::Error> {
         let Disable { reason, judged, failing_for, .. } = disable;
+        let is_well = failing_for.is_some() && self.known.well.borrow().contains(&whose.1);
         // It has not failed for so long, if only that could be noted.
-        if failing_for.is_some() && self.known.well.borrow().contains(&whose.1) {
+        if is_well && !subscriptions::end_failing(db, &[whose.1]).await?.is_empty() {
             return Ok(Disabling::OutOfReach);
         }
         subscriptions::disable(db, whose, *judged, *failing_for, reason).await
@@ -241,18 +260,18 @@ impl Writer {
         Ok(done.let_out > 0 || let_out_later > 0)
     }
 
-    /// That a subscription is well must be noted some time: otherwise its next failure would be held against it as if there had been no success.
-    async fn note_well(&self, db: &mut PgConnection, batch: &[&Finished]) -> Result<(), sqlx::Error> {
-        let mut well = self.known.well.borrow().clone();
-        well.extend(turned(batch, Turn::Well));
-        if !well.is_empty() {
-            let wanted: Vec<_> = well.into_iter().collect();
-            let passed_over = subscriptions::end_failing(db, &wanted).await?;
-            let mut well = self.known.well.borrow_mut();
-            well.retain(|id| wanted.binary_search(id).is_err());
-            well.extend(passed_over);
+    /// Notes that subscriptions are well. It must be, some time: otherwise their next failures would be held against them as if they had had no success.
+    pub async fn note_well(&mut self) {
+        let well: Vec<_> = self.known.well.borrow().iter().copied().collect();
+        if well.is_empty() {
+            return;
         }
-        Ok(())
+        let noting = self.with_session(async |_, db| subscriptions::end_failing(db, &well).await);
+        // What fails is tried again.
+        if let Ok(passed_over) = noting.await {
+            let is_noted = |id: &SubscriptionId| well.contains(id) && !passed_over.contains(id);
+            self.known.well.borrow_mut().retain(|id| !is_noted(id));
+        }
     }
 
     /// With a row for each, nothing can be written twice.
@@ -264,8 +283,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Does what no result waits for, and returns when there may be more of it.
-    pub async fn keep_up(&mut self) -> Option<Instant> {
+    /// Takes apart the bundles that should not be any more, and returns when there may be others.
+    pub async fn take_apart_overdue(&mut self) -> Option<Instant> {
         let overdue = self.books.overdue(Instant::now());
         if !overdue.is_empty() {
             let taken = self.with_session(async |writer, db| writer.take_apart(db, &overdue).await).await;
@@ -275,12 +294,7 @@ impl Writer {
                 tracing::warn!(error = %failure.error().chain(), bundles = overdue.len(), "bundles were not taken apart; that is done once their leases are over");
             }
         }
-        if !self.known.well.borrow().is_empty() {
-            // What fails is tried again in a moment, and with each batch.
-            let _noted = self.with_session(async |writer, db| writer.note_well(db, &[]).await).await;
-        }
-        let note_at = (!self.known.well.borrow().is_empty()).then(|| Instant::now() + NOTE_EVERY);
-        self.books.overdue_at().into_iter().chain(note_at).min()
+        self.books.overdue_at()
     }
 }
 

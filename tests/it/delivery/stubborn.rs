@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use herald::config::RawConfig;
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -196,38 +196,59 @@ async fn forget_a_lock(database: &TestDatabase, subscriptions: &[Uuid]) -> Trans
 #[tokio::test]
 async fn rule_18_no_result_waits_for_a_subscription_that_somebody_has_locked() {
     let database = cluster::database().await;
-    let [gone, failing, paused, well] = [(); 4].map(|()| Receiver::start());
-    let (gone, failing, paused, well) = tokio::join!(gone, failing, paused, well);
-    let app = App::start(&database, long_leases()).await;
+    let [gone, failing, well] = [Receiver::start().await, Receiver::start().await, Receiver::start().await];
+    let one_retry = RawConfig { retry_delays_s: Some("10".to_owned()), ..long_leases() };
+    let app = App::start(&database, one_retry).await;
     let disabled = app.subscribe(&gone.url).await;
     let failed = app.subscribe(&failing.url).await;
-    let held = app.subscribe(&paused.url).await;
     app.subscribe(&well.url).await;
     let lock = forget_a_lock(&database, &[disabled, failed]).await;
     gone.always(Reply::Status(410));
     failing.always(Reply::Status(500));
-    let before: Vec<Value> = {
-        for _ in 0..4 {
-            deliver_one(&app, &well).await;
-        }
-        app.deliveries_that(&format!("subscription=redirect/{disabled}")).await
-    };
+    for _ in 0..4 {
+        deliver_one(&app, &well).await;
+    }
     for receiver in [&gone, &failing] {
         for call in receiver.wait_for(4).await {
             let delivery = app.wait_for_attempts(call.header("webhook-id"), 1).await;
             assert_eq!(delivery["state"], "pending", "as any failure");
         }
     }
-    paused.wait_for(4).await;
+    database.advance(TimeDelta::seconds(13)).await;
+    let ids: Vec<String> =
+        gone.wait_for(8).await[..4].iter().map(|call| call.header("webhook-id").to_owned()).collect();
+    for id in &ids {
+        assert_eq!(app.wait_for_attempts(id, 2).await["state"], "pending", "also after its last retry");
+    }
     assert_eq!(app.standing(disabled).await["state"], "active");
     lock.rollback().await.unwrap();
     // The next answer says the same.
-    database.advance(TimeDelta::seconds(13)).await;
-    for delivery in &before {
-        app.wait_for_state(delivery["id"].as_str().unwrap(), "held").await;
+    database.advance(TimeDelta::seconds(61)).await;
+    for id in &ids {
+        app.wait_for_state(id, "held").await;
     }
     assert_eq!(app.standing(disabled).await["state"], "disabled");
-    assert_eq!(app.standing(held).await["state"], "active");
+}
+
+#[tokio::test]
+async fn rule_18_what_is_held_waits_for_no_lock_either() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, long_leases()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    receiver.reply([500]);
+    app.cancel_one().await;
+    let id = app.the_delivery().await;
+    app.wait_for_attempts(&id, 1).await;
+    let disable = "update subscriptions set state = 'disabled', version = version + 1";
+    sqlx::query(disable).execute(&database.pool).await.unwrap();
+    // What is known of a subscription is a second old at most.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    let lock = forget_a_lock(&database, &[subscription]).await;
+    database.advance(TimeDelta::seconds(13)).await;
+    app.wait_for_state(&id, "held").await;
+    lock.rollback().await.unwrap();
+    app.change(subscription, json!({ "apiKey": "another-key" })).await;
+    app.wait_for_state(&id, "delivered").await;
 }
 
 #[tokio::test]

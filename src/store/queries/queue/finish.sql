@@ -4,8 +4,8 @@
 -- on which came last.
 --   verdict 'final'    the delivery ends in final_state
 --   verdict 'retry'    due again after delay_ms, and the attempt counts
---   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is, and soon if somebody has that locked, which
---                      is not waited for. Counts if there was an attempt
+--   verdict 'hold'     held while its subscription is paused or disabled; due at once if it no longer is. Whoever has that locked is not waited for: what
+--                      is held while it is resumed is found by the next sweep. Counts if there was an attempt
 --   verdict 'release'  due again after delay_ms, and nothing counts, not even an attempt that is recorded
 -- Who was first in line for its ordering key and has ended lets out the next in the same statement: held, if the subscription is stopped. It
 -- may have got in line after that, and then must not be sent even by a node that has not heard of it. The subscription is not locked for this:
@@ -49,7 +49,7 @@ kept as (
         lease_epoch = q.lease_epoch + 1,
         due_at = case when d.verdict = 'hold' and exists (select from stopped where stopped.id = q.subscription_id) then 'infinity'
                       when d.verdict = 'hold' and (select s.state in ('paused', 'disabled') from subscriptions s where s.id = q.subscription_id)
-                          then herald_now() + interval '1 second'
+                          then 'infinity'
                       else herald_now() + make_interval(secs => coalesce(d.delay_ms, 0) / 1000.0) end
     from found d
     where d.verdict <> 'final' and q.ctid = d.place and q.lease_owner = $1
