@@ -8,6 +8,7 @@
 
 mod birth;
 mod cancels;
+mod fan_out;
 mod group;
 mod matching;
 mod publications;
@@ -19,6 +20,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use self::fan_out::FanOut;
 use self::group::Trouble;
 use self::matching::KnownRoutes;
 use super::handoff::Waited;
@@ -39,13 +41,12 @@ use crate::telemetry::{Heartbeat, Metrics};
 
 /// Requests committed together at most.
 const GROUP_MAX: usize = 500;
-/// Events committed together at most, unless a single request has more.
-const GROUP_EVENTS_MAX: usize = 2_000;
 /// Requests that may wait; beyond that callers wait to get in line.
 const LINE_MAX: usize = 4_096;
 /// One to write, and one to look up what became of a commit.
 const CONNECTIONS_MAX: u32 = 2;
-/// How long a group waits for room in memory at most, and how long none does after one did so in vain.
+/// How long a group waits for room in memory at most, for each thousand of its deliveries or part of it, and how long none does after one did so in
+/// vain.
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(100);
 const NO_WAIT_AFTER_VAIN: Duration = Duration::from_secs(1);
 /// For so long after it was used a connection is taken to be good without a look: what may be remembered instead of read is remembered only then,
@@ -83,7 +84,7 @@ impl Ingest {
     ) -> Self {
         let (sender, line) = mpsc::channel(LINE_MAX);
         let _ends_with_the_line = own_thread::spawn("ingest", pool, CONNECTIONS_MAX, async move |pool| {
-            let (connection, no_room_before) = (None, None);
+            let (connection, no_room_before, fan_out) = (None, None, FanOut::default());
             let routes = KnownRoutes::default();
             let writer = Writer {
                 pool,
@@ -95,6 +96,7 @@ impl Ingest {
                 metrics,
                 connection,
                 no_room_before,
+                fan_out,
             };
             writer.run(line).await;
             drop(heartbeat);
@@ -167,6 +169,7 @@ struct Writer {
     connection: Option<Kept>,
     /// Until when room is not waited for, because none got free.
     no_room_before: Option<Instant>,
+    fan_out: FanOut,
 }
 
 struct Kept {
@@ -182,7 +185,7 @@ impl Writer {
         let mut waiting = Vec::with_capacity(GROUP_MAX);
         while line.recv_many(&mut waiting, GROUP_MAX).await > 0 {
             while !waiting.is_empty() {
-                let rest = waiting.split_off(group_size(&waiting));
+                let rest = waiting.split_off(self.fan_out.group_size(&waiting));
                 self.write(std::mem::replace(&mut waiting, rest)).await;
             }
         }
@@ -254,6 +257,7 @@ impl Writer {
                 plan.written(stored, &birth)
             }
         };
+        self.fan_out.learn(written.events.len(), written.born.len());
         birth::hand_over(&self.handoff, &written, room, until);
         self.metrics.events_accepted(Origin::Cancel, written.events.len() - written.published_count);
         self.metrics.events_accepted(Origin::Publish, written.published_count);
@@ -264,9 +268,10 @@ impl Writer {
     /// through the database once more. Nobody waits for room that does not get free.
     async fn room_for(&mut self, group: &[Request]) -> Option<OwnedSemaphorePermit> {
         let waits = self.no_room_before.is_none_or(|moment| Instant::now() >= moment);
-        let events: usize = group.iter().map(Request::weight).sum();
-        let needed = if waits { events.min(group::ROOM_WANTED) } else { 0 };
-        let (room, waited) = self.handoff.reserve_soon(needed, group::ROOM_WANTED, WAIT_FOR_ROOM).await;
+        let deliveries = self.fan_out.deliveries(group.iter().map(Request::weight).sum());
+        let needed = if waits { deliveries.min(group::ROOM_WANTED) } else { 0 };
+        let patience = WAIT_FOR_ROOM * needed.div_ceil(1_000) as u32;
+        let (room, waited) = self.handoff.reserve_soon(needed, group::ROOM_WANTED, patience).await;
         self.no_room_before = (waited == Waited::InVain)
             .then(|| Instant::now() + NO_WAIT_AFTER_VAIN)
             .or(self.no_room_before.filter(|_| !waits));
@@ -375,14 +380,4 @@ fn fail_each(group: Vec<Request>, error: Error) {
             Error::internal(chain.clone())
         });
     }
-}
-
-/// How many of the waiting requests, at least one, fit into a group together.
-fn group_size(waiting: &[Request]) -> usize {
-    let mut events = 0;
-    let fits = |request: &&Request| {
-        events += request.weight();
-        events <= GROUP_EVENTS_MAX
-    };
-    waiting.iter().take_while(fits).count().max(1)
 }
