@@ -34,7 +34,7 @@ pub(super) struct Stubborn {
     bad_again_at: Instant,
     note_again_at: Instant,
     /// What had been written when one was tried alone the last time, and failed.
-    failed_at: u64,
+    failed_at: Option<u64>,
     /// Where there is one there may be hundreds, and each is tried again and again.
     is_said: bool,
 }
@@ -106,7 +106,7 @@ impl Stubborn {
             bad,
             bad_again_at: now,
             note_again_at: now,
-            failed_at: 0,
+            failed_at: None,
             is_said: false,
         }
     }
@@ -120,7 +120,8 @@ impl Stubborn {
             }
             self.try_some(|lines| &mut lines.mixed).await;
             self.give_up();
-            if self.bad_again_at <= Instant::now() {
+            // At the end nobody waits for the next time.
+            if self.bad_again_at <= Instant::now() || self.arriving.is_closed() {
                 self.try_some(|lines| &mut lines.bad).await;
             }
             if self.is_said && self.mixed.is_empty() && self.bad.is_empty() {
@@ -139,16 +140,15 @@ impl Stubborn {
         if !self.mixed.is_empty() {
             return true;
         }
+        if self.arriving.is_closed() {
+            return !self.bad.is_empty();
+        }
         let bad_at = (!self.bad.is_empty()).then_some(self.bad_again_at);
         let note_at = (!self.known.well.borrow().is_empty()).then_some(self.note_again_at);
         let again_at = bad_at.into_iter().chain(note_at).min();
-        let is_over = self.arriving.is_closed();
-        if is_over && bad_at.is_none() {
-            return false;
-        }
         let more_are_well = self.known.more_are_well.clone();
         tokio::select! {
-            next = self.arriving.recv(), if !is_over => {
+            next = self.arriving.recv() => {
                 self.mixed.waiting.extend(next.map(|finished| Waiting { finished, failed_at: None }));
             }
             () = more_are_well.notified() => self.note_again_at = Instant::now(),
@@ -170,7 +170,12 @@ impl Stubborn {
             }
             Err(Failure::Lost(_) | Failure::NotTaken(_)) if group.len() > 1 => line(self).halve(group),
             Err(Failure::Lost(error) | Failure::NotTaken(error)) => {
+                let nothing_was_written = self.failed_at == Some(self.known.written.get());
                 group.into_iter().for_each(|one| self.failed_alone(one, &error));
+                if nothing_was_written {
+                    // The next will not be either.
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
             }
             Err(Failure::NoSession(_away)) => {
                 line(self).put_back(group);
@@ -180,9 +185,14 @@ impl Stubborn {
     }
 
     fn failed_alone(&mut self, mut one: Waiting, error: &Error) {
-        self.failed_at = self.known.written.get();
-        one.failed_at.get_or_insert(self.failed_at);
-        self.bad_again_at = Instant::now() + BAD_EVERY;
+        let written = self.known.written.get();
+        self.failed_at = Some(written);
+        // What comes from the other line must not keep these from being tried.
+        if one.failed_at.is_some() || self.bad.is_empty() {
+            self.bad_again_at = Instant::now() + BAD_EVERY;
+            self.bad.at_once = 1;
+        }
+        one.failed_at.get_or_insert(written);
         let lease = &one.finished.held.lease;
         let (delivery, subscription) = (lease.delivery, lease.subscription);
         if !matches!(error, Error::Unavailable(_)) || self.arriving.is_closed() {
@@ -193,12 +203,11 @@ impl Stubborn {
             self.is_said = true;
             tracing::error!(error = %error.chain(), %delivery, %subscription, "results are not taken, this one and maybe others; they are tried again until their leases are over");
         }
-        self.bad.at_once = 1;
         self.bad.waiting.push_back(one);
     }
 
     fn give_up(&mut self) {
-        let (now, failed_at) = (Instant::now(), self.failed_at);
+        let (now, failed_at) = (Instant::now(), self.failed_at.unwrap_or_default());
         let lease_is_over = |one: &Waiting| one.finished.held.lease.until <= now;
         let (over, rest): (VecDeque<_>, _) = self
             .bad
@@ -212,7 +221,8 @@ impl Stubborn {
             self.be_done_with(over);
         }
         // Who is left may keep others from being sent no longer than its lease lasts.
-        let rest = self.bad.waiting.iter_mut().filter(|one| lease_is_over(one));
+        let rest =
+            self.bad.waiting.iter_mut().chain(&mut self.mixed.waiting).filter(|one| lease_is_over(one));
         if rest.filter_map(|one| one.finished.held.alone.take()).count() > 0 {
             self.bells.ring_for(Concerned { due: true, gather: true });
         }

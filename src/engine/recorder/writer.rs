@@ -132,11 +132,8 @@ impl Writer {
 
     /// Writes results. `again`: some of them may be written already.
     pub async fn write(&mut self, batch: &[&Finished], again: bool) -> Result<(), Failure> {
-        let well = turned(batch, Turn::Well);
-        if !well.is_empty() {
-            // Now, so that nothing else that is written first disables them.
-            self.known.well.borrow_mut().extend(well);
-            self.known.more_are_well.notify_one();
+        if !again {
+            self.remember_well(batch);
         }
         let written = self.with_session(async |writer, db| writer.write_surely(db, batch, again).await).await;
         if again || written.is_err() {
@@ -260,18 +257,36 @@ impl Writer {
         Ok(done.let_out > 0 || let_out_later > 0)
     }
 
+    /// Before anything is written, so that nothing that is written first disables them.
+    fn remember_well(&self, batch: &[&Finished]) {
+        let turned = turned(batch, Turn::Well);
+        let mut well = self.known.well.borrow_mut();
+        let before = well.len();
+        well.extend(turned);
+        if well.len() > before {
+            self.known.more_are_well.notify_one();
+        }
+    }
+
     /// Notes that subscriptions are well. It must be, some time: otherwise their next failures would be held against them as if they had had no success.
     pub async fn note_well(&mut self) {
         let well: Vec<_> = self.known.well.borrow().iter().copied().collect();
         if well.is_empty() {
             return;
         }
-        let noting = self.with_session(async |_, db| subscriptions::end_failing(db, &well).await);
-        // What fails is tried again.
-        if let Ok(passed_over) = noting.await {
-            let is_noted = |id: &SubscriptionId| well.contains(id) && !passed_over.contains(id);
-            self.known.well.borrow_mut().retain(|id| !is_noted(id));
+        // One that cannot be written must not keep the others from being.
+        if let Err(Failure::NotTaken(_)) = self.note(&well).await {
+            for id in &well {
+                let _tried_again = self.note(&[*id]).await;
+            }
         }
+    }
+
+    async fn note(&mut self, well: &[SubscriptionId]) -> Result<(), Failure> {
+        let passed_over = self.with_session(async |_, db| subscriptions::end_failing(db, well).await).await?;
+        let is_noted = |id: &SubscriptionId| well.contains(id) && !passed_over.contains(id);
+        self.known.well.borrow_mut().retain(|id| !is_noted(id));
+        Ok(())
     }
 
     /// With a row for each, nothing can be written twice.

@@ -88,6 +88,8 @@ pub(super) struct Written {
     pub published_count: usize,
     /// Whether deliveries that could be sent at once found no room and were left to whoever has some.
     pub overflow: bool,
+    /// What all deliveries that could be sent at once would take of the room.
+    pub room_wanted: usize,
     /// Whether deliveries of large fan-outs are still to be put into the queue.
     pub fanned_out: bool,
     pub born: Vec<Born>,
@@ -291,6 +293,7 @@ impl Plan {
             cancelled: self.cancelled,
             published: self.settled.into_iter().map(receipts).collect(),
             overflow: self.matched.overflow,
+            room_wanted: self.matched.room_wanted,
             fanned_out: !self.matched.large.is_empty(),
             born: self.matched.deliveries.iter().filter_map(born).collect(),
             events: self.events,

@@ -106,6 +106,8 @@ pub(super) struct Matched {
     pub large: Vec<Large>,
     /// Whether deliveries that could be sent at once found no room and are left to whoever has some.
     pub overflow: bool,
+    /// What all deliveries that could be sent at once would take of the room.
+    pub room_wanted: usize,
 }
 
 /// An event by its place in the group, and everybody whom it matched.
@@ -134,6 +136,7 @@ pub(super) fn match_all(events: &[NewEvent], routes: &[Arc<Routes>], birth: &Bir
         let needs = room_for(event.payload.len());
         for route in routes.of(&event.attributes) {
             let at_once = !route.holds && !route.gathers && !set_aside.contains(&route.subscription);
+            matched.room_wanted += if at_once { needs } else { 0 };
             let begins = match at_once {
                 _ if route.holds => Begins::Held,
                 true if room >= needs => Begins::Leased,

@@ -1,6 +1,6 @@
 //! Where events come into being: one writer that commits everything that waits, together.
 //!
-//! Dramatis personae. A *request*, to cancel a session or to publish events, waits for its answer. The *writer* takes all requests that wait (up to [`GROUP_MAX`]) and commits them in
+//! Dramatis personae. A *request*, to cancel a session or to publish events, waits for its answer. The *writer* takes all requests that wait (up to [`GROUP_MAX`], and no more deliveries than `fan_out` allows) and commits them in
 //! one transaction; nobody waits for a timer, the group is whatever gathered while the last one was being committed. The writer owns the
 //! commit: a client that hangs up does not undo what others commit with it. A *group* that fails is tried again one request at a time, so
 //! that one bad request fails alone. What was born leased is handed to the engine, each caller is answered, in this order, and only after
@@ -45,7 +45,7 @@ const GROUP_MAX: usize = 500;
 const LINE_MAX: usize = 4_096;
 /// One to write, and one to look up what became of a commit.
 const CONNECTIONS_MAX: u32 = 2;
-/// How long a group waits for room in memory at most, for each thousand of its deliveries or part of it, and how long none does after one did so in
+/// How long a group waits for room in memory at most, for each thousand that it needs or part of it, and how long none does after one did so in
 /// vain.
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(100);
 const NO_WAIT_AFTER_VAIN: Duration = Duration::from_secs(1);
@@ -257,7 +257,7 @@ impl Writer {
                 plan.written(stored, &birth)
             }
         };
-        self.fan_out.learn(written.events.len(), written.born.len());
+        self.fan_out.learn(written.events.len(), written.born.len(), written.room_wanted);
         birth::hand_over(&self.handoff, &written, room, until);
         self.metrics.events_accepted(Origin::Cancel, written.events.len() - written.published_count);
         self.metrics.events_accepted(Origin::Publish, written.published_count);
@@ -268,8 +268,8 @@ impl Writer {
     /// through the database once more. Nobody waits for room that does not get free.
     async fn room_for(&mut self, group: &[Request]) -> Option<OwnedSemaphorePermit> {
         let waits = self.no_room_before.is_none_or(|moment| Instant::now() >= moment);
-        let deliveries = self.fan_out.deliveries(group.iter().map(Request::weight).sum());
-        let needed = if waits { deliveries.min(group::ROOM_WANTED) } else { 0 };
+        let wanted = self.fan_out.room(group.iter().map(Request::weight).sum());
+        let needed = if waits { wanted.min(group::ROOM_WANTED) } else { 0 };
         let patience = WAIT_FOR_ROOM * needed.div_ceil(1_000) as u32;
         let (room, waited) = self.handoff.reserve_soon(needed, group::ROOM_WANTED, patience).await;
         self.no_room_before = (waited == Waited::InVain)

@@ -135,6 +135,27 @@ async fn rule_18_what_a_result_that_is_not_taken_is_about_is_sent_again_and_the_
 }
 
 #[tokio::test]
+async fn rule_18_what_disables_is_undone_with_the_result_that_was_not_taken_and_done_with_it() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, long_leases()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    breakable(&database.pool, "attempts").await;
+    let gate = gate();
+    receiver.reply([Reply::Gate(gate.clone(), 410)]);
+    app.cancel_one().await;
+    let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    break_it(&database.pool, &app, &id).await;
+    gate.add_permits(1);
+    wait_for_tries(&database.pool, 3).await;
+    deliver_one(&app, &receiver).await;
+    assert_eq!(app.standing(subscription).await["state"], "active");
+    mend(&database.pool).await;
+    app.wait_for_state(&id, "held").await;
+    assert_eq!(app.standing(subscription).await["state"], "disabled");
+    assert_eq!(receiver.calls().len(), 2);
+}
+
+#[tokio::test]
 async fn rule_18_a_bundle_that_cannot_be_taken_apart_holds_up_no_other() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, long_leases()).await;

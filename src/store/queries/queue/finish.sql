@@ -21,9 +21,10 @@ with done as materialized (
 verdicts as materialized (
     select partner_id, delivery_id, epoch, verdict, delay_ms, outcome is not null as tried from done
 ),
-stopped as materialized (
-    select id from subscriptions
-    where id in (select subscription_id from done where verdict = 'hold') and state in ('paused', 'disabled')
+-- As each subscription is now, and stays until this is committed. Not those that somebody has locked: these are as this statement sees them.
+asked as materialized (
+    select id, state in ('paused', 'disabled') as is_stopped from subscriptions
+    where id in (select subscription_id from done where verdict = 'hold')
     for share skip locked
 ),
 -- Each is looked up by its key, whatever the planner believes of the queue; see deliver.sql. Conditions on the lease come again, for a row that
@@ -47,8 +48,9 @@ kept as (
         draining = q.draining and not d.tried,
         lease_owner = null,
         lease_epoch = q.lease_epoch + 1,
-        due_at = case when d.verdict = 'hold' and exists (select from stopped where stopped.id = q.subscription_id) then 'infinity'
-                      when d.verdict = 'hold' and (select s.state in ('paused', 'disabled') from subscriptions s where s.id = q.subscription_id)
+        due_at = case when d.verdict = 'hold' and coalesce(
+                              (select a.is_stopped from asked a where a.id = q.subscription_id),
+                              (select s.state in ('paused', 'disabled') from subscriptions s where s.id = q.subscription_id))
                           then 'infinity'
                       else herald_now() + make_interval(secs => coalesce(d.delay_ms, 0) / 1000.0) end
     from found d
