@@ -46,6 +46,13 @@ pub use self::start_error::StartError;
 /// does not fit waits in the database.
 const LEASES_IN_MEMORY_MAX: usize = 20_000;
 
+/// Why a server stopped that nobody asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker `{worker}` ended by itself")]
+pub struct Fallen {
+    worker: &'static str,
+}
+
 /// A server that has its database and its background half, and waits to be given listeners.
 pub struct App {
     config: Config,
@@ -136,8 +143,20 @@ impl App {
         &self.hub
     }
 
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Serves until `stop` says so, then drains within the configured bound.
-    pub async fn serve(self, api: TcpListener, operator: TcpListener, stop: watch::Receiver<bool>) {
+    ///
+    /// # Errors
+    /// It stopped by itself, in the same way, since a worker that others cannot do without had ended.
+    pub async fn serve(
+        self,
+        api: TcpListener,
+        operator: TcpListener,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), Fallen> {
         let Self { config, hub, api: state, engine, health, metrics } = self;
         let bound = Duration::from_millis(config.stop_timeout_ms);
         let drain = bound / 3;
@@ -149,20 +168,27 @@ impl App {
         };
         let operator_state = Operator::new(hub, health.clone(), metrics.clone(), Arc::new(settings));
         let answers = (self::api(state, metrics), self::operator(operator_state));
-        let serving_api = listener::serve(api, answers.0, config.connections_max, drain, stop.clone());
-        let serving_operator =
-            listener::serve(operator, answers.1, config.connections_max, drain, stop.clone());
-        let mut stopping = stop;
-        let started_to_stop = async move {
-            let _sender_is_gone = stopping.wait_for(|stop| *stop).await;
+        let (stopping, stopped) = watch::channel(false);
+        let serving_api = listener::serve(api, answers.0, config.connections_max, drain, stopped.clone());
+        let serving_operator = listener::serve(operator, answers.1, config.connections_max, drain, stopped);
+        let started_to_stop = async {
+            let fallen = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+                worker = health.fallen() => Err(Fallen { worker }),
+            };
+            if let Err(fallen) = &fallen {
+                tracing::error!("{fallen}: stopping");
+            }
             health.draining();
-            Instant::now()
+            stopping.send_replace(true);
+            (fallen, Instant::now())
         };
-        let (stop_began, (), ()) = tokio::join!(started_to_stop, serving_api, serving_operator);
+        let ((fallen, stop_began), (), ()) = tokio::join!(started_to_stop, serving_api, serving_operator);
         let left = bound
             .saturating_sub(stop_began.elapsed())
             .saturating_sub(engine::WRITE_RESULTS_WITHIN + engine::RELEASE_WITHIN);
         engine.stop(left).await;
+        fallen
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::database::reach;
-use crate::app::App;
+use crate::app::{App, Fallen};
 use crate::config::{Config, Mode, RawConfig};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::partner_key::PartnerKey;
@@ -37,14 +37,34 @@ pub async fn run(raw: &RawConfig) -> ExitCode {
     };
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
+        Err(Failure::Start(message)) => {
             eprintln!("herald cannot start: {message}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Fallen(fallen)) => {
+            eprintln!(
+                "herald stopped: {fallen}. Start it again; nothing that was accepted is lost. The log says what \
+                 happened: please report it, for it is a defect."
+            );
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+/// Why `herald serve` ended otherwise than by being asked to.
+enum Failure {
+    /// What to tell the operator.
+    Start(String),
+    Fallen(Fallen),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Start(message)
+    }
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
     telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
     let mut stop = stop_signal()?;
     descriptors::raise_limit(2 * config.connections_max + config.in_flight_max);
@@ -68,14 +88,14 @@ async fn serve(config: Config) -> Result<(), String> {
     println!("{}", Announcement { mode, public_url, api: api_address, operator: operator_at, database, key });
     let (over, is_over) = watch::channel(false);
     let postgres = postgres.map(|(postgres, settings)| tokio::spawn(supervise(postgres, settings, is_over)));
-    app.serve(api, operator, stop).await;
+    let served = app.serve(api, operator, stop).await;
     let _nobody_watches = over.send(true);
     if let Some(postgres) = postgres
-        && let Some(postgres) = postgres.await.map_err(|error| error.to_string())?
+        && let Ok(Some(postgres)) = postgres.await
     {
         postgres.stop().await;
     }
-    Ok(())
+    served.map_err(Failure::Fallen)
 }
 
 /// What a start comes to.

@@ -23,6 +23,7 @@ const SLOWLY: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Who is told of what the drainer did, and who tells it that there may be something to do.
+#[derive(Clone)]
 pub struct Bells {
     pub resumed: Arc<Notify>,
     pub due: Arc<Notify>,

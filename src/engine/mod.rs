@@ -42,6 +42,7 @@ mod targets;
 mod traffic;
 mod verdict;
 mod verifier;
+mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,6 +66,7 @@ use crate::{own_thread, store};
 
 use self::lanes::SharedRoom;
 use self::outbound::Outbound;
+use self::worker::{Foreman, ended};
 
 /// How long writing results may take once the last post has ended.
 pub const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
@@ -122,12 +124,13 @@ impl Engine {
     pub fn start(parts: Parts) -> Self {
         let Parts { pool, keys, egress, outbound, dialects, intake, settings, health, metrics } = parts;
         let (stopping, stop) = watch::channel(false);
-        let janitor_metrics = metrics.clone();
+        let foreman = Foreman { health, metrics: metrics.clone(), stop };
         let (results, recorded) = mpsc::unbounded_channel();
         let (claims, claimed) = mpsc::unbounded_channel();
         let (backlogs, wishes) = backlogs::Backlogs::new(intake.set_aside, intake.due.clone());
         let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };
         let reading = store::sessions::apart(&pool, 1);
+        let in_index_order = || store::sessions::in_index_order(&pool, 1);
         let targets = || {
             let (pool, keys, egress) = (reading.clone(), keys.clone(), egress.clone());
             targets::Targets::new(pool, keys, egress, settings.clone(), intake.changes.clone())
@@ -136,7 +139,7 @@ impl Engine {
         let verifier = verifier::Verifier::new(targets(), outbound.clone(), dialects.clone());
         let set_aside = wishes.set_aside.clone();
         let claimer = claimer::Claimer::new(
-            store::sessions::in_index_order(&pool, 1),
+            in_index_order(),
             settings.clone(),
             intake.due.clone(),
             claims.clone(),
@@ -144,7 +147,7 @@ impl Engine {
             wishes,
         );
         let batcher = batcher::Batcher::new(
-            store::sessions::in_index_order(&pool, 1),
+            in_index_order(),
             settings.clone(),
             intake.gather.clone(),
             claimer.alone(),
@@ -174,7 +177,6 @@ impl Engine {
         );
         let (node, changes) = (settings.node, intake.changes.clone());
         let bells = [intake.due.clone(), intake.gather.clone()];
-        let fan_out = fan_out::run(pool.clone(), intake.fan_out, bells.to_vec(), stop.clone());
         let drainer_bells = drainer::Bells {
             resumed: intake.resumed.clone(),
             due: intake.due.clone(),
@@ -182,49 +184,49 @@ impl Engine {
         };
         let replayer_bells = replayer::Bells { replay: intake.replay, due: bells.to_vec() };
         let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
-        let heartbeat = health.worker("recorder");
+        let recorder_bells = recorder::Bells { due: intake.due.clone(), gather: intake.gather };
+        let heartbeat = foreman.health.worker("recorder");
+        let recorder_metrics = metrics.clone();
         let recorder = own_thread::spawn("recorder", &pool, recorder::CONNECTIONS_MAX, async move |pool| {
-            let [due, gather] = bells;
-            let bells = recorder::Bells { due, gather };
+            let (bells, metrics) = (recorder_bells, recorder_metrics);
             recorder::Recorder::run(pool, node, bells, changes, metrics, recorded).await;
             drop(heartbeat);
         });
         Self {
             node: settings.node,
-            dispatcher: worker(&health, "dispatcher", dispatcher.run(intake.leases, claimed, stop.clone())),
+            dispatcher: foreman.holding("dispatcher", |stop| dispatcher.run(intake.leases, claimed, stop)),
             recorder,
             others: vec![
-                worker(&health, "claimer", claimer.run(stop.clone())),
-                worker(&health, "verifier", verifier.run(intake.verifications, stop.clone())),
-                worker(&health, "batcher", batcher.run(stop.clone())),
-                worker(
-                    &health,
-                    "drainer",
-                    drainer::run(store::sessions::in_index_order(&pool, 1), drainer_bells, stop.clone()),
-                ),
-                worker(
-                    &health,
-                    "janitor",
-                    janitor::run(pool.clone(), settings.retention_days, janitor_metrics, stop.clone()),
-                ),
-                worker(
-                    &health,
+                foreman.holding("claimer", |stop| claimer.run(stop)),
+                foreman.holding("verifier", |stop| verifier.run(intake.verifications, stop)),
+                foreman.holding("batcher", |stop| batcher.run(stop)),
+                foreman.looking("drainer", (in_index_order(), drainer_bells), |(pool, bells), stop| {
+                    drainer::run(pool, bells, stop)
+                }),
+                foreman.looking("janitor", (pool.clone(), metrics), move |(pool, metrics), stop| {
+                    janitor::run(pool, settings.retention_days, metrics, stop)
+                }),
+                foreman.looking(
                     "backlog_watch",
-                    backlog_watch::run(pool.clone(), settings.backlog_max, intake.backlog_full, stop.clone()),
+                    (pool.clone(), intake.backlog_full),
+                    move |(pool, full), stop| backlog_watch::run(pool, settings.backlog_max, full, stop),
                 ),
-                worker(&health, "fan_out", fan_out),
-                worker(
-                    &health,
+                foreman.looking(
+                    "fan_out",
+                    (pool.clone(), intake.fan_out, bells),
+                    |(pool, bell, due), stop| fan_out::run(pool, bell, due.to_vec(), stop),
+                ),
+                foreman.looking(
                     "replayer",
-                    replayer::run(
-                        store::sessions::in_index_order(&pool, 1),
-                        settings.backlog_max,
-                        replayer_bells,
-                        stop.clone(),
-                    ),
+                    (in_index_order(), replayer_bells),
+                    move |(pool, bells), stop| replayer::run(pool, settings.backlog_max, bells, stop),
                 ),
-                worker(&health, "hints", hints::run(pool.clone(), settings.node, hint_bells, stop.clone())),
-                worker(&health, "roll_call", roll_call::run(pool.clone(), own, intake.due, stop)),
+                foreman.looking("hints", (pool.clone(), hint_bells), move |(pool, bells), stop| {
+                    hints::run(pool, node, bells, stop)
+                }),
+                foreman.looking("roll_call", (pool.clone(), own, intake.due), |(pool, own, due), stop| {
+                    roll_call::run(pool, own, due, stop)
+                }),
             ],
             stopping,
             pool,
@@ -251,31 +253,6 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "could not release leases; they pass on when they expire")
             }
-        }
-    }
-}
-
-/// Starts a worker that readiness watches: one that ends, however it ends, is noticed.
-fn worker(
-    health: &Health,
-    name: &'static str,
-    work: impl Future<Output = ()> + Send + 'static,
-) -> JoinHandle<()> {
-    let heartbeat = health.worker(name);
-    tokio::spawn(async move {
-        work.await;
-        drop(heartbeat);
-    })
-}
-
-/// Waits for a worker until then; one that takes longer is ended.
-async fn ended(mut worker: JoinHandle<()>, until: Instant) {
-    match tokio::time::timeout_at(until.into(), &mut worker).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "a background worker failed"),
-        Err(_elapsed) => {
-            worker.abort();
-            let _aborted = worker.await;
         }
     }
 }

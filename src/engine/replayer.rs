@@ -30,6 +30,7 @@ const GIVE_WAY_FOR: Duration = Duration::from_secs(5);
 /// After a step that failed, so that others have their turn.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+#[derive(Clone)]
 pub struct Bells {
     /// Rings when there is a new replay.
     pub replay: Arc<Notify>,

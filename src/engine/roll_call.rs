@@ -39,6 +39,7 @@ const CHUNK: u64 = 1_000;
 const MEMBERS: i64 = 1_000;
 
 /// What a node says of itself while it is there.
+#[derive(Clone)]
 pub struct Own {
     pub node: NodeId,
     /// Fingerprints of its key ring.

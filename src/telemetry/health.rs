@@ -1,10 +1,13 @@
 //! Whether the process can do its work: which phase of its life it is in, and which of its workers are alive.
 //!
 //! A worker holds a [`Heartbeat`] for as long as it runs. However it ends, by returning, by an error or by a panic, the heartbeat is dropped
-//! and the check of its name fails from then on, until a worker of the same name starts again. The database is not known here.
+//! and the check of its name fails from then on. One that ends before the process is on its way out has fallen, and whoever serves is told.
+//! The database is not known here.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
 
 /// Where the process is in its life. Only a serving one wants traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,27 +33,43 @@ struct Registry {
     phase: Phase,
     /// Each with whether it has stopped.
     workers: Vec<(&'static str, Arc<AtomicBool>)>,
+    /// The first worker that ended by itself.
+    fallen: watch::Sender<Option<&'static str>>,
 }
 
 /// The life sign of one worker, ended by being dropped.
 #[must_use = "the worker counts as dead once this is dropped"]
-pub struct Heartbeat(Arc<AtomicBool>);
+pub struct Heartbeat {
+    worker: &'static str,
+    stopped: Arc<AtomicBool>,
+    health: Health,
+}
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Registry { phase: Phase::Starting, workers: Vec::new() })))
+        let (phase, workers, fallen) = (Phase::Starting, Vec::new(), watch::Sender::new(None));
+        Self(Arc::new(Mutex::new(Registry { phase, workers, fallen })))
     }
 }
 
 impl Health {
-    /// A worker that is well as long as it runs. One of the same name that ended before is forgotten.
-    pub fn worker(&self, name: &'static str) -> Heartbeat {
+    /// A worker that is well as long as it runs.
+    pub fn worker(&self, worker: &'static str) -> Heartbeat {
         let stopped = Arc::new(AtomicBool::new(false));
-        self.with(|registry| match registry.workers.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = stopped.clone(),
-            None => registry.workers.push((name, stopped.clone())),
-        });
-        Heartbeat(stopped)
+        self.with(|registry| registry.workers.push((worker, stopped.clone())));
+        Heartbeat { worker, stopped, health: self.clone() }
+    }
+
+    /// Waits until a worker ends although nobody asked it to, and says which.
+    pub async fn fallen(&self) -> &'static str {
+        let mut fallen = self.with(|registry| registry.fallen.subscribe());
+        loop {
+            if let Some(worker) = *fallen.borrow_and_update() {
+                return worker;
+            }
+            // The registry, of which this is a part, has the sender.
+            let _changed = fallen.changed().await;
+        }
     }
 
     /// The process has everything and wants traffic.
@@ -87,12 +106,19 @@ impl Health {
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
+        self.health.with(|registry| {
+            if registry.phase != Phase::Draining {
+                registry.fallen.send_if_modified(|first| *first.get_or_insert(self.worker) == self.worker);
+            }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn failing(health: &Health) -> Vec<&'static str> {
@@ -116,16 +142,20 @@ mod tests {
         assert_eq!(failing(&health), ["returns", "panics"]);
     }
 
-    #[test]
-    fn a_worker_that_starts_again_is_well_whenever_the_old_one_goes() {
+    #[tokio::test]
+    async fn rule_24_a_worker_has_fallen_that_ends_while_nobody_stops_the_process() {
         let health = Health::default();
-        health.serving();
-        let old = health.worker("one");
-        let new = health.worker("one");
-        drop(old);
-        assert_eq!(failing(&health), [""; 0]);
-        drop(new);
-        assert_eq!(failing(&health), ["one"]);
+        let [early, late, stopped] = ["early", "late", "stopped"].map(|name| health.worker(name));
+        assert_eq!(health.fallen().now_or_never(), None);
+        drop(early);
+        drop(late);
+        assert_eq!(health.fallen().await, "early");
+        let other = Health::default();
+        let asked = other.worker("asked");
+        other.serving();
+        other.draining();
+        drop((asked, stopped));
+        assert_eq!(other.fallen().now_or_never(), None);
     }
 
     #[test]

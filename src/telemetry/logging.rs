@@ -1,6 +1,8 @@
 //! Where log lines go and what they look like. Who writes them, and what must not be in them, is the callers' matter.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -24,5 +26,59 @@ pub fn install(directives: &str, format: LogFormat) -> Result<(), ParseError> {
     if let Err(error) = first {
         tracing::debug!(%error, "log lines already have a place to go");
     }
+    std::panic::set_hook(Box::new(say));
     Ok(())
+}
+
+/// A panic as a line of the log, where somebody looks; a hook of the standard library's would write past it.
+fn say(panic: &PanicHookInfo) {
+    let thread = std::thread::current();
+    let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref().copied());
+    let message = message.unwrap_or("without a word");
+    // Empty unless RUST_BACKTRACE asks for it.
+    let backtrace = Some(Backtrace::capture()).filter(|trace| trace.status() == BacktraceStatus::Captured);
+    let backtrace = backtrace.as_ref().map(tracing::field::display);
+    tracing::error!(thread, place, backtrace, "a panic, which is a defect: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log_that_says_where_and_what() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(say));
+        let panicked = tracing::subscriber::with_default(log, || {
+            std::panic::catch_unwind(|| assert_eq!(1 + 1, 3, "as a test"))
+        });
+        std::panic::set_hook(before);
+        assert!(panicked.is_err());
+        let line: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        assert_eq!(line["level"], "ERROR");
+        let fields = &line["fields"];
+        assert!(fields["place"].as_str().unwrap().starts_with(file!()), "{line}");
+        assert!(fields["message"].as_str().unwrap().contains("as a test"), "{line}");
+    }
 }

@@ -50,6 +50,11 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkerLabel {
+    worker: &'static str,
+}
+
 /// What waits in the database, for all processes together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueueDepth {
@@ -73,6 +78,7 @@ struct Counters {
     attempt_seconds: Family<SurfaceLabel, Histogram>,
     deliveries: Family<StateLabel, Counter>,
     in_flight: Gauge,
+    restarts: Family<WorkerLabel, Counter>,
 }
 
 /// An attempt under way, counted for as long as this lives.
@@ -96,6 +102,7 @@ impl Default for Metrics {
             attempt_seconds: Family::new_with_constructor(|| Histogram::new(ATTEMPT_SECONDS)),
             deliveries: Family::default(),
             in_flight: Gauge::default(),
+            restarts: Family::default(),
         };
         counters.registry = counters.register();
         let metrics = Self(Arc::new(counters));
@@ -157,6 +164,11 @@ impl Metrics {
     /// Deliveries reached a final state together.
     pub fn deliveries_ended(&self, state: DeliveryState, count: u64) {
         self.0.deliveries.get_or_create(&StateLabel { state: state.as_str() }).inc_by(count);
+    }
+
+    /// A worker began anew after a panic, so many times. None makes it known.
+    pub fn worker_restarted(&self, worker: &'static str, times: u64) {
+        self.0.restarts.get_or_create(&WorkerLabel { worker }).inc_by(times);
     }
 
     /// Everything in the OpenMetrics text format. Without a `queue`, because the database did not tell, the queue's lines are left out:
@@ -233,6 +245,11 @@ impl Counters {
             self.deliveries.clone(),
         );
         registry.register("attempts_in_flight", "Delivery attempts under way", self.in_flight.clone());
+        registry.register(
+            "worker_restarts",
+            "Background workers that panicked and began anew",
+            self.restarts.clone(),
+        );
         registry
     }
 }

@@ -97,7 +97,7 @@ struct World {
     postgres: EmbeddedPostgres,
     pool: PgPool,
     stop: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<()>,
+    serving: tokio::task::JoinHandle<Result<(), herald::app::Fallen>>,
     _folder: tempfile::TempDir,
 }
 
@@ -157,7 +157,7 @@ impl World {
 
     async fn end(self) {
         self.stop.send(true).unwrap();
-        self.serving.await.unwrap();
+        self.serving.await.unwrap().unwrap();
         self.pool.close().await;
         self.postgres.stop().await;
     }

@@ -23,3 +23,4 @@ mod poison;
 mod retries;
 mod stubborn;
 mod upkeep;
+mod workers;

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
+use herald::app::Fallen;
 use herald::config::{Config, RawConfig};
 use herald::domain::key_ring::KeyRing;
 use herald::domain::partner_key::PartnerKey;
+use herald::telemetry::Health;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -29,7 +31,8 @@ pub struct App {
     partner: Partner,
     pub operator: String,
     stop: watch::Sender<bool>,
-    served: JoinHandle<()>,
+    served: JoinHandle<Result<(), Fallen>>,
+    pub health: Health,
     /// Taken when the server ends.
     runtime: Option<Runtime>,
 }
@@ -75,14 +78,15 @@ impl App {
             let public_url = Url::parse(&format!("http://{}", addresses[0])).unwrap();
             let app = herald::app::App::start(config, database, keys, public_url).await.unwrap();
             app.hub().ensure_development_partner(&PartnerKey::parse(DEV_KEY).unwrap()).await.unwrap();
-            (addresses, tokio::spawn(app.serve(api, operator, stopping)))
+            (addresses, app.health().clone(), tokio::spawn(app.serve(api, operator, stopping)))
         });
-        let ([api, operator], served) = starting.await.unwrap();
+        let ([api, operator], health, served) = starting.await.unwrap();
         App {
             partner: Partner::new(format!("http://{api}"), DEV_KEY),
             operator: format!("http://{operator}"),
             stop,
             served,
+            health,
             runtime: Some(runtime),
         }
     }
@@ -109,8 +113,13 @@ impl App {
         self.stop.send(true).unwrap();
     }
 
-    pub async fn stopped(mut self) {
-        (&mut self.served).await.unwrap();
+    pub async fn stopped(self) {
+        self.ended().await.unwrap();
+    }
+
+    /// Waits until it ends, also by itself.
+    pub async fn ended(mut self) -> Result<(), Fallen> {
+        (&mut self.served).await.unwrap()
     }
 
     /// Stops as SIGTERM does.
