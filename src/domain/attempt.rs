@@ -21,7 +21,7 @@ pub enum Outcome {
     Cancelled,
     /// Its event left the retention window before it was delivered.
     Expired,
-    /// Sending it ended the process, again and again.
+    /// Sending it panicked, or ended the process again and again.
     Crashed,
 }
 

@@ -15,15 +15,27 @@ use super::stopped;
 use crate::domain::Error;
 use crate::store::queue;
 use crate::store::sessions::in_time;
+use crate::telemetry::Pulse;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// So many rows are counted in no time, whatever the statistics say.
 const ALWAYS_COUNTED: i64 = 100_000;
 
-pub async fn run(pool: PgPool, rows_max: i64, full: Arc<AtomicBool>, mut stop: watch::Receiver<bool>) {
+pub async fn run(
+    pool: PgPool,
+    rows_max: i64,
+    full: Arc<AtomicBool>,
+    pulse: Pulse,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         let looked = in_time(async { is_full(&mut *pool.acquire().await?, rows_max).await });
-        match looked.await {
+        let looked = looked.await;
+        match &looked {
+            Ok(_) => pulse.well(),
+            Err(error) => pulse.failed(error, "the backlog cannot be looked at now"),
+        }
+        match looked {
             Ok(now) if full.swap(now, Ordering::Relaxed) == now => {}
             Ok(true) => {
                 tracing::warn!(
@@ -32,7 +44,7 @@ pub async fn run(pool: PgPool, rows_max: i64, full: Arc<AtomicBool>, mut stop: w
                 );
             }
             Ok(false) => tracing::info!(rows_max, "the backlog is below its bound again: publishing goes on"),
-            Err(error) => tracing::warn!(error = %error.chain(), "the backlog cannot be looked at now"),
+            Err(_said) => {}
         }
         tokio::select! {
             () = stopped(&mut stop) => return,

@@ -29,6 +29,7 @@ use crate::hub::SetAside;
 use crate::store::batches::{self, Claimed, Terms};
 use crate::store::queue::Ending;
 use crate::store::sessions::in_time;
+use crate::telemetry::Pulse;
 
 /// Deliveries in memory at most, or fewer of large events ([`crate::store::queue::room_for`]). There is always room for the largest batch before one is asked for.
 const ROOM: usize = 40 * batches::SIZE_MAX;
@@ -41,6 +42,7 @@ const POLL_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 
 pub struct Batcher {
     pool: PgPool,
+    pulse: Pulse,
     settings: Settings,
     bell: Arc<Notify>,
     room: Arc<Semaphore>,
@@ -55,7 +57,7 @@ pub struct Batcher {
 
 impl Batcher {
     pub(super) fn new(
-        pool: PgPool,
+        (pool, pulse): (PgPool, Pulse),
         settings: Settings,
         bell: Arc<Notify>,
         alone: Arc<Semaphore>,
@@ -65,15 +67,18 @@ impl Batcher {
     ) -> Self {
         let out = Out { bell: bell.clone(), by_callback: Arc::default() };
         let room = Arc::new(Semaphore::new(ROOM));
-        Self { pool, settings, bell, room, alone, out, set_aside, claims, results }
+        Self { pool, pulse, settings, bell, room, alone, out, set_aside, claims, results }
     }
 
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let sleep = match self.gather_all(&stop).await {
-                Ok(sleep) => sleep,
+                Ok(sleep) => {
+                    self.pulse.well();
+                    sleep
+                }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "batches cannot be gathered now");
+                    self.pulse.failed(&error, "batches cannot be gathered now");
                     POLL_EVERY
                 }
             };

@@ -31,6 +31,7 @@ use crate::domain::id::{DeliveryId, EventId, IdMap, PartnerId, SubscriptionId};
 use crate::store::queue::{self, Claimed, Ending, Reach, Share};
 use crate::store::sessions::in_time;
 use crate::store::{self, bundles};
+use crate::telemetry::Pulse;
 
 /// Rows claimed at once.
 const BATCH_MAX: usize = 500;
@@ -54,6 +55,7 @@ pub(super) enum Claim {
 
 pub struct Claimer {
     pool: PgPool,
+    pulse: Pulse,
     settings: Settings,
     due: Arc<Notify>,
     room: Arc<Semaphore>,
@@ -80,6 +82,7 @@ struct Taken {
 impl Claimer {
     pub(super) fn new(
         pool: PgPool,
+        pulse: Pulse,
         settings: Settings,
         due: Arc<Notify>,
         claims: mpsc::UnboundedSender<Claim>,
@@ -90,6 +93,7 @@ impl Claimer {
         let (mark, alone, marks) = (Mark::default(), Arc::new(Semaphore::new(1)), IdMap::default());
         Self {
             pool,
+            pulse,
             settings,
             due,
             room,
@@ -119,9 +123,12 @@ impl Claimer {
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let sleep = match self.claim_all(&stop).await {
-                Ok(sleep) => sleep,
+                Ok(sleep) => {
+                    self.pulse.well();
+                    sleep
+                }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "due deliveries cannot be claimed now");
+                    self.pulse.failed(&error, "due deliveries cannot be claimed now");
                     POLL_EVERY
                 }
             };
@@ -144,16 +151,14 @@ impl Claimer {
                 let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
                 self.draw(room).await?;
             }
-            if let Err(error) = self.take_apart_bundles().await {
-                // What has rows is claimed nevertheless.
-                tracing::warn!(error = %error.chain(), "bundles cannot be taken apart now; trying again");
-            }
+            let taken_apart = self.take_apart_bundles().await;
+            // What has rows is claimed nevertheless.
             self.claim_suspect().await?;
             let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
             if let Some(sleep) = self.claim(room).await?
                 && self.asked.is_empty()
             {
-                return Ok(sleep);
+                return taken_apart.map(|()| sleep);
             }
         }
     }

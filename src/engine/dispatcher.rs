@@ -107,7 +107,7 @@ impl Dispatcher {
                     self.traffic.look(Instant::now());
                     self.traffic.forget(Instant::now());
                     self.lanes.paces.forget(Instant::now());
-                    self.refresh().await;
+                    self.targets.refresh().await;
                     self.draw(self.backlogs.callbacks());
                 }
                 n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
@@ -199,12 +199,6 @@ impl Dispatcher {
         }
     }
 
-    async fn refresh(&mut self) {
-        if let Err(error) = self.targets.refresh().await {
-            tracing::warn!(error = %error.chain(), "subscriptions cannot be read now");
-        }
-    }
-
     /// Puts arrivals into their lanes.
     async fn admit(&mut self, arrivals: Vec<Arrival>) {
         let mut unknown: Vec<SubscriptionId> = arrivals
@@ -271,11 +265,8 @@ impl Dispatcher {
             return;
         }
         match self.targets.read(subscriptions).await {
-            Ok(not_understood) => subscriptions.retain(|id| !not_understood.contains(id)),
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), "subscriptions cannot be read now");
-                subscriptions.clear();
-            }
+            Some(not_understood) => subscriptions.retain(|id| !not_understood.contains(id)),
+            None => subscriptions.clear(),
         }
     }
 
@@ -296,7 +287,10 @@ impl Dispatcher {
             SubscriptionState::Paused | SubscriptionState::Disabled if !lease.probe => {
                 Some(Some(Ending::Hold))
             }
-            _ if lease.crashes >= CRASHES_MAX => Some(Some(Ending::Final(DeliveryState::Dead))),
+            _ if lease.crashes >= CRASHES_MAX => {
+                tracing::error!(delivery = %lease.delivery, crashes = lease.crashes, "each process that was sending this is gone; it is given up");
+                Some(Some(Ending::Final(DeliveryState::Dead)))
+            }
             // A post that could outlive its lease could be sent by two at once.
             _ if lease.until.saturating_duration_since(Instant::now()) < target.timeout => {
                 Some(Some(Ending::Release { delay_ms: 0 }))

@@ -11,6 +11,7 @@ use super::stopped;
 use crate::domain::Error;
 use crate::store::queue::{self, Resumed};
 use crate::store::sessions::in_time;
+use crate::telemetry::Pulse;
 
 /// Rows made due at once.
 const CHUNK: i64 = 2_000;
@@ -30,9 +31,13 @@ pub struct Bells {
     pub gather: Arc<Notify>,
 }
 
-pub async fn run(pool: PgPool, bells: Bells, mut stop: watch::Receiver<bool>) {
+pub async fn run(pool: PgPool, bells: Bells, pulse: Pulse, mut stop: watch::Receiver<bool>) {
     loop {
-        let sleep = match drain(&pool).await {
+        let drained = drain(&pool).await;
+        if drained.is_ok() {
+            pulse.well();
+        }
+        let sleep = match drained {
             Ok(Resumed { moved: 0, unfinished: false }) => LOOK_EVERY,
             Ok(Resumed { moved: 0, unfinished: true }) => SLOWLY,
             Ok(_) => {
@@ -41,7 +46,7 @@ pub async fn run(pool: PgPool, bells: Bells, mut stop: watch::Receiver<bool>) {
                 AGAIN_AFTER
             }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "held deliveries cannot be brought back now");
+                pulse.failed(&error, "held deliveries cannot be brought back now");
                 LOOK_EVERY
             }
         };

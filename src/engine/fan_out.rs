@@ -12,18 +12,37 @@ use super::stopped;
 use crate::domain::Error;
 use crate::store::sessions::in_time;
 use crate::store::{fanouts, notices, partitions};
+use crate::telemetry::Pulse;
 
 /// The longest sleep: notices, and chunks that another node left behind, are found by looking.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// `bell` rings when there are chunks, `due` are rung when their deliveries are in the queue.
-pub async fn run(pool: PgPool, bell: Arc<Notify>, due: Vec<Arc<Notify>>, mut stop: watch::Receiver<bool>) {
+#[derive(Clone)]
+pub struct Pulses {
+    pub spread: Pulse,
+    pub tell: Pulse,
+}
+
+pub async fn run(
+    pool: PgPool,
+    bell: Arc<Notify>,
+    due: Vec<Arc<Notify>>,
+    pulses: Pulses,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
-        if let Err(error) = spread_all(&pool, &due, &stop).await {
-            tracing::warn!(error = %error.chain(), "large fan-outs cannot be spread now");
+        match spread_all(&pool, &due, &stop).await {
+            Ok(()) => pulses.spread.well(),
+            Err(error) => pulses.spread.failed(&error, "large fan-outs cannot be spread now"),
         }
-        if let Err(error) = tell_all(&pool, &due, &stop).await {
-            tracing::warn!(error = %error.chain(), "partners cannot be told now which of their subscriptions were disabled");
+        match tell_all(&pool, &due, &stop).await {
+            Ok(()) => pulses.tell.well(),
+            Err(error) => {
+                pulses
+                    .tell
+                    .failed(&error, "partners cannot be told now which of their subscriptions were disabled");
+            }
         }
         tokio::select! {
             () = stopped(&mut stop) => return,

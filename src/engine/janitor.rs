@@ -13,7 +13,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::store::ordering_lines::{self, Stalled};
 use crate::store::sessions::in_time;
 use crate::store::{access_tokens, event_keys, idempotency, partitions, queue};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Pulse};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Sweeps between two looks at the partitions: about an hour.
@@ -21,21 +21,37 @@ const SWEEPS_PER_PARTITION_ROUND: u32 = 360;
 /// Rows a statement touches at most.
 const CHUNK: u64 = 1_000;
 
-pub async fn run(pool: PgPool, retention_days: i32, metrics: Metrics, mut stop: watch::Receiver<bool>) {
+#[derive(Clone)]
+pub struct Pulses {
+    pub sweeps: Pulse,
+    pub partitions: Pulse,
+}
+
+pub async fn run(
+    pool: PgPool,
+    retention_days: i32,
+    metrics: Metrics,
+    pulses: Pulses,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut sweeps_to_partition_round = 0;
     loop {
-        if let Err(error) = sweep(&pool, &metrics).await {
-            if partitions::is_missing_behind(&error) {
-                sweeps_to_partition_round = 0;
+        match sweep(&pool, &metrics).await {
+            Ok(()) => pulses.sweeps.well(),
+            Err(error) => {
+                if partitions::is_missing_behind(&error) {
+                    sweeps_to_partition_round = 0;
+                }
+                pulses.sweeps.failed(&error, "what nobody needs cannot be swept away now");
             }
-            tracing::warn!(error = %error.chain(), "sweeping failed; it is tried again in {} s", SWEEP_EVERY.as_secs());
         }
         if sweeps_to_partition_round == 0 {
             match partition_round(&pool, retention_days, &metrics).await {
-                Ok(()) => sweeps_to_partition_round = SWEEPS_PER_PARTITION_ROUND,
-                Err(error) => {
-                    tracing::warn!(error = %error.chain(), "partitions could not be seen to; it is tried again in {} s", SWEEP_EVERY.as_secs());
+                Ok(()) => {
+                    pulses.partitions.well();
+                    sweeps_to_partition_round = SWEEPS_PER_PARTITION_ROUND;
                 }
+                Err(error) => pulses.partitions.failed(&error, "partitions cannot be seen to now"),
             }
         } else {
             sweeps_to_partition_round -= 1;

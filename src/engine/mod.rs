@@ -131,15 +131,18 @@ impl Engine {
         let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };
         let reading = store::sessions::apart(&pool, 1);
         let in_index_order = || store::sessions::in_index_order(&pool, 1);
+        let pulse = |work| foreman.health.pulse(work);
+        let reads = pulse("read_subscriptions");
         let targets = || {
             let (pool, keys, egress) = (reading.clone(), keys.clone(), egress.clone());
-            targets::Targets::new(pool, keys, egress, settings.clone(), intake.changes.clone())
+            targets::Targets::new(pool, keys, egress, settings.clone(), intake.changes.clone(), reads.clone())
         };
         let dialects = Arc::new(dialects);
         let verifier = verifier::Verifier::new(targets(), outbound.clone(), dialects.clone());
         let set_aside = wishes.set_aside.clone();
         let claimer = claimer::Claimer::new(
             in_index_order(),
+            pulse("claim"),
             settings.clone(),
             intake.due.clone(),
             claims.clone(),
@@ -147,7 +150,7 @@ impl Engine {
             wishes,
         );
         let batcher = batcher::Batcher::new(
-            in_index_order(),
+            (in_index_order(), pulse("gather_batches")),
             settings.clone(),
             intake.gather.clone(),
             claimer.alone(),
@@ -184,12 +187,16 @@ impl Engine {
         };
         let replayer_bells = replayer::Bells { replay: intake.replay, due: bells.to_vec() };
         let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
+        let janitor_pulses =
+            janitor::Pulses { sweeps: pulse("sweep"), partitions: pulse("make_and_drop_partitions") };
+        let fan_out_pulses =
+            fan_out::Pulses { spread: pulse("spread_fan_outs"), tell: pulse("tell_of_disabled") };
         let recorder_bells = recorder::Bells { due: intake.due.clone(), gather: intake.gather };
         let heartbeat = foreman.health.worker("recorder");
-        let recorder_metrics = metrics.clone();
+        let (recorder_metrics, records) = (metrics.clone(), pulse("record_results"));
         let recorder = own_thread::spawn("recorder", &pool, recorder::CONNECTIONS_MAX, async move |pool| {
             let (bells, metrics) = (recorder_bells, recorder_metrics);
-            recorder::Recorder::run(pool, node, bells, changes, metrics, recorded).await;
+            recorder::Recorder::run(pool, node, bells, changes, metrics, records, recorded).await;
             drop(heartbeat);
         });
         Self {
@@ -200,33 +207,45 @@ impl Engine {
                 foreman.holding("claimer", |stop| claimer.run(stop)),
                 foreman.holding("verifier", |stop| verifier.run(intake.verifications, stop)),
                 foreman.holding("batcher", |stop| batcher.run(stop)),
-                foreman.looking("drainer", (in_index_order(), drainer_bells), |(pool, bells), stop| {
-                    drainer::run(pool, bells, stop)
-                }),
-                foreman.looking("janitor", (pool.clone(), metrics), move |(pool, metrics), stop| {
-                    janitor::run(pool, settings.retention_days, metrics, stop)
-                }),
+                foreman.looking(
+                    "drainer",
+                    (in_index_order(), drainer_bells, pulse("bring_back_held")),
+                    |(pool, bells, pulse), stop| drainer::run(pool, bells, pulse, stop),
+                ),
+                foreman.looking(
+                    "janitor",
+                    (pool.clone(), metrics, janitor_pulses),
+                    move |(pool, metrics, pulses), stop| {
+                        janitor::run(pool, settings.retention_days, metrics, pulses, stop)
+                    },
+                ),
                 foreman.looking(
                     "backlog_watch",
-                    (pool.clone(), intake.backlog_full),
-                    move |(pool, full), stop| backlog_watch::run(pool, settings.backlog_max, full, stop),
+                    (pool.clone(), intake.backlog_full, pulse("watch_backlog")),
+                    move |(pool, full, pulse), stop| {
+                        backlog_watch::run(pool, settings.backlog_max, full, pulse, stop)
+                    },
                 ),
                 foreman.looking(
                     "fan_out",
-                    (pool.clone(), intake.fan_out, bells),
-                    |(pool, bell, due), stop| fan_out::run(pool, bell, due.to_vec(), stop),
+                    (pool.clone(), intake.fan_out, bells, fan_out_pulses),
+                    |(pool, bell, due, pulses), stop| fan_out::run(pool, bell, due.to_vec(), pulses, stop),
                 ),
                 foreman.looking(
                     "replayer",
-                    (in_index_order(), replayer_bells),
-                    move |(pool, bells), stop| replayer::run(pool, settings.backlog_max, bells, stop),
+                    (in_index_order(), replayer_bells, pulse("replay")),
+                    move |(pool, bells, pulse), stop| {
+                        replayer::run(pool, settings.backlog_max, bells, pulse, stop)
+                    },
                 ),
                 foreman.looking("hints", (pool.clone(), hint_bells), move |(pool, bells), stop| {
                     hints::run(pool, node, bells, stop)
                 }),
-                foreman.looking("roll_call", (pool.clone(), own, intake.due), |(pool, own, due), stop| {
-                    roll_call::run(pool, own, due, stop)
-                }),
+                foreman.looking(
+                    "roll_call",
+                    (pool.clone(), own, intake.due, pulse("show_presence")),
+                    |(pool, own, due, pulse), stop| roll_call::run(pool, own, due, pulse, stop),
+                ),
             ],
             stopping,
             pool,

@@ -1,8 +1,10 @@
 //! One delivery or batch, sent once: rendered, signed, posted, and whatever happened turned into an outcome.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -33,7 +35,14 @@ pub struct Posted {
 }
 
 pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Target, lease: &Lease) -> Posted {
-    send(outbound, dialect, target, (lease.webhook_id(), lease.attempts), &lease.events()).await
+    let (id, events) = ((lease.webhook_id(), lease.attempts), lease.events());
+    surely(send(outbound, dialect, target, id, &events)).await
+}
+
+/// A panic is a defect of ours, and an attempt that failed. What was sent by then is not known; what it said is in the log.
+async fn surely(sending: impl Future<Output = Posted>) -> Posted {
+    let panicked = |_| Posted { outcome: Outcome::Crashed, ..unsent("the sender panicked".to_owned()) };
+    AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 /// Events, or none at all, under one id, after so many failed attempts.
@@ -166,6 +175,13 @@ mod tests {
 
     fn posted(result: ReplyKind, reached: bool) -> Posted {
         classify(Reply { result, latency: Duration::from_millis(7), reached }, &Plain)
+    }
+
+    #[tokio::test]
+    async fn rule_23_a_post_that_panics_is_an_attempt_that_failed_on_our_side() {
+        let posted = surely(async { panic!("as a test") }).await;
+        assert_eq!((posted.outcome, posted.ours, posted.reached), (Outcome::Crashed, true, None));
+        assert_eq!(posted.detail.as_deref(), Some("the sender panicked"));
     }
 
     #[test]

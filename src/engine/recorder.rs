@@ -22,7 +22,7 @@ use super::Held;
 use crate::domain::id::{NodeId, SubscriptionId};
 use crate::store::queue::{Ending, Record};
 use crate::store::subscriptions::AsRead;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Pulse};
 
 const BATCH_MAX: usize = 1_000;
 /// Deliveries that a statement records; of its last lease some may be beyond.
@@ -108,8 +108,10 @@ impl Bells {
 }
 
 /// What the batches and the stubborn know of each other.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Known {
+    /// Of writing attempts.
+    pulse: Pulse,
     /// Batches with attempts in them that were written: while this rises it is not the database that is in trouble.
     written: Rc<Cell<u64>>,
     /// Subscriptions that are well again, of which that is still to be noted.
@@ -123,8 +125,6 @@ pub struct Recorder {
     bells: Bells,
     known: Known,
     stubborn: mpsc::UnboundedSender<Finished>,
-    /// That results cannot be written is said once, and so is that they can again.
-    is_silent: bool,
     /// What was written when results were not taken the last time.
     not_taken_at: Option<u64>,
 }
@@ -137,9 +137,11 @@ impl Recorder {
         bells: Bells,
         changes: Arc<AtomicU64>,
         metrics: Metrics,
+        pulse: Pulse,
         results: mpsc::UnboundedReceiver<Finished>,
     ) {
-        let known = Known::default();
+        let known =
+            Known { pulse, written: Rc::default(), well: Rc::default(), more_are_well: Rc::default() };
         let writer = |bounds| {
             let (pool, bells, changes, metrics) =
                 (pool.clone(), bells.clone(), changes.clone(), metrics.clone());
@@ -152,7 +154,6 @@ impl Recorder {
             bells: bells.clone(),
             known: known.clone(),
             stubborn: to_stubborn,
-            is_silent: false,
             not_taken_at: None,
         };
         tokio::join!(recorder.write_batches(results), stubborn.run());
@@ -202,14 +203,13 @@ impl Recorder {
     /// Writes a batch, however long the database is away: the results are only here. False when it is there, and does not take them.
     async fn record(&mut self, batch: &[Finished]) -> bool {
         let batch: Vec<_> = batch.iter().collect();
-        let (mut again, mut lost) = (false, 0);
+        let (mut again, mut lost, mut was_away) = (false, 0, false);
         loop {
             let failed = match self.writer.write(&batch, again).await {
                 Ok(()) => {
-                    if self.is_silent {
-                        tracing::info!("results are written again");
+                    if was_away {
+                        self.known.pulse.well();
                     }
-                    self.is_silent = false;
                     return true;
                 }
                 Err(failed) => failed,
@@ -226,10 +226,8 @@ impl Recorder {
                 tracing::warn!(error = %error.chain(), results = batch.len(), "results were not taken; the others go first, and these are tried apart from them");
                 return false;
             }
-            if !self.is_silent {
-                tracing::warn!(error = %error.chain(), results = batch.len(), "results cannot be written now; they are kept, and tried again");
-                self.is_silent = true;
-            }
+            was_away = true;
+            self.known.pulse.failed(&error, "results cannot be written now, and are kept");
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
     }

@@ -14,6 +14,7 @@ use crate::domain::replay::ReplayState;
 use crate::store::queue;
 use crate::store::replays::{self, Looked, Replay, Step};
 use crate::store::sessions::in_time;
+use crate::telemetry::Pulse;
 
 /// The longest sleep: replays that another node was asked for, or left behind, are found by looking.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -39,13 +40,22 @@ pub struct Bells {
 }
 
 /// `backlog_max` is the bound beyond which nothing is published.
-pub async fn run(pool: PgPool, backlog_max: i64, bells: Bells, mut stop: watch::Receiver<bool>) {
+pub async fn run(
+    pool: PgPool,
+    backlog_max: i64,
+    bells: Bells,
+    pulse: Pulse,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut way = Way { backlog_max, looked: None };
     loop {
         let sleep = match go_on(&pool, &mut way, &bells.due, &stop).await {
-            Ok(sleep) => sleep,
+            Ok(sleep) => {
+                pulse.well();
+                sleep
+            }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "replays cannot go on now");
+                pulse.failed(&error, "replays cannot go on now");
                 LOOK_EVERY
             }
         };

@@ -26,6 +26,7 @@ use super::stopped;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
 use crate::store::{self, bundles, nodes, queue};
+use crate::telemetry::Pulse;
 
 const CALL_EVERY: Duration = Duration::from_secs(1);
 /// How long connecting or one look may take before the connection counts as broken.
@@ -46,19 +47,22 @@ pub struct Own {
     pub ring: Vec<String>,
 }
 
-pub async fn run(pool: PgPool, own: Own, due: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+pub async fn run(pool: PgPool, own: Own, due: Arc<Notify>, pulse: Pulse, mut stop: watch::Receiver<bool>) {
     let mut present = None;
     loop {
         present = match attend(&pool, &own, present.take()).await {
-            Ok(mut connection) => match call(&mut connection, &due).await {
-                Ok(()) => Some(connection),
-                Err(error) => {
-                    tracing::debug!(error = %error.chain(), "the roll could not be called");
-                    None
+            Ok(mut connection) => {
+                pulse.well();
+                match call(&mut connection, &due).await {
+                    Ok(()) => Some(connection),
+                    Err(error) => {
+                        tracing::debug!(error = %error.chain(), "the roll could not be called");
+                        None
+                    }
                 }
-            },
+            }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "this node cannot show that it is there; trying again");
+                pulse.failed(&error, "this node cannot show that it is there");
                 None
             }
         };

@@ -21,6 +21,7 @@ use crate::domain::surface::Surface;
 use crate::hub::subscriptions::{credentials_identity, signing_key_identity};
 use crate::store::subscriptions::AsRead;
 use crate::store::targets::{self, TargetRow};
+use crate::telemetry::Pulse;
 
 /// How long what was read is believed.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
@@ -101,6 +102,7 @@ pub struct Targets {
     egress: Arc<EgressPolicy>,
     settings: Settings,
     changes: Arc<AtomicU64>,
+    pulse: Pulse,
     known: IdMap<SubscriptionId, Known>,
 }
 
@@ -111,8 +113,9 @@ impl Targets {
         egress: Arc<EgressPolicy>,
         settings: Settings,
         changes: Arc<AtomicU64>,
+        pulse: Pulse,
     ) -> Self {
-        Self { pool, keys, egress, settings, changes, known: IdMap::default() }
+        Self { pool, keys, egress, settings, changes, pulse, known: IdMap::default() }
     }
 
     /// The target as it was at most a second ago; `None` when that is not known.
@@ -142,11 +145,19 @@ impl Targets {
     }
 
     /// Reads these subscriptions anew. What the database does not know is forgotten. Returns those that are there and not understood, for instance
-    /// because a newer server wrote them.
-    pub async fn read(&mut self, ids: &[SubscriptionId]) -> Result<Vec<SubscriptionId>, Error> {
+    /// because a newer server wrote them. `None` when nothing can be read now, which is said in the log.
+    pub async fn read(&mut self, ids: &[SubscriptionId]) -> Option<Vec<SubscriptionId>> {
         // Both taken before the query, so that a change during it makes the result stale rather than the other way round.
         let (read_at, change) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        let rows = read_in_time(async { targets::find(&mut *self.pool.acquire().await?, ids).await }).await?;
+        let rows = read_in_time(async { targets::find(&mut *self.pool.acquire().await?, ids).await }).await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.pulse.failed(&error, "subscriptions cannot be read now");
+                return None;
+            }
+        };
+        self.pulse.well();
         for id in ids {
             self.known.remove(id);
         }
@@ -164,7 +175,7 @@ impl Targets {
                 }
             }
         }
-        Ok(not_understood)
+        Some(not_understood)
     }
 
     /// A callback as it is now, whichever subscriptions have it; `None` when there is no such callback.
@@ -175,7 +186,7 @@ impl Targets {
     }
 
     /// Reads what is in use anew before it grows too old to be believed, and forgets what is not.
-    pub async fn refresh(&mut self) -> Result<(), Error> {
+    pub async fn refresh(&mut self) {
         self.known.retain(|_, known| known.asked_at.elapsed() < FORGOTTEN_AFTER);
         let in_use: Vec<(SubscriptionId, Instant)> = self
             .known
@@ -184,16 +195,17 @@ impl Targets {
             .map(|(id, known)| (*id, known.asked_at))
             .collect();
         if in_use.is_empty() {
-            return Ok(());
+            return;
         }
         let ids: Vec<SubscriptionId> = in_use.iter().map(|(id, _)| *id).collect();
-        self.read(&ids).await?;
+        if self.read(&ids).await.is_none() {
+            return;
+        }
         for (id, asked_at) in in_use {
             if let Some(known) = self.known.get_mut(&id) {
                 known.asked_at = asked_at;
             }
         }
-        Ok(())
     }
 
     fn target(&self, row: TargetRow) -> Result<Target, Error> {

@@ -103,7 +103,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(foreman.health.fallen().now_or_never(), None);
-        let shown = foreman.metrics.render(None);
+        let shown = foreman.metrics.render(None, &[]);
         assert!(shown.contains("herald_worker_restarts_total{worker=\"looks\"} 1\n"), "{shown}");
         stopping.send_replace(true);
         ended(worker, in_a_minute()).await;

@@ -27,5 +27,6 @@ pub async fn readyz(State(operator): State<Operator>) -> Response {
 
 pub async fn metrics(State(operator): State<Operator>) -> Response {
     let queue = health::queue_depth(&operator.hub).await;
-    ([(CONTENT_TYPE, OPEN_METRICS)], operator.metrics.render(queue)).into_response()
+    ([(CONTENT_TYPE, OPEN_METRICS)], operator.metrics.render(queue, &operator.health.pulses()))
+        .into_response()
 }

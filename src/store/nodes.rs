@@ -66,15 +66,7 @@ pub struct Present {
 
 /// The nodes whose lock somebody holds at this moment.
 pub async fn present(db: &mut PgConnection) -> Result<Vec<Present>, Error> {
-    let nodes = sqlx::query_as(
-        "select id, ring from nodes where exists (select from pg_locks
-             where locktype = 'advisory' and objsubid = 1 and granted
-               and database = (select oid from pg_database where datname = current_database())
-               and ((classid::bigint << 32) | objid::bigint) = herald_node_lock(nodes.id))
-         order by id",
-    )
-    .fetch_all(db)
-    .await?;
+    let nodes = sqlx::query_as("select id, ring from nodes_at_work order by id").fetch_all(db).await?;
     Ok(nodes)
 }
 

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::Pulse;
+
 /// Where the process is in its life. Only a serving one wants traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -33,6 +35,7 @@ struct Registry {
     phase: Phase,
     /// Each with whether it has stopped.
     workers: Vec<(&'static str, Arc<AtomicBool>)>,
+    pulses: Vec<Pulse>,
     /// The first worker that ended by itself.
     fallen: watch::Sender<Option<&'static str>>,
 }
@@ -47,8 +50,12 @@ pub struct Heartbeat {
 
 impl Default for Health {
     fn default() -> Self {
-        let (phase, workers, fallen) = (Phase::Starting, Vec::new(), watch::Sender::new(None));
-        Self(Arc::new(Mutex::new(Registry { phase, workers, fallen })))
+        Self(Arc::new(Mutex::new(Registry {
+            phase: Phase::Starting,
+            workers: Vec::new(),
+            pulses: Vec::new(),
+            fallen: watch::Sender::new(None),
+        })))
     }
 }
 
@@ -58,6 +65,18 @@ impl Health {
         let stopped = Arc::new(AtomicBool::new(false));
         self.with(|registry| registry.workers.push((worker, stopped.clone())));
         Heartbeat { worker, stopped, health: self.clone() }
+    }
+
+    /// A kind of work that is tried again and again.
+    pub fn pulse(&self, work: &'static str) -> Pulse {
+        let pulse = Pulse::new(work);
+        self.with(|registry| registry.pulses.push(pulse.clone()));
+        pulse
+    }
+
+    /// All kinds of work.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        self.with(|registry| registry.pulses.clone())
     }
 
     /// Waits until a worker ends although nobody asked it to, and says which.

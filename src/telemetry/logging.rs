@@ -40,18 +40,31 @@ fn say(panic: &PanicHookInfo) {
     // Empty unless RUST_BACKTRACE asks for it.
     let backtrace = Some(Backtrace::capture()).filter(|trace| trace.status() == BacktraceStatus::Captured);
     let backtrace = backtrace.as_ref().map(tracing::field::display);
-    tracing::error!(thread, place, backtrace, "a panic, which is a defect: {message}");
+    tracing::error!(thread, place, backtrace, "panicked, which is a defect: {message}");
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
+    /// What was logged, as JSON.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        pub fn log(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
+            let writer = self.clone();
+            tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish()
+        }
+
+        pub fn all(&self) -> Vec<String> {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        }
+    }
 
     impl Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -66,16 +79,14 @@ mod tests {
     #[test]
     fn a_panic_is_a_line_of_the_log_that_says_where_and_what() {
         let lines = Lines::default();
-        let writer = lines.clone();
-        let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(say));
-        let panicked = tracing::subscriber::with_default(log, || {
+        let panicked = tracing::subscriber::with_default(lines.log(), || {
             std::panic::catch_unwind(|| assert_eq!(1 + 1, 3, "as a test"))
         });
         std::panic::set_hook(before);
         assert!(panicked.is_err());
-        let line: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&lines.all()[0]).unwrap();
         assert_eq!(line["level"], "ERROR");
         let fields = &line["fields"];
         assert!(fields["place"].as_str().unwrap().starts_with(file!()), "{line}");

@@ -21,6 +21,8 @@ use crate::domain::attempt::Outcome;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::surface::Surface;
 
+use super::Pulse;
+
 /// The type of the text that [`Metrics::render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -53,6 +55,11 @@ struct StateLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WorkerLabel {
     worker: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkLabel {
+    work: &'static str,
 }
 
 /// What waits in the database, for all processes together.
@@ -173,9 +180,15 @@ impl Metrics {
 
     /// Everything in the OpenMetrics text format. Without a `queue`, because the database did not tell, the queue's lines are left out:
     /// no number is better than an old one.
-    pub fn render(&self, queue: Option<QueueDepth>) -> String {
+    pub fn render(&self, queue: Option<QueueDepth>, pulses: &[Pulse]) -> String {
         let mut text = String::new();
         let mut beside = Registry::with_prefix("herald");
+        let failing: Family<WorkLabel, Gauge<f64, AtomicU64>> = Family::default();
+        for pulse in pulses {
+            let label = WorkLabel { work: pulse.work() };
+            failing.get_or_create(&label).set(pulse.failing_for().as_secs_f64());
+        }
+        beside.register("work_failing_seconds", "For how long a kind of work has not been done", failing);
         beside.register("database_up", "Whether the database answered this scrape", gauge(queue.is_some()));
         if let Some(queue) = queue {
             beside.register("queue_pending", "Deliveries due now or later", ConstGauge::new(queue.pending));
@@ -290,7 +303,10 @@ mod tests {
         let under_way = metrics.attempt_started();
         let _shared = metrics.clone().attempt_started();
         drop(under_way);
-        let text = metrics.render(Some(QueueDepth { pending: 7, held: 2, oldest_due_age_s: 1.5 }));
+        let text = metrics.render(
+            Some(QueueDepth { pending: 7, held: 2, oldest_due_age_s: 1.5 }),
+            &[Pulse::new("testing")],
+        );
         for line in [
             r#"herald_http_requests_total{surface="redirect",method="GET",status="2xx"} 1"#,
             r#"herald_http_requests_total{surface="redirect",method="other",status="4xx"} 1"#,
@@ -303,6 +319,7 @@ mod tests {
             r#"herald_deliveries_ended_total{state="dead"} 1"#,
             r#"herald_deliveries_ended_total{state="delivered"} 0"#,
             "herald_attempts_in_flight 1",
+            r#"herald_work_failing_seconds{work="testing"} 0.0"#,
             "herald_queue_pending 7",
             "herald_queue_held 2",
             "herald_queue_oldest_due_age_seconds 1.5",
@@ -316,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_could_not_be_read_is_left_out() {
-        let text = Metrics::default().render(None);
+        let text = Metrics::default().render(None, &[]);
         assert!(!text.contains("herald_queue"));
         assert!(text.lines().any(|line| line == "herald_database_up 0"));
     }
@@ -326,6 +343,6 @@ mod tests {
         let (one, other) = (Metrics::default(), Metrics::default());
         one.delivery_ended(DeliveryState::Dead);
         let line = r#"herald_deliveries_ended_total{state="dead"} 0"#;
-        assert!(other.render(None).contains(line));
+        assert!(other.render(None, &[]).contains(line));
     }
 }

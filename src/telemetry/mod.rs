@@ -5,7 +5,9 @@
 pub mod health;
 mod logging;
 pub mod metrics;
+mod pulse;
 
 pub use health::{Health, Heartbeat};
 pub use logging::install;
 pub use metrics::Metrics;
+pub use pulse::Pulse;

@@ -148,7 +148,7 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
     let metrics = Metrics::default();
     retention::keep(&database.pool, DAYS, &metrics).await.unwrap();
     let line = r#"herald_deliveries_ended_total{state="expired"} 2"#;
-    assert!(metrics.render(None).contains(line), "they are counted");
+    assert!(metrics.render(None, &[]).contains(line), "they are counted");
     let left: Vec<uuid::Uuid> =
         sqlx::query_scalar("select delivery_id from queue").fetch_all(&mut *db).await.unwrap();
     assert_eq!(left, [sending[0].delivery_id], "a lease is respected");

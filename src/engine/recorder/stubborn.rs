@@ -173,11 +173,13 @@ impl Stubborn {
                 let nothing_was_written = self.failed_at == Some(self.known.written.get());
                 group.into_iter().for_each(|one| self.failed_alone(one, &error));
                 if nothing_was_written {
+                    self.known.pulse.failed(&error, "results are not taken, and are kept");
                     // The next will not be either.
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
             }
-            Err(Failure::NoSession(_away)) => {
+            Err(Failure::NoSession(error)) => {
+                self.known.pulse.failed(&error, "results cannot be written now, and are kept");
                 line(self).put_back(group);
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
             }

@@ -150,6 +150,7 @@ impl Writer {
         }
         if batch.iter().any(|finished| finished.record.is_some()) {
             self.known.written.update(|count| count + 1);
+            self.known.pulse.well();
         }
         for (finished, ending) in batch.iter().zip(endings) {
             if let Ending::Final(state) = ending {

@@ -198,6 +198,6 @@ mod tests {
         for part in ["/greet", "r-1", r#""status":200"#, "latency_ms", &partner.to_string()] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(metrics.render(None).contains(r#"surface="redirect",method="GET",status="2xx"} 1"#));
+        assert!(metrics.render(None, &[]).contains(r#"surface="redirect",method="GET",status="2xx"} 1"#));
     }
 }

@@ -65,6 +65,40 @@ async fn deliver_one(app: &App, receiver: &Receiver) {
 }
 
 #[tokio::test]
+async fn rule_23_what_arrives_again_and_again_while_its_results_are_not_taken_is_no_crash() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    deliver_one(&app, &receiver).await;
+    let mut lock = database.pool.begin().await.unwrap();
+    sqlx::query("lock table attempts in share mode").execute(&mut *lock).await.unwrap();
+    app.cancel_one().await;
+    // As often as it would take to be given up, and once more.
+    for sent in 2..8 {
+        let calls = receiver.wait_for(sent).await;
+        assert_eq!(calls[sent - 1].header("webhook-id"), calls[1].header("webhook-id"));
+        database.advance(TimeDelta::seconds(31)).await;
+    }
+    let failing = "herald_work_failing_seconds{work=\"record_results\"} ";
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let metrics = reqwest::get(format!("{}/metrics", app.operator)).await.unwrap().text().await.unwrap();
+        let shown: f64 =
+            metrics.lines().find_map(|line| line.strip_prefix(failing)).unwrap().parse().unwrap();
+        if shown > 0.0 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "that results are not taken can be seen");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    lock.rollback().await.unwrap();
+    let id = receiver.calls()[1].header("webhook-id").to_owned();
+    let delivery = app.wait_for_state(&id, "delivered").await;
+    assert!(of_attempts(&delivery, "outcome").iter().all(|outcome| outcome == "delivered"), "{delivery}");
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn rule_18_a_result_that_is_not_taken_is_in_nobodys_way_and_written_once_it_can_be() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, long_leases()).await;

@@ -1,6 +1,6 @@
 -- Leases batches that are due to this node, whole, and returns their deliveries: as many batches as fit into $4 of room, and of each callback $6
 -- at most. A delivery takes one of the room, and one more for every $7 bytes of its data. A batch
--- that still names an owner when it is due again was never released: its sender died or stalled, and that counts as a crash. Batches of
+-- that still names an owner when it is due again was never released. If that node is gone, it counts as a crash. Batches of
 -- the subscriptions in $3 and of the callbacks in $5 are left alone; a crash of theirs is counted when they are claimed after all.
 --
 -- Section "any" takes all but those that would count their second crash, or have. Each of these may be what kills its sender: section "suspect"
@@ -54,11 +54,13 @@ whole as materialized (
     ) as b
     where b.room_so_far <= $4 and b.deliveries = (select count(*) from queue q where q.batch_id = b.batch_id)
 ),
+-- Read when a row is among these that names an owner, and then once.
+at_work as materialized (select id from nodes_at_work),
 claimed as (
     update queue q set
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
-        crashes = q.crashes + (q.lease_owner is not null)::int,
+        crashes = q.crashes + (q.lease_owner is not null and not exists (select from at_work w where w.id = q.lease_owner))::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from locked l join whole w on w.batch_id = l.batch_id
     where q.partner_id = any (array[l.partner_id]) and q.delivery_id between l.delivery_id and l.delivery_id

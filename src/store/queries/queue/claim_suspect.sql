@@ -9,11 +9,13 @@ with due as materialized (
     limit 1
     for update skip locked
 ),
+-- Read when a row is among these that names an owner, and then once.
+at_work as materialized (select id from nodes_at_work),
 claimed as (
     update queue q set
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
-        crashes = q.crashes + (q.lease_owner is not null)::int,
+        crashes = q.crashes + (q.lease_owner is not null and not exists (select from at_work w where w.id = q.lease_owner))::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from due d
     where q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
