@@ -71,8 +71,15 @@ impl App {
         keys: KeyRing,
         public_url: Url,
     ) -> Result<Self, StartError> {
+        // Before anything is changed: who cannot start leaves the schema as it was.
+        let extras = extras(&config)?;
         let pool = store::sessions::connect(database).await?;
-        store::migrate(&pool).await?;
+        store::migrate(&pool, |blockers| {
+            tracing::warn!(
+                "the schema waits for a lock that others hold, perhaps {blockers}; it is asked for again"
+            );
+        })
+        .await?;
         let (health, metrics) = (Health::default(), Metrics::default());
         let egress = Arc::new(egress_policy(&config));
         let retry =
@@ -102,7 +109,7 @@ impl App {
             &health,
             &metrics,
         );
-        let outbound = Outbound::with(egress.clone(), limits(timeout), extras(&config)?)?;
+        let outbound = Outbound::with(egress.clone(), limits(timeout), extras)?;
         let engine = Engine::start(engine::Parts {
             pool,
             keys: keys.clone(),

@@ -35,7 +35,10 @@ impl DatabaseArgs {
         let options = options.application_name("herald");
         reach(&options, Duration::ZERO).await?;
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options);
-        store::migrate(&pool).await.map_err(|error| StartError::from(error).to_string())?;
+        let waiting = |blockers: &str| {
+            eprintln!("waiting for a lock that others hold, perhaps {blockers}; asking again");
+        };
+        store::migrate(&pool, waiting).await.map_err(|error| StartError::from(error).to_string())?;
         Ok(pool)
     }
 }

@@ -143,15 +143,18 @@ async fn open_mode(app: &App, config: &Config, folder: &Path) -> Result<Option<(
     }
 }
 
-/// Resolves to true on SIGINT or SIGTERM.
+/// Resolves to true on SIGINT or SIGTERM, and on SIGHUP: there is nothing that could be read anew, and a terminal that was closed must not be
+/// the end of what is under way.
 fn stop_signal() -> Result<watch::Receiver<bool>, String> {
     let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be listened for: {error}"));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hang_up = listen(SignalKind::hangup())?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
         }
         tracing::info!("stopping: what is under way is finished first");
         let _nobody_listens = sender.send(true);

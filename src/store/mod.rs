@@ -33,16 +33,29 @@ pub mod subscriptions;
 pub mod targets;
 pub mod webhooks;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+use sqlx::migrate::MigrateError;
 use sqlx::{PgConnection, PgPool};
 
 use crate::domain::Error;
 
 /// Brings the schema up to date and makes the partitions of the days ahead. Safe to call from several nodes at once. What is there already may have
-/// to be written anew, or another node's doing that to be waited for: that takes as long as it takes.
-pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
+/// to be written anew, or another node's doing that to be waited for: that takes as long as it takes. While somebody's lock is in the way, it is
+/// asked for again and again, so that nobody is kept from their work for long, and `waiting` is told who that may be.
+pub async fn migrate(pool: &PgPool, waiting: impl Fn(&str)) -> Result<(), MigrateError> {
     let patient = sessions::patient(pool);
-    sqlx::migrate!().run(&patient).await?;
+    while let Err(error) = sqlx::migrate!().run(&patient).await {
+        let (MigrateError::Execute(why) | MigrateError::ExecuteMigration(why, _)) = &error else {
+            return Err(error);
+        };
+        if !sqlstate_is_of(why, &[LOCK_NOT_HAD]) {
+            return Err(error);
+        }
+        waiting(&sessions::in_the_way(&patient).await?);
+        tokio::time::sleep(LOCK_AGAIN_AFTER).await;
+    }
     patient.close().await;
     let mut connection = pool.acquire().await?;
     partitions::make_ahead(&mut connection).await?;
@@ -53,6 +66,11 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
 pub async fn now(db: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
     Ok(sqlx::query_scalar("select herald_now()").fetch_one(db).await?)
 }
+
+/// A lock was not to be had in time.
+const LOCK_NOT_HAD: &str = "55P03";
+/// Those who waited behind have their turn.
+const LOCK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A database that is away, busy or restarting is a passing trouble; anything else is ours.
 impl From<sqlx::Error> for Error {

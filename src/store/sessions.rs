@@ -28,7 +28,8 @@ const BY_KEY: &str =
 /// each time, because it takes them to be few.
 const IN_INDEX_ORDER: &str = "set enable_bitmapscan = off; set enable_sort = off";
 
-const PATIENT: &str = "set statement_timeout = 0; set lock_timeout = 0";
+/// Locks are waited for a little at a time: whoever comes later waits behind who waits.
+const PATIENT: &str = "set statement_timeout = 0; set lock_timeout = '3s'";
 
 /// The pool that everybody shares.
 pub async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
@@ -46,9 +47,23 @@ pub fn apart(like: &PgPool, sessions_max: u32) -> PgPool {
     set_up_by(&[ANY], sessions_max).connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
-/// A pool of one session whose statements take as long as they take.
+/// A pool of one session whose statements take as long as they take, but for locks of others.
 pub(super) fn patient(like: &PgPool) -> PgPool {
     set_up_by(&[ANY, PATIENT], 1).connect_lazy_with(like.connect_options().as_ref().clone())
+}
+
+/// Who has been in a transaction for long, and may have what somebody waits for: for an operator, who can end them.
+pub(super) async fn in_the_way(pool: &PgPool) -> Result<String, sqlx::Error> {
+    let others: Vec<String> = sqlx::query_scalar(
+        "select format('process %s (%s, %s for %s s)', pid, coalesce(nullif(application_name, ''), usename), state,
+                       extract(epoch from clock_timestamp() - xact_start)::bigint)
+         from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid() and xact_start < clock_timestamp() - interval '1 second'
+         order by xact_start limit 3",
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(if others.is_empty() { "nobody who would still be there".to_owned() } else { others.join(", ") })
 }
 
 fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOptions {

@@ -31,6 +31,22 @@ async fn time_moves_when_told_also_under_prepared_statements() {
 }
 
 #[tokio::test]
+async fn a_change_of_the_schema_asks_again_for_a_lock_and_says_who_may_have_it() {
+    let database = database().await;
+    let mut holder = database.options().application_name("forgetful").connect().await.unwrap();
+    sqlx::raw_sql("begin; lock table _sqlx_migrations").execute(&mut holder).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let pool = database.pool.clone();
+    let migrating = tokio::spawn(async move {
+        herald::store::migrate(&pool, |blockers| tell.send(blockers.to_owned()).unwrap()).await
+    });
+    let blockers = told.recv().await.unwrap();
+    assert!(blockers.contains("(forgetful, idle in transaction for "), "{blockers}");
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    migrating.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn another_process_reaches_the_database_by_its_url() {
     let database = database().await;
     sqlx::query("create table here (id int)").execute(&database.pool).await.unwrap();

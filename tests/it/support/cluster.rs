@@ -85,7 +85,7 @@ async fn run_cluster(tell_started: std::sync::mpsc::Sender<Result<Cluster, Strin
 async fn make_template(admin: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error>> {
     execute(admin, format!("create database {TEMPLATE}")).await?;
     let pool = PgPoolOptions::new().max_connections(1).connect_with(admin.clone().database(TEMPLATE)).await?;
-    herald::store::migrate(&pool).await?;
+    herald::store::migrate(&pool, |_| {}).await?;
     // A database that somebody is connected to cannot be copied.
     pool.close().await;
     Ok(())

@@ -82,8 +82,13 @@ impl Herald {
     }
 
     /// Asks the server to stop, and waits until it has.
-    pub async fn terminate(mut self) -> ExitStatus {
-        let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().await.unwrap();
+    pub async fn terminate(self) -> ExitStatus {
+        self.signal("-TERM").await
+    }
+
+    /// Sends a signal that is to stop the server, and waits until it has.
+    pub async fn signal(mut self, signal: &str) -> ExitStatus {
+        let asked = Command::new("kill").args([signal, &self.pid().to_string()]).status().await.unwrap();
         assert!(asked.success());
         tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it stops in time").unwrap()
     }
