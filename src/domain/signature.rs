@@ -19,6 +19,9 @@ const KEY_BYTES_MAX: usize = 64;
 const KEY_BYTES_GENERATED: usize = 32;
 const VERSION: &str = "v1,";
 
+/// Superseded keys that sign beside the present one at most, so that the header stays small whoever changes keys how often.
+pub const SUPERSEDED_KEYS_MAX: i64 = 8;
+
 /// How old, or how far ahead, a timestamp may be for a receiver: what the Standard Webhooks libraries use.
 pub const TOLERANCE_S: i64 = 300;
 

@@ -247,7 +247,7 @@ impl Targets {
             .transpose()?;
         let partners_own = Surface::parse(&row.surface).is_some_and(Surface::signs_with_partners_secret);
         let mut signing_keys = Vec::new();
-        for sealed in [&row.signing_key, &row.previous_signing_key].into_iter().flatten() {
+        for sealed in row.signing_key.iter().chain(&row.superseded_signing_keys) {
             let bytes = open(signing_key_identity(callback), sealed)?;
             signing_keys.push(match bytes.expose_str() {
                 Some(secret) if partners_own => SigningKey::from_utf8_secret(secret),

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use crate::domain::Error;
 use crate::domain::id::{CallbackId, PartnerId};
+use crate::domain::signature::SUPERSEDED_KEYS_MAX;
 use crate::domain::surface::Surface;
 
 pub struct NewCallback<'a> {
@@ -53,25 +54,41 @@ pub async fn update(
     Ok(())
 }
 
-/// Installs a new signing key; the present one stays valid beside it for a day. Returns until when.
+/// Installs a new signing key within the present transaction; the present one stays valid beside it for a day, and so do those before it, each
+/// for its own, up to [`SUPERSEDED_KEYS_MAX`]. Returns until when the present one does.
 pub async fn rotate_signing_key(
     db: &mut PgConnection,
     partner: PartnerId,
     id: CallbackId,
     signing_key: &[u8],
 ) -> Result<Option<DateTime<Utc>>, Error> {
+    // The lock is what keeps two changes at once from both superseding the same key, and losing one of theirs.
     let until = sqlx::query_scalar(
-        "update callbacks set
-             previous_signing_key = signing_key,
-             previous_signing_key_until = case when signing_key is null then null else herald_now() + interval '24 hours' end,
-             signing_key = $3, updated_at = herald_now()
-         where partner_id = $1 and id = $2
-         returning previous_signing_key_until",
+        "insert into superseded_signing_keys (callback_id, signing_key, valid_until)
+         select id, signing_key, herald_now() + interval '24 hours' from callbacks
+         where partner_id = $1 and id = $2 and signing_key is not null for update
+         returning valid_until",
+    )
+    .bind(partner.0)
+    .bind(id.0)
+    .fetch_optional(&mut *db)
+    .await?;
+    sqlx::query(
+        "update callbacks set signing_key = $3, updated_at = herald_now() where partner_id = $1 and id = $2",
     )
     .bind(partner.0)
     .bind(id.0)
     .bind(signing_key)
-    .fetch_one(db)
+    .execute(&mut *db)
+    .await?;
+    sqlx::query(
+        "delete from superseded_signing_keys where callback_id = $1 and id not in (
+             select id from superseded_signing_keys where callback_id = $1 and valid_until > herald_now()
+             order by valid_until desc limit $2)",
+    )
+    .bind(id.0)
+    .bind(SUPERSEDED_KEYS_MAX)
+    .execute(db)
     .await?;
     Ok(until)
 }
@@ -79,13 +96,13 @@ pub async fn rotate_signing_key(
 /// Wipes the secrets of a callback that nothing will be sent to again.
 pub async fn wipe(db: &mut PgConnection, partner: PartnerId, id: CallbackId) -> Result<(), Error> {
     sqlx::query(
-        "update callbacks set credentials = null, signing_key = null, previous_signing_key = null,
-             previous_signing_key_until = null, updated_at = herald_now()
-         where partner_id = $1 and id = $2",
+        "update callbacks set credentials = null, signing_key = null, updated_at = herald_now() where partner_id = $1 and id = $2",
     )
     .bind(partner.0)
     .bind(id.0)
-    .execute(db)
+    .execute(&mut *db)
     .await?;
+    // By itself, after the row was had: the key of a change that was waited for is seen as well.
+    sqlx::query("delete from superseded_signing_keys where callback_id = $1").bind(id.0).execute(db).await?;
     Ok(())
 }

@@ -20,7 +20,7 @@ pub struct SealedColumn {
     identity: &'static str,
 }
 
-/// In the order in which they are to be walked: a signing key may become the previous one meanwhile, never the other way round.
+/// In the order in which they are to be walked: a signing key may become a superseded one meanwhile, never the other way round.
 pub const SEALED_COLUMNS: [SealedColumn; 4] = [
     SealedColumn {
         table: "callbacks",
@@ -35,10 +35,10 @@ pub const SEALED_COLUMNS: [SealedColumn; 4] = [
         identity: "'callbacks/' || id || '/signing_key'",
     },
     SealedColumn {
-        table: "callbacks",
-        column: "previous_signing_key",
-        key: ("id", "id"),
-        identity: "'callbacks/' || id || '/signing_key'",
+        table: "superseded_signing_keys",
+        column: "signing_key",
+        key: ("callback_id", "id"),
+        identity: "'callbacks/' || callback_id || '/signing_key'",
     },
     SealedColumn {
         table: "redirect_session_contents",

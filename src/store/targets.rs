@@ -23,8 +23,8 @@ pub struct TargetRow {
     pub backup_url: Option<String>,
     pub credentials: Option<Vec<u8>>,
     pub signing_key: Option<Vec<u8>>,
-    pub previous_signing_key: Option<Vec<u8>>,
-    pub previous_signing_key_until: Option<DateTime<Utc>>,
+    /// Those that are still valid, newest first.
+    pub superseded_signing_keys: Vec<Vec<u8>>,
     pub retry_delays_ms: Option<Vec<i64>>,
     pub timeout_ms: Option<i32>,
     /// The strictest of those who share the callback.
@@ -39,10 +39,10 @@ impl TargetRow {
     }
 }
 
-/// What is read of a callback. A previous signing key that is no longer valid is not shown.
+/// What is read of a callback. A superseded signing key that is no longer valid is not shown.
 const OF_CALLBACK: &str = "c.url, c.updated_at as callback_updated_at, c.backup_url, c.credentials, c.signing_key,
-    case when c.previous_signing_key_until > herald_now() then c.previous_signing_key end as previous_signing_key,
-    c.previous_signing_key_until";
+    array(select k.signing_key from superseded_signing_keys k where k.callback_id = c.id and k.valid_until > herald_now()
+          order by k.valid_until desc) as superseded_signing_keys";
 
 /// The present state of these subscriptions, deleted ones included.
 pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<TargetRow>, Error> {

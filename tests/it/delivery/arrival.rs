@@ -91,8 +91,9 @@ async fn rule_08_signatures_fit_the_key_and_rotation_overlaps_for_a_day() {
     let second = app.roll_signing_key(subscription).await;
     app.cancel_one().await;
     let call = receiver.wait_for(2).await.remove(1);
-    let both = format!("{} {}", signature_by(&call, &second), signature_by(&call, &first));
-    assert_eq!(call.header("webhook-signature"), both);
+    let both = format!("{} {} ", signature_by(&call, &second), signature_by(&call, &first));
+    // The last is that of the key which the subscription was made with, and nobody was shown.
+    assert!(call.header("webhook-signature").starts_with(&both) && signatures(&call) == 3);
 
     database.advance(TimeDelta::hours(25)).await;
     // What the engine knows of a subscription is believed for a second; a change makes it look again at once.
@@ -100,6 +101,60 @@ async fn rule_08_signatures_fit_the_key_and_rotation_overlaps_for_a_day() {
     app.cancel_one().await;
     let call = receiver.wait_for(3).await.remove(2);
     assert_eq!(call.header("webhook-signature"), signature_by(&call, &second));
+}
+
+#[tokio::test]
+async fn rule_08_each_superseded_key_signs_until_its_own_day_is_over() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    let first = app.roll_signing_key(subscription).await;
+    database.advance(TimeDelta::hours(25)).await;
+    let second = app.roll_signing_key(subscription).await;
+    database.advance(TimeDelta::hours(12)).await;
+    let third = app.roll_signing_key(subscription).await;
+    let mut sent = 0;
+    let mut signed_by = async |keys: &[&str]| {
+        app.set_policy(subscription, json!({ "timeoutMs": 1000 })).await;
+        app.cancel_one().await;
+        sent += 1;
+        let call = receiver.wait_for(sent).await.remove(sent - 1);
+        let expected: Vec<String> = keys.iter().map(|key| signature_by(&call, key)).collect();
+        assert_eq!(call.header("webhook-signature"), expected.join(" "));
+    };
+    signed_by(&[&third, &second, &first]).await;
+    database.advance(TimeDelta::hours(13)).await;
+    signed_by(&[&third, &second]).await;
+    database.advance(TimeDelta::hours(12)).await;
+    signed_by(&[&third]).await;
+}
+
+#[tokio::test]
+async fn rule_08_many_new_keys_in_a_day_leave_the_newest_eight_superseded_ones() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    let (one, other) = tokio::join!(app.roll_signing_key(subscription), app.roll_signing_key(subscription));
+    app.cancel_one().await;
+    let call = receiver.wait_for(1).await.remove(0);
+    assert!(fits(&call, &one) && fits(&call, &other), "neither of two at once is lost");
+    let mut keys = Vec::new();
+    for _ in 0..9 {
+        keys.insert(0, app.roll_signing_key(subscription).await);
+    }
+    app.cancel_one().await;
+    let call = receiver.wait_for(2).await.remove(1);
+    let expected: Vec<String> = keys.iter().map(|key| signature_by(&call, key)).collect();
+    assert_eq!(call.header("webhook-signature"), expected.join(" "));
+
+    database.advance(TimeDelta::hours(25)).await;
+    app.roll_signing_key(subscription).await;
+    let kept = sqlx::query_scalar::<_, i64>("select count(*) from superseded_signing_keys");
+    assert_eq!(kept.fetch_one(&database.pool).await.unwrap(), 1, "what is over goes with the next change");
+}
+
+fn signatures(call: &Call) -> usize {
+    call.header("webhook-signature").split(' ').count()
 }
 
 fn fits(call: &Call, key: &str) -> bool {

@@ -81,6 +81,7 @@ async fn rule_09_deleting_a_subscription_cancels_what_waits_and_wipes_its_secret
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, one_at_a_time()).await;
     let subscription = app.subscribe(&receiver.url).await;
+    app.roll_signing_key(subscription).await;
     let gate = gate();
     receiver.reply([Reply::Status(500), Reply::Gate(gate.clone(), 204)]);
     app.cancel_one().await;
@@ -101,7 +102,7 @@ async fn rule_09_deleting_a_subscription_cancels_what_waits_and_wipes_its_secret
     assert_eq!(receiver.calls().len(), 2);
 
     let row = sqlx::query(
-        "select credentials is null and signing_key is null and previous_signing_key is null as wiped from callbacks",
+        "select credentials is null and signing_key is null and not exists (select from superseded_signing_keys) as wiped from callbacks",
     );
     assert!(row.fetch_one(&database.pool).await.unwrap().get::<bool, _>("wiped"));
     let (status, problem) = app.redeliver(&waiting).await;

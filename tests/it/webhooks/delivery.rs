@@ -98,13 +98,24 @@ async fn after_a_rotation_the_hub_signature_is_the_new_secrets_and_the_other_one
     assert!(hub_signature_fits(&call, NEW_SECRET) && !hub_signature_fits(&call, SECRET));
     assert!(signature_fits(&call, NEW_SECRET) && signature_fits(&call, SECRET), "both for a day");
 
-    let expire = "update callbacks set previous_signing_key_until = herald_now()";
+    let third = "dGhlIHRoaXJkIGNhbmFyeQ==";
+    let change = json!({ "currentSecret": NEW_SECRET, "newSecret": third });
+    assert_eq!(update(&world.app, &id, change).await.status, 200);
+    world.publish("order_paid", json!({ "n": 1 })).await;
+    let call = receiver.wait_for(2).await.remove(1);
+    assert!(hub_signature_fits(&call, third) && !hub_signature_fits(&call, NEW_SECRET));
+    let all = [third, NEW_SECRET, SECRET];
+    assert!(all.iter().all(|secret| signature_fits(&call, secret)), "a second change ends nobody's day");
+    let change = json!({ "currentSecret": third, "newSecret": NEW_SECRET });
+    assert_eq!(update(&world.app, &id, change).await.status, 200);
+
+    let expire = "update superseded_signing_keys set valid_until = herald_now()";
     sqlx::query(expire).execute(&world.database.pool).await.unwrap();
     // Whatever is changed makes the server look again at once.
     let change = json!({ "currentSecret": NEW_SECRET, "name": "Renamed" });
     assert_eq!(update(&world.app, &id, change).await.status, 200);
     world.publish("order_paid", json!({ "n": 2 })).await;
-    let call = receiver.wait_for(2).await.remove(1);
+    let call = receiver.wait_for(3).await.remove(2);
     assert!(signature_fits(&call, NEW_SECRET) && !signature_fits(&call, SECRET), "one after it");
 
     assert_eq!(

@@ -55,13 +55,14 @@ async fn rule_10_the_secret_is_shown_encrypted_to_its_owner_in_every_answer_and_
     let next = Owner::new();
     let change = json!({ "newSecret": NEW_SECRET, "publicKeyXml": next.public_key_xml });
     assert_eq!(next.open(&update(partner, &id, change).await.json()), NEW_SECRET);
-    let kept = "select count(*) from callbacks
-                where position('canary'::bytea in credentials) + position('canary'::bytea in signing_key)
-                    + position('canary'::bytea in previous_signing_key) > 0";
+    let kept = "select (select count(*) from callbacks
+                        where position('canary'::bytea in credentials) + position('canary'::bytea in signing_key) > 0)
+                    + (select count(*) from superseded_signing_keys where position('canary'::bytea in signing_key) > 0)";
     assert_eq!(world.count(kept).await, 0, "nothing is kept in the clear");
     assert_eq!(next.open(&delete(partner, &id, NEW_SECRET).await.json()), NEW_SECRET);
-    let left = "select count(*) from callbacks where credentials is not null or signing_key is not null
-                    or previous_signing_key is not null";
+    let superseded = "select count(*) from superseded_signing_keys";
+    assert_eq!(world.count(superseded).await, 0, "nor of the one before it");
+    let left = "select count(*) from callbacks where credentials is not null or signing_key is not null";
     assert_eq!(world.count(left).await, 0, "nothing is left of it");
 }
 
