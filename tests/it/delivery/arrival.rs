@@ -130,6 +130,28 @@ async fn rule_08_each_superseded_key_signs_until_its_own_day_is_over() {
 }
 
 #[tokio::test]
+async fn rule_08_a_key_that_was_superseded_before_there_could_be_several_goes_on_signing() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    let first = app.roll_signing_key(subscription).await;
+    database.advance(TimeDelta::hours(25)).await;
+    let second = app.roll_signing_key(subscription).await;
+    let as_it_was = "alter table callbacks add column previous_signing_key bytea, add column previous_signing_key_until timestamptz;
+        update callbacks c set previous_signing_key = k.signing_key, previous_signing_key_until = k.valid_until
+        from superseded_signing_keys k where k.callback_id = c.id;
+        drop table superseded_signing_keys";
+    for change in [as_it_was, include_str!("../../../migrations/0030_superseded_signing_keys.sql")] {
+        sqlx::raw_sql(change).execute(&database.pool).await.unwrap();
+    }
+    app.set_policy(subscription, json!({ "timeoutMs": 1000 })).await;
+    app.cancel_one().await;
+    let call = receiver.wait_for(1).await.remove(0);
+    let both = format!("{} {}", signature_by(&call, &second), signature_by(&call, &first));
+    assert_eq!(call.header("webhook-signature"), both);
+}
+
+#[tokio::test]
 async fn rule_08_many_new_keys_in_a_day_leave_the_newest_eight_superseded_ones() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
