@@ -46,7 +46,7 @@ pub struct Opened {
 
 impl Hub {
     /// Opens a session, or finds it open already with the same content.
-    /// Errors: `NotFound(Customer)`, `NotYours`, `VersionMismatch`, `Duplicate` (the id has other content).
+    /// Errors: `NotFound(Customer)` (also of the customer that the session had before and who was erased since), `NotYours`, `VersionMismatch`, `Duplicate` (the id has other content).
     pub async fn open_session(
         &self,
         caller: &Caller,
@@ -148,6 +148,9 @@ async fn open(
     }
     let current = redirect_sessions::find(db, partner, command.id).await?;
     let Some((found, content)) = current else { return Err(Error::VersionMismatch(Noun::Session)) };
+    if found.customer_erased {
+        return Err(Error::NotFound(Noun::Customer));
+    }
     let session = found.session.at(found.read_at);
     if !command.condition.allows(Some(session.version)) {
         return Err(Error::VersionMismatch(Noun::Session));

@@ -182,6 +182,13 @@ async fn a_customer_who_is_unknown_anothers_or_erased_is_not_found() {
             ann.put(&session(id), &with(&anns.to_string())).await.failure(),
             failed(404, "CustomerNotFound")
         );
+        // Whatever is asked for under its id: that the customer is gone comes before version and content.
+        assert_eq!(ann.put(&session(id), &new_customer()).await.failure(), failed(404, "CustomerNotFound"));
+        let stale = [("if-match", "\"7\"")];
+        let conditional = ann.send("PUT", &session(id), &stale, Some(&new_customer())).await;
+        assert_eq!(conditional.failure(), failed(404, "CustomerNotFound"));
+        let bens = world.ben.at(mount).put(&session(id), &new_customer()).await;
+        assert_eq!(bens.failure(), failed(400, "InvalidTriggeredBy"), "the owner comes before");
     }
 }
 
