@@ -127,11 +127,16 @@ pub struct NewSubscription<'a> {
     pub created_at: DateTime<Utc>,
 }
 
+/// Its version goes on from that of its predecessor under the same external key, so that nobody who has seen that one takes this for it. (The
+/// latest hundred are looked at: ids of several nodes may be a little out of order.)
 /// Errors: `VersionMismatch` when another request made the same one first.
 pub async fn insert(db: &mut PgConnection, new: NewSubscription<'_>) -> Result<(), Error> {
     let done = sqlx::query(
-        "insert into subscriptions (id, partner_id, surface, external_key, callback_id, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $6)
+        "insert into subscriptions (id, partner_id, surface, external_key, callback_id, created_at, updated_at, version)
+         values ($1, $2, $3, $4, $5, $6, $6, 1 + coalesce((
+             select max(version) from (
+                 select version from subscriptions where partner_id = $2 and surface = $3 and external_key = $4
+                 order by id desc limit 100) as earlier), 0))
          on conflict (partner_id, surface, external_key) where state <> 'deleted' do nothing",
     )
     .bind(new.id.0)

@@ -31,6 +31,33 @@ async fn a_change_goes_ahead_only_against_the_version_that_it_names() {
 }
 
 #[tokio::test]
+async fn what_was_read_of_a_deleted_subscription_is_no_version_of_its_successor() {
+    let world = world().await;
+    let (path, again) = (subscription(Uuid::new_v4()), wish("https://partner.example/again"));
+    let version = |reply: &Reply| reply.header("etag").trim_matches('"').parse::<i64>().unwrap();
+    let mut seen = vec![version(&world.ann.put(&path, &again).await)];
+    assert_eq!(seen, [1], "the first one begins at the beginning");
+    for _ in 0..3 {
+        seen.push(version(&world.ann.patch(&path, &[], &json!({ "apiKey": "canary" })).await));
+        assert_eq!(world.ann.delete(&path).await.status, 200);
+        let made = world.ann.put(&path, &again).await;
+        assert_eq!(made.status, 201);
+        for old in &seen {
+            let condition = format!("\"{old}\"");
+            let headers = [("if-match", condition.as_str())];
+            let change = world.ann.patch(&path, &headers, &json!({ "apiKey": "canary" })).await;
+            assert_eq!(change.failure(), failed(409, "EntityVersionMismatch"), "{old}");
+            let deletion = world.ann.send("DELETE", &path, &headers, None).await;
+            assert_eq!(deletion.failure(), failed(409, "EntityVersionMismatch"), "{old}");
+        }
+        assert!(seen.iter().all(|old| *old < version(&made)), "{seen:?}");
+        seen.push(version(&made));
+    }
+    let other = world.ann.put(&subscription(Uuid::new_v4()), &wish("https://partner.example/other")).await;
+    assert_eq!(version(&other), 1);
+}
+
+#[tokio::test]
 async fn a_condition_on_what_does_not_exist_fails_for_a_put_and_a_patch_says_what_is_missing() {
     let world = world().await;
     for condition in ["*", "\"1\""] {
