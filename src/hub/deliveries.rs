@@ -97,22 +97,23 @@ impl Hub {
         Ok((view, attempts))
     }
 
-    /// An event of the caller with up to `limit` of its deliveries, oldest first. Errors: `NotFound`.
+    /// An event of the caller with a page of its deliveries. The last ones come first, as in every list, and oldest first within their page.
+    /// Errors: `NotFound`.
     pub async fn find_event(
         &self,
         caller: &Caller,
         id: EventId,
+        before: Option<DeliveryId>,
         limit: i64,
-    ) -> Result<(EventView, Vec<DeliveryView>), Error> {
+    ) -> Result<(EventView, Listed), Error> {
         let mut moment = self.snapshot().await?;
         let event = events::find(&mut moment, caller.partner, id).await?;
         let event = event.ok_or(Error::NotFound(Noun::Event))?;
         let filter = deliveries::Filter { event: Some(id), ..deliveries::Filter::default() };
-        let listed =
-            deliveries::list(&mut moment, caller.partner, &filter, None, limit, LOOKED_AT_MAX).await?;
-        let mut deliveries = listed.deliveries;
-        deliveries.reverse();
-        Ok((event, deliveries))
+        let mut page =
+            deliveries::list(&mut moment, caller.partner, &filter, before, limit, LOOKED_AT_MAX).await?;
+        page.deliveries.reverse();
+        Ok((event, page))
     }
 
     /// How a subscription of the caller is doing. Errors: `NotFound`.

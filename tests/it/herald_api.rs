@@ -171,7 +171,57 @@ async fn an_event_shows_what_was_sent_and_where_it_went() {
         (&json!(session), &json!("Cancelled"))
     );
     assert_eq!(event.body["deliveries"].as_array().unwrap().len(), 2);
+    assert_eq!(event.body["nextCursor"], json!(null), "that is all");
     assert!(event.text.contains(std::str::from_utf8(&lease.event.payload).unwrap()), "digit for digit");
+}
+
+#[tokio::test]
+async fn all_deliveries_of_an_event_are_shown_a_page_at_a_time() {
+    let desk = Desk::open().await;
+    let (_, key) = desk.partner("partner").await;
+    for _ in 0..103 {
+        desk.subscribe(&key).await;
+    }
+    desk.cancel_a_session(&key).await;
+    desk.cancel_a_session(&key).await;
+    let path = format!("/herald/v1/events/{}", desk.take().await.unwrap().event.id);
+    let mut cursor = String::new();
+    for (query, sizes) in [("", vec![100, 3]), ("limit=100&", vec![100, 3]), ("limit=40&", vec![40, 40, 23])]
+    {
+        let (mut shown, mut pages) = (Vec::new(), Vec::new());
+        let mut rest = String::new();
+        loop {
+            let page = desk.get(&key, &format!("{path}?{query}{rest}")).await;
+            assert_eq!((page.status, &page.body["matched"]), (200, &json!(103)), "{}", page.text);
+            let deliveries = page.body["deliveries"].as_array().unwrap();
+            let ids: Vec<String> =
+                deliveries.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+            assert!(ids.is_sorted(), "oldest first within a page: {ids:?}");
+            pages.push(ids.len());
+            shown.splice(0..0, ids);
+            match page.body["nextCursor"].as_str() {
+                Some(next) => cursor = format!("cursor={next}"),
+                None => break,
+            }
+            rest.clone_from(&cursor);
+        }
+        assert_eq!(pages, sizes, "{query}");
+        assert_eq!(shown.len(), 103);
+        assert!(shown.windows(2).all(|pair| pair[0] < pair[1]), "every one once: {shown:?}");
+    }
+
+    let another = desk.get(&key, "/herald/v1/deliveries?limit=1").await.body;
+    let another = another["items"][0]["event"]["id"].as_str().unwrap().to_owned();
+    assert!(!path.ends_with(&another), "there are two events");
+    for elsewhere in [format!("/herald/v1/events/{another}"), "/herald/v1/deliveries".to_owned()] {
+        assert_eq!(
+            desk.get(&key, &format!("{elsewhere}?{cursor}")).await.fields(),
+            ["cursor"],
+            "{elsewhere}"
+        );
+    }
+    let wrong = desk.get(&key, &format!("{path}?limit=0&cursor=a&cursor=b")).await;
+    assert_eq!(wrong.fields(), ["cursor", "limit"]);
 }
 
 #[tokio::test]

@@ -93,9 +93,26 @@ impl FromRequestParts<Api> for PageQuery {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Failure> {
-        let given = Given::read(parts.uri.query().unwrap_or_default(), &["cursor", "limit"]);
-        let (cursor, limit, violations) = given.page();
-        if violations.is_empty() { Ok(Self { cursor, limit }) } else { Err(violations.into()) }
+        Ok(Self::read(parts.uri.query().unwrap_or_default(), cursor::LIMIT_DEFAULT)?)
+    }
+}
+
+/// The same of a list that stands in something else: as much of it as a page can hold, if nothing is said.
+pub struct WidePageQuery(pub PageQuery);
+
+impl FromRequestParts<Api> for WidePageQuery {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Failure> {
+        Ok(Self(PageQuery::read(parts.uri.query().unwrap_or_default(), cursor::LIMIT_MAX)?))
+    }
+}
+
+impl PageQuery {
+    /// Errors: every parameter that is wrong.
+    fn read(query: &str, limit_default: i64) -> Result<Self, Violations> {
+        let (cursor, limit, violations) = Given::read(query, &["cursor", "limit"]).page(limit_default);
+        if violations.is_empty() { Ok(Self { cursor, limit }) } else { Err(violations) }
     }
 }
 
@@ -140,9 +157,12 @@ impl Given {
     }
 
     /// Cursor and limit, and what is wrong with the whole.
-    fn page(mut self) -> (Option<String>, i64, Violations) {
+    fn page(mut self, limit_default: i64) -> (Option<String>, i64, Violations) {
         let mut violations = std::mem::take(&mut self.violations);
-        let limit = cursor::limit(self.value("limit"), &mut violations);
+        let limit = match self.value("limit") {
+            None => limit_default,
+            given => cursor::limit(given, &mut violations),
+        };
         (self.value("cursor").map(str::to_owned), limit, violations)
     }
 }
@@ -154,7 +174,7 @@ impl ListQuery {
         let state = given.checked("state", state);
         let subscription = given.checked("subscription", reference);
         let event_type = given.checked("type", name);
-        let (cursor, limit, violations) = given.page();
+        let (cursor, limit, violations) = given.page(cursor::LIMIT_DEFAULT);
         let read = Self { state, subscription, event_type, cursor, limit };
         if violations.is_empty() { Ok(read) } else { Err(violations) }
     }

@@ -5,7 +5,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 
 use super::Answered;
-use super::extract::{ListQuery, PageQuery, Partner, PathId, Published};
+use super::extract::{ListQuery, PageQuery, Partner, PathId, Published, WidePageQuery};
 use super::wire::{
     Attempt, Delivery, DeliveryWithAttempts, Event, NewReplay, Page, Replay, SigningKey, SubscriptionState,
     TestResult, policy_change,
@@ -16,8 +16,6 @@ use crate::surfaces::kit::guard::Trouble;
 use crate::surfaces::kit::problem::Failure;
 use crate::surfaces::kit::{Api, body, cursor};
 
-/// Deliveries shown with their event at most.
-const EVENT_DELIVERIES_MAX: i64 = 100;
 /// The list's name, for its cursors.
 const REPLAYS: &str = "replays";
 
@@ -98,9 +96,14 @@ pub async fn get_event(
     State(api): State<Api>,
     Partner(caller): Partner,
     PathId(id): PathId,
+    WidePageQuery(query): WidePageQuery,
 ) -> Answered<Json<Event>> {
-    let (event, deliveries) = api.hub.find_event(&caller, EventId(id), EVENT_DELIVERIES_MAX).await?;
-    Ok(Json(Event::new(event, deliveries)?))
+    let (keys, list) = (&api.settings.keys, format!("event {id}"));
+    let before = query.cursor.as_deref().map(|text| cursor::read(keys, caller.partner, &list, text));
+    let before = before.transpose()?.map(DeliveryId);
+    let (event, page) = api.hub.find_event(&caller, EventId(id), before, query.limit).await?;
+    let next_cursor = page.rest.map(|last| cursor::write(keys, caller.partner, &list, last.0));
+    Ok(Json(Event::new(event, page.deliveries, next_cursor)?))
 }
 
 pub async fn get_subscription(

@@ -44,10 +44,16 @@ pub struct Event {
     ordering_key: Option<String>,
     matched: i32,
     deliveries: Vec<Delivery>,
+    /// Where its deliveries go on; `null` on the last page.
+    next_cursor: Option<String>,
 }
 
 impl Event {
-    pub fn new(view: EventView, deliveries: Vec<DeliveryView>) -> Result<Self, Error> {
+    pub fn new(
+        view: EventView,
+        deliveries: Vec<DeliveryView>,
+        next_cursor: Option<String>,
+    ) -> Result<Self, Error> {
         let attributes = view.attributes.map(RawValue::from_string).transpose().map_err(Error::internal)?;
         Ok(Self {
             id: view.event.id.0,
@@ -59,6 +65,7 @@ impl Event {
             ordering_key: view.ordering_key,
             matched: view.matched,
             deliveries: deliveries.into_iter().map(Delivery::from).collect(),
+            next_cursor,
         })
     }
 }
