@@ -64,8 +64,8 @@ pub async fn rotate_signing_key(
 ) -> Result<Option<DateTime<Utc>>, Error> {
     // The lock is what keeps two changes at once from both superseding the same key, and losing one of theirs.
     let until = sqlx::query_scalar(
-        "insert into superseded_signing_keys (callback_id, signing_key, valid_until)
-         select id, signing_key, herald_now() + interval '24 hours' from callbacks
+        "insert into superseded_signing_keys (partner_id, callback_id, signing_key, valid_until)
+         select partner_id, id, signing_key, herald_now() + interval '24 hours' from callbacks
          where partner_id = $1 and id = $2 and signing_key is not null for update
          returning valid_until",
     )
