@@ -52,8 +52,12 @@ pub async fn reach(database: &PgConnectOptions, patience: Duration) -> Result<()
             Ok(connected) => connected,
             Err(_elapsed) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         };
+        let connected = match connected {
+            Ok(mut session) => store::sessions::check_takes_writes(&mut session).await,
+            Err(error) => Err(error),
+        };
         match connected {
-            Ok(_) => return Ok(()),
+            Ok(()) => return Ok(()),
             Err(error) if is_starting(&error) && began.elapsed() < patience => sleep(ASK_AGAIN_AFTER).await,
             Err(error) => return Err(StartError::Database(error).to_string()),
         }

@@ -11,9 +11,11 @@ pub mod partners;
 pub mod publish;
 pub mod serve;
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::RawConfig;
 
@@ -50,6 +52,18 @@ enum Command {
     Health(health::HealthArgs),
 }
 
+/// Variables of the environment that look like settings and are none.
+fn unknown_settings(environment: impl Iterator<Item = String>) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let mut commands = vec![Cli::command()];
+    while let Some(command) = commands.pop() {
+        known.extend(command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_os_string));
+        commands.extend(command.get_subcommands().cloned());
+    }
+    let is_unknown = |name: &String| name.starts_with("HERALD_") && !known.contains(OsStr::new(name));
+    environment.filter(is_unknown).collect()
+}
+
 impl Cli {
     pub async fn run(self) -> ExitCode {
         match self.command {
@@ -63,5 +77,17 @@ impl Cli {
             Some(Command::Bench(args)) => bench::run(args).await,
             Some(Command::Health(args)) => health::run(args).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_noticed() {
+        let environment =
+            ["HERALD_LISTEN", "HERALD_LISTN", "HERALD_API_KEY", "HERALD_OPERATOR_URL", "PATH", "HERALD_"];
+        assert_eq!(unknown_settings(environment.map(str::to_owned).into_iter()), ["HERALD_LISTN", "HERALD_"]);
     }
 }

@@ -129,12 +129,13 @@ impl Publishing {
         while !lines.is_empty() {
             match self.client.post(&lines, &mut self.progress).await? {
                 Reply::Accepted(results) => {
+                    // They are, even if nobody reads any more what came of them.
+                    self.progress.published(&lines);
                     for (line, result) in lines.iter().zip(&results) {
                         self.tell(
                             &json!({ "line": line.number, "id": result.id, "matched": result.matched }),
                         )?;
                     }
-                    self.progress.published(&lines);
                     return Ok(());
                 }
                 Reply::Refused(complaints) => {

@@ -66,6 +66,7 @@ impl From<String> for Failure {
 
 async fn serve(config: Config) -> Result<(), Failure> {
     telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
+    warn_of_what_is_odd(&config);
     let mut stop = stop_signal()?;
     descriptors::raise_limit(2 * config.connections_max + config.in_flight_max);
     let api = listener::bind(config.listen, "HERALD_LISTEN")?;
@@ -96,6 +97,23 @@ async fn serve(config: Config) -> Result<(), Failure> {
         postgres.stop().await;
     }
     served.map_err(Failure::Fallen)
+}
+
+/// Nothing that would keep a server from starting.
+fn warn_of_what_is_odd(config: &Config) {
+    let environment = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for setting in super::unknown_settings(environment) {
+        tracing::warn!(setting, "there is no such setting: is its name spelt as in the README?");
+    }
+    // With the most that chance adds to each.
+    let retried_for_days = config.retry_delays_s.iter().sum::<u64>() as f64 * 1.2 / 86_400.0;
+    if f64::from(config.retention_days) < retried_for_days {
+        tracing::warn!(
+            retention_days = config.retention_days,
+            retried_for_days,
+            "HERALD_RETENTION_DAYS is shorter than HERALD_RETRY_DELAYS_S takes: deliveries expire that would still be tried"
+        );
+    }
 }
 
 /// What a start comes to.

@@ -26,6 +26,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether a post can come to this; the others end a delivery without one.
+    pub fn is_of_a_post(self) -> bool {
+        !matches!(self, Self::Cancelled | Self::Expired)
+    }
+
     pub const ALL: [Self; 8] = [
         Self::Delivered,
         Self::Refused,

@@ -75,13 +75,7 @@ fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOpti
                 for each in settings {
                     sqlx::raw_sql(*each).execute(&mut *session).await?;
                 }
-                match takes_writes(session).await? {
-                    true => Ok(()),
-                    false => Err(sqlx::Error::Io(io::Error::new(
-                        io::ErrorKind::ReadOnlyFilesystem,
-                        "this server of the database takes no writes: it is a standby, or was made read-only",
-                    ))),
-                }
+                check_takes_writes(session).await
             })
         })
         // Asked each time instead of a ping: a server that was a standby, or became one, must not keep sessions that can write nothing.
@@ -97,6 +91,17 @@ fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOpti
                 }
             })
         })
+}
+
+/// Errors: this server takes no writes, or does not say.
+pub async fn check_takes_writes(session: &mut PgConnection) -> Result<(), sqlx::Error> {
+    match takes_writes(session).await? {
+        true => Ok(()),
+        false => Err(sqlx::Error::Io(io::Error::new(
+            io::ErrorKind::ReadOnlyFilesystem,
+            "this server of the database takes no writes: it is a standby, or was made read-only",
+        ))),
+    }
 }
 
 async fn takes_writes(session: &mut PgConnection) -> Result<bool, sqlx::Error> {

@@ -130,7 +130,7 @@ const CASES: [Case; 45] = [
     case(
         "interim answers without end",
         |peer| repeats(peer, b"", b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()),
-        "timedOut",
+        "unreachable",
         None,
     ),
     case(

@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::mask::mask;
-use super::pool::{Connection, Pool};
+use super::pool::{Connection, HYPER_BUFFER_BYTES_MIN, Pool};
 use super::{Limits, Phase, Post, Progress, ReplyKind};
 
 pub(super) enum Exchange {
@@ -37,6 +37,9 @@ pub(super) fn exchange<'a>(
 ) -> impl Future<Output = Exchange> + Send {
     progress.phase = Phase::FirstByte;
     progress.received = Some((connection.received.clone(), connection.received.bytes()));
+    // hyper bounds a head, but takes any number of interim ones before it. As much again may be of the body, read ahead.
+    let head_bytes_max = limits.response_header_bytes_max.max(HYPER_BUFFER_BYTES_MIN);
+    connection.received.bound(Some(2 * head_bytes_max as u64));
     let answer = Box::pin(connection.sender.send_request(request));
     settle(connection, answer, post, limits, pool, progress)
 }
@@ -53,6 +56,7 @@ async fn settle(
         Ok(response) => response,
         Err(exchange) => return exchange,
     };
+    connection.received.bound(None);
     let status = response.status();
     progress.phase = Phase::Body { status: status.as_u16() };
     let retry_after = retry_after(response.headers());

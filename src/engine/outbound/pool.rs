@@ -17,7 +17,7 @@ use super::Limits;
 use super::stream::{Received, Stream};
 
 /// The least buffer that hyper accepts.
-const HYPER_BUFFER_BYTES_MIN: usize = 8_192;
+pub(super) const HYPER_BUFFER_BYTES_MIN: usize = 8_192;
 
 /// How long a connection whose last answer is in may take to be ready again before it is closed instead.
 const SETTLE: Duration = Duration::from_secs(1);

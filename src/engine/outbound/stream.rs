@@ -21,13 +21,39 @@ enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Bytes received so far, above TLS.
+/// Bytes received, above TLS.
 #[derive(Clone, Default)]
-pub(super) struct Received(Arc<AtomicU64>);
+pub(super) struct Received(Arc<Counted>);
+
+struct Counted {
+    bytes: AtomicU64,
+    /// Beyond which nothing more is read.
+    bytes_max: AtomicU64,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self { bytes: AtomicU64::new(0), bytes_max: AtomicU64::new(u64::MAX) }
+    }
+}
 
 impl Received {
+    /// So far.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.bytes.load(Ordering::Acquire)
+    }
+
+    /// Reads no more than so many from here on, and what may have been read ahead with them; or as many as come.
+    pub(super) fn bound(&self, bytes_max: Option<u64>) {
+        let bytes_max = bytes_max.map_or(u64::MAX, |more| self.bytes().saturating_add(more));
+        self.0.bytes_max.store(bytes_max, Ordering::Release);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.bytes() > self.0.bytes_max.load(Ordering::Acquire) {
+            true => Err(io::Error::other("too much came before the answer's head was whole")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -51,13 +77,14 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.received.check()?;
         let filled_before = buf.filled().len();
         let result = ready!(match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         });
         let bytes = (buf.filled().len() - filled_before) as u64;
-        self.received.0.fetch_add(bytes, Ordering::Release);
+        self.received.0.bytes.fetch_add(bytes, Ordering::Release);
         match result {
             // Many servers hang up without TLS's goodbye. Where the length is declared, hyper still notices that
             // something is missing; where it is not, all that could be cut short is text we store for reading.
