@@ -57,7 +57,7 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
                 }
                 Ok(Next::Text(text)) => {
                     let read_bytes = text.len() as u64 + std::mem::take(&mut skipped_bytes);
-                    let (text, unidentified) = with_id(text);
+                    let (text, unidentified) = with_id(if number == 1 { without_mark(text) } else { text });
                     Ok(Line { number, text, unidentified, refused: None, read_bytes })
                 }
                 Ok(Next::TooLong { bytes }) => {
@@ -103,6 +103,11 @@ fn next_line(reader: &mut BufReader<Input>) -> io::Result<Next> {
     }
 }
 
+/// What some editors put before a file to say that it is UTF-8.
+fn without_mark(text: Vec<u8>) -> Vec<u8> {
+    text.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec).unwrap_or(text)
+}
+
 /// The only member that matters here.
 #[derive(Deserialize)]
 struct Identified {
@@ -145,6 +150,8 @@ mod tests {
             read.iter().map(|line| line.as_ref().map(|(number, text)| (*number, text.as_str()))).collect();
         assert_eq!(told, [Ok((1, "{\"id\":1}")), Ok((4, "[1]")), Ok((5, "{\"id\":2}"))]);
         assert!(all(b"").is_empty());
+        let [Ok((1, text))] = &all(b"\xef\xbb\xbf{\"id\":3}\n")[..] else { panic!() };
+        assert_eq!(text, "{\"id\":3}", "what an editor put before it");
     }
 
     #[test]
