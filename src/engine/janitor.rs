@@ -79,6 +79,7 @@ async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {
             break;
         }
     }
+    while in_time(queue::pull_in(db, limit)).await? >= CHUNK {}
     in_time(tend_lines(db, limit)).await?;
     while in_time(idempotency::forget(db, limit)).await? == CHUNK {}
     while in_time(event_keys::forget(db, limit)).await? == CHUNK {}

@@ -73,6 +73,28 @@ pub async fn resume(
     resume_of(db, Some(subscription), limit).await
 }
 
+/// Makes up to `limit` rows, and as many of batches, due that a clock made due which was far ahead for a moment: no policy lets a delivery wait for more than a week and
+/// what chance adds to it. Returns how many.
+pub async fn pull_in(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
+    let done = sqlx::query(
+        // By themselves: each has an index of its own.
+        "with alone as materialized (
+             select partner_id, delivery_id from queue
+             where not batched and due_at > herald_now() + interval '9 days' and due_at < 'infinity'
+             order by due_at limit $1 for update skip locked),
+         batches as materialized (
+             select partner_id, delivery_id from queue
+             where batch_id is not null and not waits and due_at > herald_now() + interval '9 days' and due_at < 'infinity'
+             order by due_at limit $1 for update skip locked)
+         update queue q set due_at = herald_now() from (select * from alone union all select * from batches) as far
+         where q.partner_id = far.partner_id and q.delivery_id = far.delivery_id",
+    )
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Makes the oldest of what is held although its subscription is active due, up to `limit`: what is still to come of a resume, and what a race
 /// between a hold and a resume left behind.
 pub async fn resume_stranded(db: &mut PgConnection, limit: i64) -> Result<Resumed, Error> {

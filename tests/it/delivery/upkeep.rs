@@ -54,6 +54,25 @@ async fn rows_held_for_an_active_subscription_are_made_due_and_those_of_others_a
 }
 
 #[tokio::test]
+async fn rule_25_what_a_clock_that_was_far_ahead_put_off_is_due_again_and_what_a_policy_put_off_is_not() {
+    let database = cluster::database().await;
+    waiting(&database, 4).await;
+    let db = &mut *database.pool.acquire().await.unwrap();
+    run(
+        db,
+        "with turn as (select delivery_id, row_number() over (order by delivery_id) as turn from queue)
+         update queue q set due_at = case t.turn when 1 then 'infinity' when 2 then herald_now() + interval '8 days 10 hours'
+             else herald_now() + interval '40 days' end
+         from turn t where t.delivery_id = q.delivery_id",
+    )
+    .await;
+    assert_eq!(queue::pull_in(db, 1).await.unwrap(), 1, "a chunk at a time");
+    assert_eq!(queue::pull_in(db, 10).await.unwrap(), 1);
+    assert_eq!((count(db, HELD).await, count(db, DUE).await), (1, 2));
+    assert_eq!(queue::pull_in(db, 10).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn rows_of_deleted_subscriptions_are_cancelled_but_not_under_somebodys_lease() {
     let database = cluster::database().await;
     waiting(&database, 3).await;
