@@ -180,11 +180,14 @@ impl App {
         let serving_operator = listener::serve(operator, answers.1, config.connections_max, drain, stopped);
         let started_to_stop = async {
             let fallen = tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => Ok(()),
+                biased;
                 worker = health.fallen() => Err(Fallen { worker }),
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
             };
             if let Err(fallen) = &fallen {
                 tracing::error!("{fallen}: stopping");
+                // The others would go on sending what nobody records, or claiming what nobody sends.
+                engine.begin_stop();
             }
             health.draining();
             stopping.send_replace(true);
@@ -194,7 +197,7 @@ impl App {
         let left = bound
             .saturating_sub(stop_began.elapsed())
             .saturating_sub(engine::WRITE_RESULTS_WITHIN + engine::RELEASE_WITHIN);
-        engine.stop(left).await;
+        engine.stop(left, fallen.is_err()).await;
         fallen
     }
 }

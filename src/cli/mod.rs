@@ -52,7 +52,7 @@ enum Command {
     Health(health::HealthArgs),
 }
 
-/// Variables of the environment that look like settings and are none.
+/// Variables of the environment that look like settings and are none. Kubernetes makes some for a service of that name.
 fn unknown_settings(environment: impl Iterator<Item = String>) -> Vec<String> {
     let mut known = BTreeSet::new();
     let mut commands = vec![Cli::command()];
@@ -60,7 +60,12 @@ fn unknown_settings(environment: impl Iterator<Item = String>) -> Vec<String> {
         known.extend(command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_os_string));
         commands.extend(command.get_subcommands().cloned());
     }
-    let is_unknown = |name: &String| name.starts_with("HERALD_") && !known.contains(OsStr::new(name));
+    let of_a_service = |name: &str| {
+        name == "HERALD_PORT" || name.starts_with("HERALD_PORT_") || name.starts_with("HERALD_SERVICE_")
+    };
+    let is_unknown = |name: &String| {
+        name.starts_with("HERALD_") && !of_a_service(name) && !known.contains(OsStr::new(name))
+    };
     environment.filter(is_unknown).collect()
 }
 
@@ -86,8 +91,15 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_no_setting_is_noticed() {
-        let environment =
-            ["HERALD_LISTEN", "HERALD_LISTN", "HERALD_API_KEY", "HERALD_OPERATOR_URL", "PATH", "HERALD_"];
+        let environment = [
+            "HERALD_LISTEN",
+            "HERALD_LISTN",
+            "HERALD_API_KEY",
+            "HERALD_OPERATOR_URL",
+            "PATH",
+            "HERALD_",
+            "HERALD_PORT_8080_TCP",
+        ];
         assert_eq!(unknown_settings(environment.map(str::to_owned).into_iter()), ["HERALD_LISTN", "HERALD_"]);
     }
 }

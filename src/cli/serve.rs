@@ -161,18 +161,31 @@ async fn open_mode(app: &App, config: &Config, folder: &Path) -> Result<Option<(
     }
 }
 
+/// Whether whoever started this process wants it to outlive its terminal, as `nohup` does. Only Linux says.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The signal's number is 1, and its bit the first.
+    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 == 1)
+}
+
 /// Resolves to true on SIGINT or SIGTERM, and on SIGHUP: there is nothing that could be read anew, and a terminal that was closed must not be
 /// the end of what is under way.
 fn stop_signal() -> Result<watch::Receiver<bool>, String> {
     let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be listened for: {error}"));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut hang_up = listen(SignalKind::hangup())?;
+    let mut hang_up = (!ignores_hang_up()).then(|| listen(SignalKind::hangup())).transpose()?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
+            () = async {
+                match &mut hang_up {
+                    Some(hang_up) => drop(hang_up.recv().await),
+                    None => std::future::pending().await,
+                }
+            } => {}
         }
         tracing::info!("stopping: what is under way is finished first");
         let _nobody_listens = sender.send(true);

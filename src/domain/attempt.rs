@@ -21,16 +21,11 @@ pub enum Outcome {
     Cancelled,
     /// Its event left the retention window before it was delivered.
     Expired,
-    /// Sending it panicked, or ended the process again and again.
+    /// Sending it ended the process, again and again.
     Crashed,
 }
 
 impl Outcome {
-    /// Whether a post can come to this; the others end a delivery without one.
-    pub fn is_of_a_post(self) -> bool {
-        !matches!(self, Self::Cancelled | Self::Expired)
-    }
-
     pub const ALL: [Self; 8] = [
         Self::Delivered,
         Self::Refused,

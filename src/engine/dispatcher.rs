@@ -34,7 +34,7 @@ const BATCH_MAX: usize = 512;
 const REFRESH_EVERY: Duration = Duration::from_millis(400);
 /// A lease that cannot be sent for a reason of ours is due again after this much.
 const DEFERRED_FOR: Duration = Duration::from_secs(2);
-/// Sending this delivery ended this many processes or leases: it is sent no more.
+/// Sending this delivery ended this many processes, or its result was not to be recorded so often: it is sent no more.
 const CRASHES_MAX: i16 = 5;
 /// How often a subscription that changes meanwhile is read before it is taken as it was read last.
 const READS_MAX: u32 = 3;
@@ -119,7 +119,10 @@ impl Dispatcher {
             }
             let with_room: Vec<CallbackId> = landings.iter().map(|landed: &Landed| landed.place.0).collect();
             landings.drain(..).for_each(|landed| self.land(landed));
-            while self.posts.try_join_next().is_some() {}
+            // What panics in it is caught where it sends; anything else would lose its result without a word, and be sent again for ever.
+            while let Some(ended) = self.posts.try_join_next() {
+                ended.expect("a post ends with its result");
+            }
             let mut arrivals: Vec<Arrival> =
                 fresh.drain(..).map(|handed| Arrival { held: Held::from(handed), fresh: true }).collect();
             let mut drawn = Vec::new();

@@ -17,13 +17,13 @@ use crate::telemetry::Pulse;
 /// The longest sleep: notices, and chunks that another node left behind, are found by looking.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// `bell` rings when there are chunks, `due` are rung when their deliveries are in the queue.
 #[derive(Clone)]
 pub struct Pulses {
     pub spread: Pulse,
     pub tell: Pulse,
 }
 
+/// `bell` rings when there are chunks, `due` are rung when their deliveries are in the queue.
 pub async fn run(
     pool: PgPool,
     bell: Arc<Notify>,

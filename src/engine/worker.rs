@@ -56,7 +56,9 @@ impl Foreman {
         let metrics = self.metrics.clone();
         metrics.worker_restarted(name, 0);
         self.holding(name, |stop| async move {
-            while AssertUnwindSafe(work(with.clone(), stop.clone())).catch_unwind().await.is_err() {
+            while AssertUnwindSafe(work(with.clone(), stop.clone())).catch_unwind().await.is_err()
+                && !*stop.borrow()
+            {
                 let after_s = BEGIN_ANEW_AFTER.as_secs();
                 tracing::error!(worker = name, after_s, "a worker panicked and begins anew");
                 tokio::time::sleep(BEGIN_ANEW_AFTER).await;

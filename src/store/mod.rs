@@ -53,7 +53,7 @@ pub async fn migrate(pool: &PgPool, waiting: impl Fn(&str)) -> Result<(), Migrat
         if !sqlstate_is_of(why, &[LOCK_NOT_HAD]) {
             return Err(error);
         }
-        waiting(&sessions::in_the_way(&patient).await?);
+        waiting(&sessions::in_the_way(&patient).await);
         tokio::time::sleep(LOCK_AGAIN_AFTER).await;
     }
     patient.close().await;

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::Error;
+use crate::domain::delivery::Lease;
 use crate::domain::id::{DeliveryId, EventId, NodeId, PartnerId, SubscriptionId};
 
 pub use books::Books;
@@ -71,6 +72,34 @@ pub async fn resume(
     limit: i64,
 ) -> Result<Resumed, Error> {
     resume_of(db, Some(subscription), limit).await
+}
+
+/// Counts a crash of deliveries whose results will not be written, under the leases that this node still has of them: these end without a word,
+/// as if their sender had gone.
+pub async fn count_crashes(
+    db: &mut PgConnection,
+    node: NodeId,
+    leases: &[&Lease],
+) -> Result<(), sqlx::Error> {
+    let all = |lease: &&Lease| {
+        let others = lease.others().iter().map(|other| (other.delivery, other.epoch));
+        let rows = std::iter::once((lease.delivery, lease.epoch)).chain(others);
+        rows.map(|(delivery, epoch)| (lease.partner.0, delivery.0, epoch)).collect::<Vec<_>>()
+    };
+    let rows: Vec<(Uuid, Uuid, i32)> = leases.iter().flat_map(all).collect();
+    sqlx::query(
+        "update queue q set crashes = q.crashes + 1
+         from unnest($2::uuid[], $3::uuid[], $4::int[]) as l (partner_id, delivery_id, epoch)
+         where q.partner_id = any (array[l.partner_id]) and q.delivery_id between l.delivery_id and l.delivery_id
+           and q.lease_owner = $1 and q.lease_epoch = l.epoch",
+    )
+    .bind(node.0)
+    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Makes up to `limit` rows, and as many of batches, due that a clock made due which was far ahead for a moment: no policy lets a delivery wait for more than a week and

@@ -53,8 +53,8 @@ pub(super) fn patient(like: &PgPool) -> PgPool {
 }
 
 /// Who has been in a transaction for long, and may have what somebody waits for: for an operator, who can end them.
-pub(super) async fn in_the_way(pool: &PgPool) -> Result<String, sqlx::Error> {
-    let others: Vec<String> = sqlx::query_scalar(
+pub(super) async fn in_the_way(pool: &PgPool) -> String {
+    let others: Result<Vec<String>, _> = sqlx::query_scalar(
         "select format('process %s (%s, %s for %s s)', pid, coalesce(nullif(application_name, ''), usename), state,
                        extract(epoch from clock_timestamp() - xact_start)::bigint)
          from pg_stat_activity
@@ -62,8 +62,11 @@ pub(super) async fn in_the_way(pool: &PgPool) -> Result<String, sqlx::Error> {
          order by xact_start limit 3",
     )
     .fetch_all(pool)
-    .await?;
-    Ok(if others.is_empty() { "nobody who would still be there".to_owned() } else { others.join(", ") })
+    .await;
+    match others {
+        Ok(others) if !others.is_empty() => others.join(", "),
+        _ => "another process that brings the schema up to date".to_owned(),
+    }
 }
 
 fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOptions {

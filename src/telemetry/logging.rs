@@ -1,7 +1,7 @@
 //! Where log lines go and what they look like. Who writes them, and what must not be in them, is the callers' matter.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 
 use tracing_subscriber::EnvFilter;
@@ -18,6 +18,8 @@ pub fn install(directives: &str, format: LogFormat) -> Result<(), ParseError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(directives)?)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would be said on standard error, which is what may be gone, by a macro that panics then.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let first = match format {
         LogFormat::Text => lines.try_init(),
@@ -40,7 +42,12 @@ fn say(panic: &PanicHookInfo) {
     // Empty unless RUST_BACKTRACE asks for it.
     let backtrace = Some(Backtrace::capture()).filter(|trace| trace.status() == BacktraceStatus::Captured);
     let backtrace = backtrace.as_ref().map(tracing::field::display);
-    tracing::error!(thread, place, backtrace, "panicked, which is a defect: {message}");
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(thread, place, backtrace, "panicked, which is a defect: {message}");
+    } else {
+        let place = place.as_deref().unwrap_or("somewhere");
+        let _nobody_listens = writeln!(std::io::stderr(), "{thread} panicked at {place}: {message}");
+    }
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ impl Metrics {
         }
         for surface in Surface::ALL {
             let surface = surface.as_str();
-            for outcome in Outcome::ALL.into_iter().filter(|outcome| outcome.is_of_a_post()) {
+            for outcome in Outcome::ALL.into_iter().filter(|outcome| outcome.is_of_an_attempt()) {
                 drop(self.0.attempts.get_or_create(&AttemptLabels { surface, outcome: outcome.as_str() }));
             }
         }

@@ -36,9 +36,11 @@ impl Pulse {
 
     /// It was done, or there was nothing to do.
     pub fn well(&self) {
-        if self.0.fails.swap(false, Ordering::AcqRel)
-            && let Some(failing) = self.failing().take()
-        {
+        if !self.0.fails.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let failing = self.failing().take();
+        if let Some(failing) = failing {
             let for_s = failing.since.elapsed().as_secs();
             tracing::info!(work = self.0.work, for_s, "what could not be done is done again");
         }
@@ -65,6 +67,10 @@ impl Pulse {
             let for_s = now.duration_since(since).as_secs();
             tracing::warn!(error = %error.chain(), work = self.0.work, for_s, "{trouble}; it is tried again");
         }
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.0.fails.load(Ordering::Acquire)
     }
 
     /// For how long it has not been done, with a failure at the beginning and no success since.

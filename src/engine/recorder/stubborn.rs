@@ -119,7 +119,7 @@ impl Stubborn {
                 self.note_again_at = Instant::now() + NOTE_EVERY;
             }
             self.try_some(|lines| &mut lines.mixed).await;
-            self.give_up();
+            self.give_up().await;
             // At the end nobody waits for the next time.
             if self.bad_again_at <= Instant::now() || self.arriving.is_closed() {
                 self.try_some(|lines| &mut lines.bad).await;
@@ -165,13 +165,16 @@ impl Stubborn {
         let results: Vec<_> = group.iter().map(|waiting| &waiting.finished).collect();
         match self.writer.write(&results, true).await {
             Ok(()) => {
+                self.known.pulse.well();
                 line(self).grow();
                 self.be_done_with(group);
             }
             Err(Failure::Lost(_) | Failure::NotTaken(_)) if group.len() > 1 => line(self).halve(group),
             Err(Failure::Lost(error) | Failure::NotTaken(error)) => {
                 let nothing_was_written = self.failed_at == Some(self.known.written.get());
-                group.into_iter().for_each(|one| self.failed_alone(one, &error));
+                for one in group {
+                    self.failed_alone(one, &error).await;
+                }
                 if nothing_was_written {
                     self.known.pulse.failed(&error, "results are not taken, and are kept");
                     // The next will not be either.
@@ -186,7 +189,7 @@ impl Stubborn {
         }
     }
 
-    fn failed_alone(&mut self, mut one: Waiting, error: &Error) {
+    async fn failed_alone(&mut self, mut one: Waiting, error: &Error) {
         let written = self.known.written.get();
         self.failed_at = Some(written);
         // What comes from the other line must not keep these from being tried.
@@ -199,6 +202,7 @@ impl Stubborn {
         let (delivery, subscription) = (lease.delivery, lease.subscription);
         if !matches!(error, Error::Unavailable(_)) || self.arriving.is_closed() {
             tracing::error!(error = %error.chain(), %delivery, %subscription, "a result was not taken; its delivery is sent again when its lease is over");
+            self.writer.count_crashes(&[&one.finished]).await;
             return self.be_done_with([one]);
         }
         if !self.is_said {
@@ -208,7 +212,7 @@ impl Stubborn {
         self.bad.waiting.push_back(one);
     }
 
-    fn give_up(&mut self) {
+    async fn give_up(&mut self) {
         let (now, failed_at) = (Instant::now(), self.failed_at.unwrap_or_default());
         let lease_is_over = |one: &Waiting| one.finished.held.lease.until <= now;
         let (over, rest): (VecDeque<_>, _) = self
@@ -220,6 +224,8 @@ impl Stubborn {
         if let Some(first) = over.front() {
             let delivery = first.finished.held.lease.delivery;
             tracing::error!(results = over.len(), first_delivery = %delivery, "results were not taken while their leases lasted; their deliveries are sent again");
+            let results: Vec<_> = over.iter().map(|one| &one.finished).collect();
+            self.writer.count_crashes(&results).await;
             self.be_done_with(over);
         }
         // Who is left may keep others from being sent no longer than its lease lasts.
@@ -234,6 +240,9 @@ impl Stubborn {
         let results = results.into();
         let concerned = Concerned::by(results.iter().map(|waiting| &waiting.finished));
         drop(results);
+        if self.mixed.is_empty() && self.bad.is_empty() {
+            self.known.pulse.well();
+        }
         self.bells.ring_for(concerned);
     }
 }

@@ -160,6 +160,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Counts a crash for what will not be written, as well as it can be: it is sent again, and must not be for ever.
+    pub async fn count_crashes(&mut self, results: &[&Finished]) {
+        let leases: Vec<_> = results.iter().map(|finished| &finished.held.lease).collect();
+        let node = self.node;
+        let counted = self.with_session(async |_, db| queue::count_crashes(db, node, &leases).await).await;
+        if let Err(failure) = counted {
+            tracing::warn!(error = %failure.error().chain(), "that these were sent in vain could not be counted");
+        }
+    }
+
     /// Also where it is not certain what was written before, or a day's partition is missing.
     async fn write_surely(
         &mut self,

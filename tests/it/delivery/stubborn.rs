@@ -99,6 +99,35 @@ async fn rule_23_what_arrives_again_and_again_while_its_results_are_not_taken_is
 }
 
 #[tokio::test]
+async fn rule_23_what_is_sent_in_vain_because_its_result_is_never_taken_is_given_up_after_five_times() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    let refuse = "create function refuse() returns trigger language plpgsql as $$
+        begin
+            if new.outcome = 'delivered' then raise exception 'damaged' using errcode = 'XX001'; end if;
+            return new;
+        end $$;
+        create trigger refuses before insert on attempts for each row execute function refuse()";
+    sqlx::raw_sql(refuse).execute(&database.pool).await.unwrap();
+    app.cancel_one().await;
+    for sent in 1..=5_i16 {
+        receiver.wait_for(usize::try_from(sent).unwrap()).await;
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let counted = "select coalesce(max(crashes), 0)::smallint from queue";
+        while sqlx::query_scalar::<_, i16>(counted).fetch_one(&database.pool).await.unwrap() < sent {
+            assert!(std::time::Instant::now() < deadline, "the {sent}. is not counted");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        database.advance(TimeDelta::seconds(31)).await;
+    }
+    let id = receiver.calls()[0].header("webhook-id").to_owned();
+    app.wait_for_state(&id, "dead").await;
+    assert_eq!(receiver.calls().len(), 5);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn rule_18_a_result_that_is_not_taken_is_in_nobodys_way_and_written_once_it_can_be() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, long_leases()).await;

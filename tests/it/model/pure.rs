@@ -33,6 +33,7 @@ impl Queued {
         self.due.is_some_and(|due| due <= now)
     }
 
+    /// At most.
     fn crashes_if_claimed(&self) -> i16 {
         self.crashes + i16::from(self.owner.is_some())
     }
@@ -242,7 +243,8 @@ impl Model {
 
     fn claim_one(&mut self, delivery: usize, node: usize) -> &mut Queued {
         let queued = self.deliveries[delivery].queued.as_mut().expect("only what is queued is claimed");
-        queued.crashes += i16::from(queued.owner.is_some());
+        // Nobody here shows that it is there. Who finds a lease of its own knows that it is.
+        queued.crashes += i16::from(queued.owner.is_some_and(|owner| owner != node));
         queued.owner = Some(node);
         queued.epoch += 1;
         queued.due = Some(self.now + LEASE_STEPS);

@@ -60,6 +60,11 @@ impl Herald {
         Herald { child, operator: operator.unwrap(), partner }
     }
 
+    /// Closes the other end of its log, as a terminal that goes does.
+    pub fn stop_reading_its_log(&mut self) {
+        drop(self.child.stderr.take().expect("its log was piped"));
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the server runs")
     }

@@ -60,7 +60,7 @@ claimed as (
     update queue q set
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
-        crashes = q.crashes + (q.lease_owner is not null and not exists (select from at_work w where w.id = q.lease_owner))::int,
+        crashes = q.crashes + ((q.lease_owner <> $1 and not exists (select from at_work w where w.id = q.lease_owner)) is true)::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from locked l join whole w on w.batch_id = l.batch_id
     where q.partner_id = any (array[l.partner_id]) and q.delivery_id between l.delivery_id and l.delivery_id

@@ -1,6 +1,6 @@
 -- Leases up to $2 due rows to this node, and returns them oldest first: deliveries start in that order. No more than fit into $6 of room (null: any
 -- number), of which a row takes one, and one more for every $7 bytes of its event; more says that others would have been there. A row that still names an owner when it is due again was never released. If that node is gone,
--- it counts as a crash: one that is there has stalled, or cannot write its results. SKIP LOCKED lets any number of nodes claim side by side; MATERIALIZED keeps the planner from
+-- it counts as a crash: one that is there has stalled, or cannot write its results, as this one has that was its own. SKIP LOCKED lets any number of nodes claim side by side; MATERIALIZED keeps the planner from
 -- evaluating the locking scan twice. What leaves in batches has a claim of its own.
 --
 -- $4 is the moment before which everything due was claimed already (null: look at all). Without it each claim would wade through the index
@@ -39,7 +39,7 @@ claimed as (
     update queue q set
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
-        crashes = q.crashes + (q.lease_owner is not null and not exists (select from at_work w where w.id = q.lease_owner))::int,
+        crashes = q.crashes + ((q.lease_owner <> $1 and not exists (select from at_work w where w.id = q.lease_owner)) is true)::int,
         due_at = herald_now() + make_interval(secs => $3 / 1000.0)
     from fits d
     where q.ctid = d.place
@@ -50,7 +50,7 @@ followed as (
     update queue q set
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
-        crashes = q.crashes + (q.lease_owner is not null and not exists (select from at_work w where w.id = q.lease_owner))::int,
+        crashes = q.crashes + ((q.lease_owner <> $1 and not exists (select from at_work w where w.id = q.lease_owner)) is true)::int,
         due_at = herald_now() + make_interval(secs => $3 / 1000.0)
     from fits d
     where (d.delivery_id in (select delivery_id from claimed)) is not true

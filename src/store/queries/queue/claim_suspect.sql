@@ -1,4 +1,4 @@
--- Leases the oldest due row whose sender has died or stalled twice at least since its last outcome, as far as anybody knows. Each of them
+-- Leases the oldest due row whose sender has died or whose result was lost twice at least, or may have been, since its last outcome, as far as anybody knows. Each of them
 -- may be what kills its sender, so they are claimed one at a time, and none is leased while another one is being sent.
 with due as materialized (
     select partner_id, delivery_id, due_at
@@ -15,7 +15,7 @@ claimed as (
     update queue q set
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
-        crashes = q.crashes + (q.lease_owner is not null and not exists (select from at_work w where w.id = q.lease_owner))::int,
+        crashes = q.crashes + ((q.lease_owner <> $1 and not exists (select from at_work w where w.id = q.lease_owner)) is true)::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
     from due d
     where q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
