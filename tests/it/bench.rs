@@ -102,6 +102,7 @@ fn scenario(kind: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: script/test --test it -- --ignored bench::"]
 async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
     let kinds = ["latency", "full-path", "publish", "callbacks", "hanging", "neighbour", "fan-out"];
     let mut scenarios = kinds.map(scenario);
@@ -154,6 +155,7 @@ async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: script/test --test it -- --ignored bench::"]
 async fn what_receivers_forget_fails_a_scenario_and_what_a_server_that_stops_held_does_not() {
     let (mut full_path, mut hanging) = (scenario("full-path"), scenario("hanging"));
     full_path["lose"] = true.into();

@@ -14,7 +14,7 @@ use crate::support::desk::{Answer, Desk, Listener};
 /// In everything that the owner has, and in nothing that the stranger asks with.
 const CANARY: &str = "canary-of-the-owner";
 /// The owner's test event waits for an engine that the desk does not have.
-const OWNER_WITHIN: Duration = Duration::from_millis(1_500);
+const OWNER_WITHIN: Duration = Duration::from_millis(700);
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// Makes whatever can be made: every operation of the API with its own example, in the owner's words.
