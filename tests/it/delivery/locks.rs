@@ -9,9 +9,6 @@ use uuid::Uuid;
 use super::nodes::wait_until_none_is;
 use crate::support::cluster::{self, TestDatabase};
 
-/// One, until somebody waits for a lock.
-const NOT_WAITING: &str = "select 1 - count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-
 const PARTNER: PartnerId = PartnerId(Uuid::from_u128(1));
 const SMALLER: Uuid = Uuid::from_u128(2);
 const GREATER: Uuid = Uuid::from_u128(3);
@@ -43,7 +40,7 @@ async fn a_node_gives_back_its_leases_in_the_order_of_their_keys() {
     let pool = database.pool.clone();
     let released =
         tokio::spawn(async move { queue::release_all(&mut pool.acquire().await.unwrap(), node).await });
-    wait_until_none_is(&database, NOT_WAITING).await;
+    database.until_waiting(1).await;
     lock(&mut somebody, QUEUED, GREATER).await;
     somebody.commit().await.unwrap();
     assert_eq!(released.await.unwrap().unwrap(), 2);
@@ -62,7 +59,7 @@ async fn a_batch_is_hastened_in_the_order_of_its_keys() {
         sqlx::raw_sql("set enable_indexscan = off").execute(&mut *connection).await.unwrap();
         queue::hasten(&mut connection, PARTNER, DeliveryId(GREATER)).await
     });
-    wait_until_none_is(&database, NOT_WAITING).await;
+    database.until_waiting(1).await;
     lock(&mut somebody, QUEUED, GREATER).await;
     somebody.commit().await.unwrap();
     assert!(hastened.await.unwrap().unwrap());

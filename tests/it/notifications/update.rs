@@ -265,10 +265,7 @@ async fn the_database_itself_keeps_an_event_type_to_one_active_subscription() {
     let asking = ann.put_json(&path, &wish);
     let commit = async {
         // The request has read that nobody has the type, and waits for the writer.
-        let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&world.database.pool).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
+        world.database.until_waiting(1).await;
         writer.commit().await.unwrap();
     };
     let (answer, ()) = tokio::join!(asking, commit);

@@ -5,7 +5,6 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::versions::until_waiting;
 use super::*;
 
 #[tokio::test]
@@ -86,7 +85,7 @@ async fn of_two_servers_that_cancel_a_session_at_once_one_does() {
             })
         };
         let cancels = [cancel(world.ann.clone()), cancel(world.ann.of(&other))];
-        until_waiting(&world.database.pool, 2).await;
+        world.database.until_waiting(2).await;
         holder.rollback().await.unwrap();
         let mut replies: Vec<_> = join_all(cancels).await.into_iter().map(Result::unwrap).collect();
         replies.sort_by_key(|reply| reply.status);

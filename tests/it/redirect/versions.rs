@@ -2,7 +2,6 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::*;
@@ -98,7 +97,7 @@ async fn of_two_updates_that_read_the_same_version_exactly_one_is_made() {
         tokio::spawn(async move { ann.patch(&subscription(id), &[], &json!({ "callbackUrl": url })).await })
     };
     let updates = [update("https://partner.example/left"), update("https://partner.example/right")];
-    until_waiting(&world.database.pool, 2).await;
+    world.database.until_waiting(2).await;
     holder.rollback().await.unwrap();
 
     let replies = join_all(updates).await.into_iter().map(Result::unwrap);
@@ -129,20 +128,4 @@ async fn no_update_is_ever_lost() {
     made.dedup();
     assert_eq!(made.len(), count, "each made a version of its own");
     assert_eq!(world.ann.get(&subscription(id)).await.header("etag"), format!("\"{}\"", count + 1));
-}
-
-/// Returns once this many sessions of the database wait for a lock.
-pub async fn until_waiting(pool: &PgPool, wanted: i64) {
-    loop {
-        let waiting: i64 = sqlx::query_scalar(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-        )
-        .fetch_one(pool)
-        .await
-        .unwrap();
-        if waiting >= wanted {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }

@@ -6,13 +6,14 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use herald::embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::mpsc;
 
+use super::partner::PATIENCE;
 use super::scratch::{self, Scratch};
 
 /// What every test's database is a copy of.
@@ -161,6 +162,16 @@ impl TestDatabase {
              as $$ select statement_timestamp() + interval '{ahead_us} microseconds' $$"
         );
         sqlx::query(AssertSqlSafe(moved)).execute(&self.pool).await.unwrap();
+    }
+
+    /// Returns once so many of its sessions, or more, wait for a lock.
+    pub async fn until_waiting(&self, wanted: i64) {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let deadline = Instant::now() + PATIENCE;
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&self.pool).await.unwrap() < wanted {
+            assert!(Instant::now() < deadline, "nobody waits");
+            tokio::task::yield_now().await;
+        }
     }
 }
 
