@@ -50,7 +50,7 @@ pub struct SubscriptionStanding {
 pub struct NewSigningKey {
     pub text: Secret,
     pub created_at: DateTime<Utc>,
-    pub previous_valid_until: Option<DateTime<Utc>>,
+    pub previous_valid_until: DateTime<Utc>,
 }
 
 impl Hub {

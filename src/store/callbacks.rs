@@ -4,10 +4,10 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::domain::Error;
 use crate::domain::id::{CallbackId, PartnerId};
 use crate::domain::signature::SUPERSEDED_KEYS_MAX;
 use crate::domain::surface::Surface;
+use crate::domain::{Error, Noun};
 
 pub struct NewCallback<'a> {
     pub id: CallbackId,
@@ -56,14 +56,15 @@ pub async fn update(
 
 /// Installs a new signing key within the present transaction; the present one stays valid beside it for a day, and so do those before it, each
 /// for its own, up to [`SUPERSEDED_KEYS_MAX`]. Returns until when the present one does.
+/// Errors: `NotFound` when the callback was wiped meanwhile.
 pub async fn rotate_signing_key(
     db: &mut PgConnection,
     partner: PartnerId,
     id: CallbackId,
     signing_key: &[u8],
-) -> Result<Option<DateTime<Utc>>, Error> {
+) -> Result<DateTime<Utc>, Error> {
     // The lock is what keeps two changes at once from both superseding the same key, and losing one of theirs.
-    let until = sqlx::query_scalar(
+    let until: Option<DateTime<Utc>> = sqlx::query_scalar(
         "insert into superseded_signing_keys (partner_id, callback_id, signing_key, valid_until)
          select partner_id, id, signing_key, herald_now() + interval '24 hours' from callbacks
          where partner_id = $1 and id = $2 and signing_key is not null for update
@@ -73,6 +74,7 @@ pub async fn rotate_signing_key(
     .bind(id.0)
     .fetch_optional(&mut *db)
     .await?;
+    let until = until.ok_or(Error::NotFound(Noun::Subscription))?;
     sqlx::query(
         "update callbacks set signing_key = $3, updated_at = herald_now() where partner_id = $1 and id = $2",
     )

@@ -187,8 +187,7 @@ fn milliseconds(ms: i64) -> Result<Duration, &'static str> {
 pub struct SigningKey {
     key: String,
     created_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    previous_valid_until: Option<String>,
+    previous_valid_until: String,
 }
 
 impl SigningKey {
@@ -198,7 +197,7 @@ impl SigningKey {
         Ok(Self {
             key: key.to_owned(),
             created_at: wire_time_ms(new.created_at),
-            previous_valid_until: new.previous_valid_until.map(wire_time_ms),
+            previous_valid_until: wire_time_ms(new.previous_valid_until),
         })
     }
 }

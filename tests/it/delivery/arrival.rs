@@ -3,13 +3,14 @@
 use chrono::TimeDelta;
 use herald::clock;
 use herald::domain::signature::{Received, SigningKey, TOLERANCE_S, sign, verify};
+use reqwest::Method;
 use serde_json::json;
 use sqlx::Row;
 use uuid::Uuid;
 
 use crate::support::app::{App, settings};
 use crate::support::cluster;
-use crate::support::partner::{CALLBACK_KEY, of_attempts, text};
+use crate::support::partner::{CALLBACK_KEY, of_attempts, own_path, text};
 use crate::support::receiver::{Call, Receiver, Reply};
 
 #[tokio::test]
@@ -173,6 +174,25 @@ async fn rule_08_many_new_keys_in_a_day_leave_the_newest_eight_superseded_ones()
     app.roll_signing_key(subscription).await;
     let kept = sqlx::query_scalar::<_, i64>("select count(*) from superseded_signing_keys");
     assert_eq!(kept.fetch_one(&database.pool).await.unwrap(), 1, "what is over goes with the next change");
+}
+
+#[tokio::test]
+async fn rule_09_a_new_signing_key_that_comes_too_late_brings_no_secret_back() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    // The part of a deletion that a new key has to wait for.
+    let mut deletion = database.pool.begin().await.unwrap();
+    let wiped = sqlx::query("update callbacks set credentials = null, signing_key = null");
+    assert_eq!(wiped.execute(&mut *deletion).await.unwrap().rows_affected(), 1);
+    let path = own_path(subscription, "/signing-keys");
+    let (rolled, ()) = tokio::join!(app.ask(Method::POST, &path, None), async {
+        database.until_waiting(1).await;
+        deletion.commit().await.unwrap();
+    });
+    assert_eq!((rolled.0, &rolled.1["code"]), (404, &json!("SubscriptionNotFound")));
+    let kept = "select (select count(*) from callbacks where signing_key is not null) + (select count(*) from superseded_signing_keys)";
+    assert_eq!(sqlx::query_scalar::<_, i64>(kept).fetch_one(&database.pool).await.unwrap(), 0);
 }
 
 fn signatures(call: &Call) -> usize {
