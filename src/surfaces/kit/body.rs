@@ -7,12 +7,12 @@ use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::guard::Trouble;
+use super::guard::{self, Trouble};
 
 /// The whole body, at most `bytes_max`.
 /// Errors: `PayloadTooLarge`, or `BrokenBody` when the client stopped sending.
 pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Trouble> {
-    match Limited::new(body, bytes_max).collect().await {
+    match guard::waiting_for_body(Limited::new(body, bytes_max).collect()).await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Trouble::PayloadTooLarge { bytes_max })

@@ -164,12 +164,7 @@ impl Problem {
             )
             .about(violations),
             Error::Transition { noun, from, .. } => Self::transition(*noun, from),
-            Error::Unavailable(_) => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "ServiceUnavailable",
-                "The service is not available right now.",
-            )
-            .with_header(RETRY_AFTER, retry_after_s(UNAVAILABLE_FOR).into()),
+            Error::Unavailable(_) => Self::unavailable(),
             Error::Internal(_) => Self::internal(),
         }
     }
@@ -193,11 +188,20 @@ impl Problem {
                 format!("The request body is larger than {bytes_max} bytes."),
             ),
             Trouble::BrokenBody => Self::invalid(&Violations::one("body", "was not sent to its end")),
-            Trouble::TimedOut => {
-                Self::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "The request took too long.")
-            }
+            Trouble::TimedOut => Self::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "RequestTimeout",
+                "The request body took too long to arrive.",
+            ),
+            Trouble::Overran => Self::unavailable(),
             Trouble::Panicked => Self::internal(),
         }
+    }
+
+    fn unavailable() -> Self {
+        let detail = "The service is not available right now.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", detail)
+            .with_header(RETRY_AFTER, retry_after_s(UNAVAILABLE_FOR).into())
     }
 
     fn invalid(violations: &Violations) -> Self {
@@ -353,6 +357,7 @@ mod tests {
             (Trouble::PayloadTooLarge { bytes_max: 1 }, (413, "PayloadTooLarge")),
             (Trouble::BrokenBody, (400, "Validation")),
             (Trouble::TimedOut, (408, "RequestTimeout")),
+            (Trouble::Overran, (503, "ServiceUnavailable")),
             (Trouble::Panicked, (500, "GeneralErrorOccurred")),
         ] {
             assert_eq!(told(trouble.into()), expected);

@@ -13,9 +13,11 @@ use http_body_util::BodyExt as _;
 use sqlx::postgres::PgPoolOptions;
 use tower::ServiceExt as _;
 
+use super::body;
 use super::conversation::converse;
 use super::routes::Route;
 use super::{Api, ApiSettings, DefaultPolicy};
+use crate::domain::Error;
 use crate::domain::egress::EgressPolicy;
 use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
@@ -52,11 +54,19 @@ pub fn api() -> Api {
     Api { hub, settings: Arc::new(settings) }
 }
 
-/// Two routes that misbehave: one panics, the other never answers.
+/// Two routes that misbehave: one panics, the other never answers, or, by POST, waits for a body that never comes.
 pub fn misbehaving(panic: &'static str, stall: &'static str) -> [Route<Api>; 2] {
     [
         Route::new("GET", panic, get(async || -> Response { panic!("canary") })),
-        Route::new("GET", stall, get(async || std::future::pending::<Response>().await)),
+        Route::new(
+            "GET",
+            stall,
+            get(async || std::future::pending::<Response>().await).post(async || -> Response {
+                let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Error>>());
+                let ended = body::read(body, 1).await;
+                panic!("{ended:?}")
+            }),
+        ),
     ]
 }
 

@@ -14,6 +14,8 @@ use crate::surfaces::kit::conversation::Conversation;
 use crate::surfaces::kit::guard::{Trouble, log_failure};
 use crate::surfaces::kit::refusal::{self, UNAVAILABLE_FOR, exceeded};
 
+const NOT_NOW: &str = "The service is not available right now: try again later";
+
 /// Why a request of this dialect failed, on its way to the wire.
 #[derive(Debug)]
 pub struct Failure {
@@ -142,9 +144,7 @@ impl From<Error> for Failure {
             }
             Error::NotFound(_) | Error::NotYours(_) => Self::object_not_found("There is no such object"),
             Error::VersionMismatch(_) => Self::unavailable("It was changed at the same moment: try again"),
-            Error::Unavailable(_) => {
-                Self::unavailable("The service is not available right now: try again later")
-            }
+            Error::Unavailable(_) => Self::unavailable(NOT_NOW),
             Error::LimitExceeded { limit, after } => Self {
                 again_after: Some(*after),
                 ..Self::new(
@@ -201,8 +201,9 @@ impl From<Trouble> for Failure {
                 StatusCode::REQUEST_TIMEOUT,
                 "REQUEST_TIMEOUT",
                 "Request timeout",
-                "The request took too long",
+                "The request body took too long to arrive",
             ),
+            Trouble::Overran => Self::unavailable(NOT_NOW),
             Trouble::Panicked => Self::unexpected(),
         }
     }

@@ -77,7 +77,8 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_answers_in_the_published_s
             "INVALID_USER_NAME_PASSWORD",
         ),
         ("GET", "/rest/panic", &[], "", 500, "GENERAL_ERROR_OCCURRED"),
-        ("GET", "/rest/stall", &[], "", 408, "REQUEST_TIMEOUT"),
+        ("GET", "/rest/stall", &[], "", 503, "SERVICE_UNAVAILABLE"),
+        ("POST", "/rest/stall", &[], "", 408, "REQUEST_TIMEOUT"),
     ] {
         let (found, headers, told) = ask(method, path, headers, body).await;
         let (title, detail) = (told["title"].clone(), told["detail"].clone());
@@ -95,6 +96,7 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_answers_in_the_published_s
         assert_eq!(headers["cache-control"], "no-store");
         assert_eq!(headers.contains_key("www-authenticate"), status == 401);
         assert_eq!(headers.contains_key("allow"), status == 405, "{headers:?}");
+        assert_eq!(headers.contains_key("retry-after"), status == 503);
         assert!(headers.contains_key("x-request-id") && headers.contains_key("x-correlation-id"));
     }
 }

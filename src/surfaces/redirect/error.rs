@@ -114,14 +114,7 @@ fn of_error(error: &Error) -> Problem<'_> {
             "InvalidRedirectSessionStateTransition",
             format!("The redirect session is {from} and cannot become {to}."),
         ),
-        Error::Unavailable(_) => Problem {
-            after: Some(UNAVAILABLE_FOR),
-            ..Problem::new(
-                503,
-                "ServiceUnavailable",
-                "The service is not available right now: try again later.",
-            )
-        },
+        Error::Unavailable(_) => unavailable(),
         Error::Internal(_) => unexpected(),
     }
 }
@@ -151,9 +144,15 @@ fn of_trouble(trouble: &Trouble) -> Problem<'static> {
             },
             ..Problem::new(400, "Validation", "The request body could not be read.")
         },
-        Trouble::TimedOut => Problem::new(408, "RequestTimeout", "The request took too long."),
+        Trouble::TimedOut => Problem::new(408, "RequestTimeout", "The request body took too long to arrive."),
+        Trouble::Overran => unavailable(),
         Trouble::Panicked => unexpected(),
     }
+}
+
+fn unavailable() -> Problem<'static> {
+    let detail = "The service is not available right now: try again later.";
+    Problem { after: Some(UNAVAILABLE_FOR), ..Problem::new(503, "ServiceUnavailable", detail) }
 }
 
 fn unexpected() -> Problem<'static> {

@@ -29,7 +29,8 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_answers_in_the_published_e
         ("OPTIONS", subscription.as_str(), 405, "MethodNotAllowed"),
         ("GET", subscription.as_str(), 401, "Unauthorized"),
         ("GET", "/panic", 500, "GeneralErrorOccurred"),
-        ("GET", "/stall", 408, "RequestTimeout"),
+        ("GET", "/stall", 503, "ServiceUnavailable"),
+        ("POST", "/stall", 408, "RequestTimeout"),
     ] {
         for mount in ["", MOUNT] {
             let (found, headers, body) = ask(mount, method, path).await;
@@ -45,6 +46,7 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_answers_in_the_published_e
             assert_eq!(headers["x-correlation-id"], "c-1");
             assert_eq!(headers.contains_key("www-authenticate"), status == 401);
             assert_eq!(headers.contains_key("allow"), status == 405, "{headers:?}");
+            assert_eq!(headers.contains_key("retry-after"), status == 503);
         }
     }
 }

@@ -133,10 +133,7 @@ fn of_error(error: &Error) -> Problem {
         Error::LimitExceeded { after, .. } => {
             Problem { after: Some(*after), ..Problem::new(429, "Too many requests: try again later.") }
         }
-        Error::Unavailable(_) => Problem {
-            after: Some(UNAVAILABLE_FOR),
-            ..Problem::new(503, "The service is not available right now: try again later.")
-        },
+        Error::Unavailable(_) => unavailable(),
         Error::Internal(_) => unexpected(),
     }
 }
@@ -154,9 +151,15 @@ fn of_trouble(trouble: &Trouble) -> Problem {
             Problem::new(413, format!("The request body is larger than {bytes_max} bytes."))
         }
         Trouble::BrokenBody => Problem::invalid(&Violations::one("body", "ended before it was complete")),
-        Trouble::TimedOut => Problem::new(408, "The request took too long."),
+        Trouble::TimedOut => Problem::new(408, "The request body took too long to arrive."),
+        Trouble::Overran => unavailable(),
         Trouble::Panicked => unexpected(),
     }
+}
+
+fn unavailable() -> Problem {
+    let detail = "The service is not available right now: try again later.";
+    Problem { after: Some(UNAVAILABLE_FOR), ..Problem::new(503, detail) }
 }
 
 fn unexpected() -> Problem {
@@ -219,6 +222,7 @@ mod tests {
             (Trouble::PayloadTooLarge { bytes_max: 1 }, (413, "RequestEntityTooLarge")),
             (Trouble::BrokenBody, (400, "BadRequest")),
             (Trouble::TimedOut, (408, "RequestTimeout")),
+            (Trouble::Overran, (503, "ServiceUnavailable")),
             (Trouble::Panicked, (500, "InternalServerError")),
         ] {
             let (status, body) = told(exchange(Format::Jsv).trouble(&trouble)).await;

@@ -25,7 +25,8 @@ async fn rule_17_whatever_goes_wrong_around_a_handler_is_told_in_the_format_of_t
         ("GET", subscription, 401, "Unauthorized"),
         ("POST", delete.as_str(), 401, "Unauthorized"),
         ("GET", "/api/panic", 500, "InternalServerError"),
-        ("GET", "/sync/stall", 408, "RequestTimeout"),
+        ("GET", "/sync/stall", 503, "ServiceUnavailable"),
+        ("POST", "/sync/stall", 408, "RequestTimeout"),
     ] {
         for (accept, content_type, start) in [
             (
