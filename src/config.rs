@@ -327,7 +327,7 @@ fn log(raw: &RawConfig, r: &mut Reader) -> String {
     r.value("HERALD_LOG", raw.log.as_deref(), instead, |text| {
         EnvFilter::try_new(text).is_ok().then(|| text.to_owned())
     })
-    .unwrap_or_else(|| "info,sqlx=warn".to_owned())
+    .unwrap_or_else(|| "info,sqlx=warn,sqlx_core::pool=off".to_owned())
 }
 
 fn log_format(raw: &RawConfig, r: &mut Reader) -> LogFormat {

@@ -138,7 +138,7 @@ pub struct RawConfig {
     #[arg(long, value_name = "COUNT", env = "HERALD_BACKLOG_MAX", hide_env_values = true)]
     pub backlog_max: Option<String>,
 
-    /// What to log: a level, or directives such as `info,herald=debug` [default: info,sqlx=warn]
+    /// What to log: a level, or directives such as `info,herald=debug` [default: info,sqlx=warn,sqlx_core::pool=off]
     #[arg(long, value_name = "DIRECTIVES", env = "HERALD_LOG", hide_env_values = true)]
     pub log: Option<String>,
 

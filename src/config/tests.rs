@@ -53,7 +53,10 @@ fn development_needs_nothing() {
     assert!(config.stop_timeout_ms <= 20_000);
     assert_eq!(config.backlog_max, 5_000_000);
     assert_eq!((config.retention_days, config.batch_linger_ms), (30, 50));
-    assert_eq!((config.log.as_str(), config.log_format), ("info,sqlx=warn", LogFormat::Text));
+    assert_eq!(
+        (config.log.as_str(), config.log_format),
+        ("info,sqlx=warn,sqlx_core::pool=off", LogFormat::Text)
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -16,6 +17,7 @@ use crate::domain::Error;
 const SHARED_MAX: u32 = 21;
 /// How long a request waits for a session before it is told to come back.
 const SESSION_WITHIN: Duration = Duration::from_secs(5);
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Of every session: statements are bounded, and a commit means that it is on disk.
 const ANY: &str = "set synchronous_commit = on; set statement_timeout = '30s'; set lock_timeout = '10s';
@@ -74,12 +76,7 @@ fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOpti
         .max_connections(sessions_max)
         .acquire_timeout(SESSION_WITHIN)
         .after_connect(move |session, _| {
-            Box::pin(async move {
-                for each in settings {
-                    sqlx::raw_sql(*each).execute(&mut *session).await?;
-                }
-                check_takes_writes(session).await
-            })
+            Box::pin(async move { set_up(session, settings).await.inspect_err(complain) })
         })
         // Asked each time instead of a ping: a server that was a standby, or became one, must not keep sessions that can write nothing.
         .test_before_acquire(false)
@@ -94,6 +91,25 @@ fn set_up_by(settings: &'static [&'static str], sessions_max: u32) -> PgPoolOpti
                 }
             })
         })
+}
+
+async fn set_up(session: &mut PgConnection, settings: &[&'static str]) -> Result<(), sqlx::Error> {
+    for each in settings {
+        sqlx::raw_sql(*each).execute(&mut *session).await?;
+    }
+    check_takes_writes(session).await
+}
+
+/// Why no session can be had, now and then. A pool tries again at once for each who waits, who are only told that they waited in vain; what it says
+/// itself each time is not among the lines that are asked for by default.
+fn complain(error: &sqlx::Error) {
+    static SAID_AT: Mutex<Option<Instant>> = Mutex::new(None);
+    let now = Instant::now();
+    let mut said_at = SAID_AT.lock().unwrap_or_else(PoisonError::into_inner);
+    if said_at.is_none_or(|at| now.duration_since(at) >= COMPLAIN_EVERY) {
+        *said_at = Some(now);
+        tracing::warn!(%error, "no session of the database can be had; it is tried again");
+    }
 }
 
 /// Errors: this server takes no writes, or does not say.

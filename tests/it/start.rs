@@ -2,9 +2,11 @@
 
 use std::process::Stdio;
 
+use reqwest::Method;
 use tokio::process::Command;
 
 use crate::support::cluster;
+use crate::support::herald::Herald;
 use crate::support::partner::PATIENCE;
 use crate::support::scratch::Scratch;
 
@@ -74,4 +76,38 @@ async fn a_certificate_that_cannot_be_trusted_is_named_by_its_setting() {
     let settings = [&development(&url)[..], &[("HERALD_EGRESS_CA_FILE", file.to_str().unwrap())]].concat();
     let said = refused(&["serve"], &settings).await;
     assert!(said.contains("HERALD_EGRESS_CA_FILE") && said.contains("PEM"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_odd_is_told_at_start_and_a_database_that_can_only_be_read_once_a_minute() {
+    let (database, folder) = (cluster::database().await, Scratch::new("odd"));
+    std::fs::create_dir_all(folder.path()).unwrap();
+    let (url, log) = (database.url(), folder.path().join("log"));
+    let odd = [("HERALD_LISTN", "127.0.0.1:1"), ("HERALD_RETENTION_DAYS", "1")];
+    let settings = [&development(&url)[..], &odd].concat();
+    let place = std::fs::File::create(&log).unwrap().into();
+    let herald = Herald::start_logging(folder.path(), &settings, place).await;
+    let lines_with = |words: &str| {
+        std::fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains(words)).count()
+    };
+    assert_eq!((lines_with("HERALD_LISTN"), lines_with("HERALD_RETENTION_DAYS is shorter")), (1, 1));
+
+    let mut other = database.pool.acquire().await.unwrap();
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut *other).await.unwrap();
+    let only_read =
+        sqlx::AssertSqlSafe(format!("alter database \"{name}\" set default_transaction_read_only = on"));
+    sqlx::raw_sql(only_read).execute(&mut *other).await.unwrap();
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and application_name = 'herald'";
+    assert_ne!(sqlx::query_scalar::<_, i64>(end).fetch_one(&mut *other).await.unwrap(), 0);
+    for _ in 0..2 {
+        let (status, _) = herald.ask(Method::GET, "/herald/v1/deliveries", None).await;
+        assert_eq!(status, 503);
+    }
+    let why = lines_with("no session of the database can be had");
+    assert!((1..=2).contains(&why), "{}", std::fs::read_to_string(&log).unwrap());
+    assert_eq!(lines_with("takes no writes"), why, "and nobody else says the same");
+    assert!(herald.terminate().await.success());
+    let said = refused(&["migrate"], &development(&url)).await;
+    assert!(said.contains("takes no writes"), "{said}");
 }
