@@ -30,7 +30,7 @@ use crate::engine::{self, Dialects, Engine};
 use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
-use crate::hub::{self, Hub};
+use crate::hub::{self, Hub, ring_fit};
 use crate::listener::{self, Responder};
 use crate::operator::{self, Operator};
 use crate::store;
@@ -80,6 +80,9 @@ impl App {
             );
         })
         .await?;
+        if let Some(misfit) = ring_fit::misfit(&pool, &keys).await? {
+            return Err(StartError::Keys(misfit));
+        }
         let (health, metrics) = (Health::default(), Metrics::default());
         let egress = Arc::new(egress_policy(&config));
         let retry =

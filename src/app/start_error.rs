@@ -2,7 +2,9 @@
 
 use sqlx::migrate::MigrateError;
 
+use crate::domain::Error;
 use crate::engine::outbound::OutboundError;
+use crate::hub::ring_fit::Misfit;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -10,6 +12,8 @@ pub enum StartError {
         "the database cannot be used: {0}; see that PostgreSQL 14 or newer runs there and that DATABASE_URL is right"
     )]
     Database(#[from] sqlx::Error),
+    #[error("the database cannot be read: {}; see that DATABASE_URL's user owns the database", .0.chain())]
+    Read(#[from] Error),
     #[error(
         "this database was upgraded by a newer Herald, whose migration {0} is unknown to this one: run that version, or restore a backup from \
          before the upgrade"
@@ -30,6 +34,8 @@ pub enum StartError {
         "callbacks cannot be called, because TLS cannot be set up: {0}; no setting changes that: run another build of Herald, and report this one"
     )]
     Tls(String),
+    #[error("HERALD_SECRET_KEYS, or the keys in the data folder where that is not set: {0}")]
+    Keys(#[source] Misfit),
     #[error("{setting}: {wrong}")]
     Setting { setting: &'static str, wrong: String },
 }

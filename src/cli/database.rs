@@ -27,12 +27,7 @@ impl DatabaseArgs {
     pub async fn open(&self) -> Result<PgPool, String> {
         let url = self.database_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
         let url = url.ok_or("DATABASE_URL is not set: say which PostgreSQL to work on")?;
-        // What the parser says could repeat the password.
-        let options: PgConnectOptions = url.parse().map_err(|_| {
-            "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database"
-                .to_owned()
-        })?;
-        let options = options.application_name("herald");
+        let options = connect_options(url)?.application_name("herald");
         reach(&options, Duration::ZERO).await?;
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options);
         let waiting = |blockers: &str| {
@@ -41,6 +36,15 @@ impl DatabaseArgs {
         store::migrate(&pool, waiting).await.map_err(|error| StartError::from(error).to_string())?;
         Ok(pool)
     }
+}
+
+/// Where a URL leads. Errors: what to write instead; what the parser says could repeat the password.
+pub fn connect_options(url: &str) -> Result<PgConnectOptions, String> {
+    url.parse().map_err(|_| {
+        "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database, \
+         and in user and password %23 for #, %2F for /, %3A for :, %3F for ?, %40 for @ and %25 for %"
+            .to_owned()
+    })
 }
 
 /// Connects once, to find out whether that can be done; again for so long while the database is not there yet. Errors: the reason, which a pool

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use url::Url;
 
-use super::database::reach;
+use super::database::{self, reach};
 use crate::app::{App, Fallen};
 use crate::config::{Config, Mode, RawConfig};
 use crate::domain::key_ring::KeyRing;
@@ -125,7 +124,7 @@ struct Started {
 async fn start(config: &Config, folder: &Path, public_url: Url) -> Result<Started, String> {
     let (database, postgres) = match &config.database_url {
         Some(url) => {
-            let options = connect_options(url)?;
+            let options = database::connect_options(url.expose_str().unwrap_or_default())?;
             reach(&options, DATABASE_WITHIN).await?;
             (options, None)
         }
@@ -193,13 +192,6 @@ fn stop_signal() -> Result<watch::Receiver<bool>, String> {
         std::future::pending::<()>().await;
     });
     Ok(receiver)
-}
-
-fn connect_options(url: &Secret) -> Result<PgConnectOptions, String> {
-    // What the parser says could repeat the password.
-    url.expose_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        "DATABASE_URL is not a PostgreSQL URL; write postgres://user:password@host:port/database".to_owned()
-    })
 }
 
 /// Brings the private PostgreSQL back when it ends by itself, until nobody needs it any more; then there may be none.

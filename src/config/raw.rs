@@ -78,11 +78,11 @@ pub struct RawConfig {
     #[arg(long, value_name = "MS", env = "HERALD_REQUEST_TIMEOUT_MS", hide_env_values = true)]
     pub request_timeout_ms: Option<String>,
 
-    /// Largest request body [default: 1048576]
+    /// Largest request body, but for `POST /events`, which has bounds of its own [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "HERALD_BODY_BYTES_MAX", hide_env_values = true)]
     pub body_bytes_max: Option<String>,
 
-    /// Most connections that clients may have open at once [default: 4096]
+    /// Most connections that clients may have open at once to each listener [default: 4096]
     #[arg(long, value_name = "COUNT", env = "HERALD_CONNECTIONS_MAX", hide_env_values = true)]
     pub connections_max: Option<String>,
 
@@ -126,7 +126,7 @@ pub struct RawConfig {
     #[arg(long, value_name = "MS", env = "HERALD_BATCH_LINGER_MS", hide_env_values = true)]
     pub batch_linger_ms: Option<String>,
 
-    /// How long stopping may take before what is left is dropped; at most 20000 [default: 15000]
+    /// How long stopping may take; what is not delivered by then is given back, not lost; at most 20000 [default: 15000]
     #[arg(long, value_name = "MS", env = "HERALD_STOP_TIMEOUT_MS", hide_env_values = true)]
     pub stop_timeout_ms: Option<String>,
 

@@ -179,15 +179,21 @@ impl Error {
 
     /// The whole chain of causes in one line, for the log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        with_causes(self)
     }
+}
+
+/// An error with its causes, in one line. Some say themselves what their cause says; that is not said again.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+    }
+    text
 }
 
 impl From<Violations> for Error {
@@ -199,6 +205,20 @@ impl From<Violations> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_error_says_of_its_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the row is wrong: {0}")]
+        struct Row(#[source] std::num::ParseIntError);
+        #[derive(Debug, thiserror::Error)]
+        #[error("no number")]
+        struct Number(#[source] Row);
+        let odd = || Row("x".parse::<u8>().unwrap_err());
+        let told = "the row is wrong: invalid digit found in string";
+        assert_eq!(Error::internal(odd()).chain(), format!("unexpected failure: {told}"));
+        assert_eq!(Error::internal(Number(odd())).chain(), format!("unexpected failure: no number: {told}"));
+    }
 
     #[test]
     fn rule_14_of_wrong_fields_without_number_a_hundred_are_kept() {

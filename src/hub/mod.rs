@@ -13,6 +13,7 @@ pub mod partners;
 pub mod probe;
 pub mod publish;
 pub mod replays;
+pub mod ring_fit;
 pub mod rotation;
 pub mod sessions;
 pub mod subscriptions;

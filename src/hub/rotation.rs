@@ -9,8 +9,9 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::domain::Error;
 use crate::domain::key_ring::{KeyRing, key_id_of};
+use crate::hub::ring_fit::{self, Misfit};
 use crate::store::nodes;
-use crate::store::sealed::{self, SEALED_COLUMNS, SealedColumn, Stale};
+use crate::store::sealed::{self, SEALED_COLUMNS, SealedColumn, SealedValue};
 
 /// Values that are read, sealed and written together.
 const BATCH: i64 = 250;
@@ -30,6 +31,8 @@ pub enum Refused {
         "{values} values in {column} are sealed with key `{key_id}`, which is not in the ring; put it behind the others"
     )]
     UnknownKey { column: String, values: i64, key_id: String },
+    #[error("HERALD_SECRET_KEYS: {0}")]
+    Misfit(Misfit),
     #[error("{}", .0.chain())]
     Failed(#[from] Error),
 }
@@ -77,7 +80,10 @@ impl Rotation {
                 values += u64::try_from(count).map_err(Error::internal)?;
             }
         }
-        Ok(Survey { values })
+        match ring_fit::misfit(&self.pool, &self.keys).await? {
+            Some(misfit) => Err(Refused::Misfit(misfit)),
+            None => Ok(Survey { values }),
+        }
     }
 
     /// Does it. `progress` is told how many values were looked at, after each batch.
@@ -126,9 +132,9 @@ impl Rotation {
     fn seal_anew(
         &self,
         column: SealedColumn,
-        batch: Vec<Stale>,
+        batch: Vec<SealedValue>,
         broken: &mut Vec<String>,
-    ) -> Vec<(Stale, Vec<u8>)> {
+    ) -> Vec<(SealedValue, Vec<u8>)> {
         let mut values = Vec::with_capacity(batch.len());
         for stale in batch {
             match self.keys.open(&stale.identity, &stale.sealed) {

@@ -51,16 +51,16 @@ pub const SEALED_COLUMNS: [SealedColumn; 4] = [
 /// Where a walk over a column stands.
 pub type Place = (Uuid, Uuid);
 
-/// A value that another key than the present one has sealed.
+/// A value as it was read, and where.
 #[derive(sqlx::FromRow)]
-pub struct Stale {
+pub struct SealedValue {
     first: Uuid,
     second: Uuid,
     pub identity: String,
     pub sealed: Vec<u8>,
 }
 
-impl Stale {
+impl SealedValue {
     pub fn place(&self) -> Place {
         (self.first, self.second)
     }
@@ -91,7 +91,7 @@ pub async fn list_stale(
     header: &[u8],
     after: Option<Place>,
     limit: i64,
-) -> Result<Vec<Stale>, Error> {
+) -> Result<Vec<SealedValue>, Error> {
     let SealedColumn { table, column, key: (first, second), identity } = of;
     let after = after.unwrap_or((Uuid::nil(), Uuid::nil()));
     let rows = sqlx::query_as(AssertSqlSafe(format!(
@@ -109,12 +109,30 @@ pub async fn list_stale(
     Ok(rows)
 }
 
+/// A few values of a column, the last by their keys. There may be none among very many rows, and only some of those are looked at.
+pub async fn list_some(
+    db: &mut PgConnection,
+    of: SealedColumn,
+    limit: i64,
+) -> Result<Vec<SealedValue>, Error> {
+    let SealedColumn { table, column, key: (first, second), identity } = of;
+    let rows = sqlx::query_as(AssertSqlSafe(format!(
+        "select {first} as first, {second} as second, {identity} as identity, {column} as sealed
+         from (select * from {table} order by {first} desc, {second} desc limit 1000) last
+         where {column} is not null limit $1"
+    )))
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
+}
+
 /// Puts new values in the place of those that were read; a row that has changed since keeps what it has. Returns how many were replaced.
 /// Rows are locked in the order of their keys, so that this waits for others and nobody for each other.
 pub async fn replace(
     db: &mut PgConnection,
     of: SealedColumn,
-    values: &[(Stale, Vec<u8>)],
+    values: &[(SealedValue, Vec<u8>)],
 ) -> Result<u64, Error> {
     let SealedColumn { table, column, key: (first, second), .. } = of;
     let done = sqlx::query(AssertSqlSafe(format!(

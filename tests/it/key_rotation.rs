@@ -17,6 +17,7 @@ use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::partner::{CALLBACK_KEY, PATIENCE, Partner, text};
 use crate::support::receiver::Receiver;
+use crate::support::scratch::Scratch;
 
 /// Columns of bytes that hold nothing sealed, or what is forgotten within a day.
 const NOT_SEALED: [(&str, &str); 12] = [
@@ -324,4 +325,42 @@ async fn rule_09_remembered_answers_say_how_long_the_old_key_is_needed() {
     database.advance(TimeDelta::hours(25)).await;
     let (well, said, _) = rotate(&database, &both, &[]).await;
     assert!(well && said.contains("Nothing needs the old keys any more"), "{said}");
+}
+
+#[tokio::test]
+async fn rule_09_keys_that_open_nothing_of_the_database_keep_a_server_from_starting() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let (right, folder) = (ring(&["fit"]), Scratch::new("ring-fit"));
+    let app = App::start_with_ring(database.options(), settings(), &right).await;
+    app.subscribe(&receiver.url).await;
+    app.stop().await;
+    let other = KeyRing::generate().1.expose_str().unwrap().split_once(':').unwrap().1.to_owned();
+    let (same_id, other_id) = (format!("fit:{other}"), format!("new:{other}"));
+    for (wrong, why) in [
+        (&same_id, "its key `fit` is not the key `fit` that encrypted what is in the database"),
+        (&other_id, "the key `fit` is missing"),
+        (&format!("{other_id},{same_id}"), "its key `fit` is not the key `fit`"),
+    ] {
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_herald"));
+        serve.env("DATABASE_URL", database.url()).env("HERALD_SECRET_KEYS", wrong);
+        serve.env("HERALD_LISTEN", "127.0.0.1:0").env("HERALD_OPERATOR_LISTEN", "127.0.0.1:0");
+        serve
+            .env("HERALD_MODE", "development")
+            .env("HERALD_DATA_DIR", folder.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, serve.output()).await.unwrap().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains("HERALD_SECRET_KEYS") && said.contains(why),
+            "{said}"
+        );
+    }
+    let (well, _, said) = rotate(&database, &same_id, &["--check"]).await;
+    assert!(!well && said.contains("is not the key `fit`"), "{said}");
+    // One that was damaged is no reason, and neither is a ring that has more keys.
+    let damage =
+        "update callbacks set credentials = set_byte(credentials, 20, get_byte(credentials, 20) # 1)";
+    sqlx::query(damage).execute(&database.pool).await.unwrap();
+    App::start_with_ring(database.options(), settings(), &format!("{other_id},{right}")).await.stop().await;
 }

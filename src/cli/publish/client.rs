@@ -16,6 +16,7 @@ use url::Url;
 use super::lines::Line;
 use super::progress::Progress;
 use crate::cli::listen::printable;
+use crate::domain::error::with_causes;
 use crate::domain::secret::Secret;
 
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ impl From<hyper_util::client::legacy::Error> for Unanswered {
     fn from(error: hyper_util::client::legacy::Error) -> Self {
         let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
         let speaks_no_http = cause.is_some_and(hyper::Error::is_parse);
-        Self { why: causes(&error), nobody: error.is_connect() || speaks_no_http }
+        Self { why: with_causes(&error), nobody: error.is_connect() || speaks_no_http }
     }
 }
 
@@ -219,16 +220,6 @@ fn complaints(body: &[u8]) -> BTreeMap<usize, Vec<String>> {
 fn problem(status: StatusCode, body: &[u8]) -> String {
     let detail = serde_json::from_slice::<Problem>(body).map(|problem| problem.detail).unwrap_or_default();
     format!("the server answered {status} {}", printable::line(&detail)).trim_end().to_owned()
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

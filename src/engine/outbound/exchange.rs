@@ -1,6 +1,5 @@
 //! One request and its answer on one connection.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 use super::mask::mask;
 use super::pool::{Connection, HYPER_BUFFER_BYTES_MIN, Pool};
 use super::{Limits, Phase, Post, Progress, ReplyKind};
+use crate::domain::error::with_causes;
 
 pub(super) enum Exchange {
     Settled(ReplyKind),
@@ -63,7 +63,7 @@ async fn settle(
     let (body, body_complete) = match read(response.into_body(), limits.response_body_bytes_max).await {
         Ok(read) => read,
         Err(error) => {
-            let reason = format!("the body broke off: {}", explain(&error));
+            let reason = format!("the body broke off: {}", with_causes(&error));
             return Exchange::Settled(ReplyKind::BadResponse { status: Some(status.as_u16()), reason });
         }
     };
@@ -87,13 +87,13 @@ async fn head(
     };
     answer.map_err(|error| {
         if !progress.answer_has_begun() {
-            let reason = format!("the connection was closed without an answer: {}", explain(&error));
+            let reason = format!("the connection was closed without an answer: {}", with_causes(&error));
             return Exchange::ClosedUnanswered { reason };
         }
         let reason = if error.is_parse_too_large() {
             "the answer's headers are too large".to_owned()
         } else {
-            format!("the answer is not sound HTTP: {}", explain(&error))
+            format!("the answer is not sound HTTP: {}", with_causes(&error))
         };
         Exchange::Settled(ReplyKind::BadResponse { status: None, reason })
     })
@@ -120,15 +120,4 @@ async fn read(mut incoming: Incoming, bytes_max: usize) -> hyper::Result<(Vec<u8
 fn retry_after(headers: &HeaderMap) -> Option<String> {
     let raw = headers.get(RETRY_AFTER)?.as_bytes();
     (raw.len() <= RETRY_AFTER_BYTES_MAX).then(|| String::from_utf8_lossy(raw).into_owned())
-}
-
-/// The error with its causes. hyper's errors carry no text of the receiver's.
-pub(super) fn explain(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -41,6 +41,7 @@ use self::stream::Received;
 use crate::domain::callback_url::CallbackUrl;
 use crate::domain::egress::EgressPolicy;
 use crate::domain::egress_proxy::EgressProxy;
+use crate::domain::error::with_causes;
 
 const DEFAULT_USER_AGENT: &str = concat!("Herald/", env!("CARGO_PKG_VERSION"));
 
@@ -209,7 +210,7 @@ impl Shared {
         };
         let fresh = match Connection::open(stream, &self.limits).await {
             Ok(fresh) => fresh,
-            Err(error) => return ReplyKind::Unreachable { reason: exchange::explain(&error) },
+            Err(error) => return ReplyKind::Unreachable { reason: with_causes(&error) },
         };
         match self.on(fresh, post, progress).await {
             Exchange::ClosedUnanswered { reason } => ReplyKind::BadResponse { status: None, reason },

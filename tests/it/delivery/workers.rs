@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+use herald::config::RawConfig;
+
 use crate::support::app::{App, settings};
 use crate::support::cluster;
 use crate::support::partner::of_attempts;
@@ -30,5 +33,30 @@ async fn rule_24_a_server_whose_worker_has_fallen_stops_in_order_and_says_which(
     let delivery = next.wait_for_state(&delivery, "delivered").await;
     assert_eq!(of_attempts(&delivery, "status"), [204]);
     assert_eq!(receiver.calls().len(), 1);
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn rule_24_what_a_fallen_server_had_in_hand_stays_leased_until_the_lease_is_over() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app =
+        App::start(&database, RawConfig { stop_timeout_ms: Some("1000".to_owned()), ..settings() }).await;
+    app.subscribe(&receiver.url).await;
+    // Longer than a stop waits.
+    receiver.reply([Reply::Gate(gate(), 204)]);
+    app.cancel_one().await;
+    let id = receiver.wait_for(1).await[0].header("webhook-id").to_owned();
+    drop(app.health.worker("of-this-test"));
+    app.ended().await.unwrap_err();
+    let leased =
+        "select (select count(*) from bundles) + (select count(*) from queue where lease_owner is not null)";
+    let leased: i64 = sqlx::query_scalar(leased).fetch_one(&database.pool).await.unwrap();
+    assert_eq!(leased, 1, "who has fallen cannot tell what it has sent, and gives nothing back");
+
+    let next = App::start(&database, settings()).await;
+    database.advance(TimeDelta::minutes(1)).await;
+    let call = receiver.wait_for(2).await.remove(1);
+    assert_eq!(call.header("webhook-id"), id);
+    next.wait_for_state(&id, "delivered").await;
     next.stop().await;
 }

@@ -19,6 +19,9 @@ use super::scratch::{self, Scratch};
 /// What every test's database is a copy of.
 const TEMPLATE: &str = "herald_template";
 
+/// Dropping a database makes a checkpoint, after which everybody's pages are logged whole again.
+const DROPPED_TOGETHER: usize = 32;
+
 struct Cluster {
     /// Leads to the database `postgres`, in which nothing is kept.
     admin: PgConnectOptions,
@@ -66,10 +69,15 @@ async fn run_cluster(tell_started: std::sync::mpsc::Sender<Result<Cluster, Strin
     let (sender, mut requests) = mpsc::unbounded_channel();
     tell_started.send(Ok(Cluster { admin: admin.clone(), requests: sender })).unwrap();
 
-    let mut stop_asked_by = None;
+    let (mut stop_asked_by, mut done_with) = (None, Vec::new());
     while let Some(request) = requests.recv().await {
         match request {
-            Request::DropDatabase(name) => drop_database(&admin, &name).await,
+            Request::DropDatabase(name) => {
+                done_with.push(name);
+                if done_with.len() == DROPPED_TOGETHER {
+                    drop_databases(&admin, &mut done_with).await;
+                }
+            }
             Request::Stop { done } => {
                 stop_asked_by = Some(done);
                 break;
@@ -92,9 +100,11 @@ async fn make_template(admin: &PgConnectOptions) -> Result<(), Box<dyn std::erro
     Ok(())
 }
 
-/// Best effort: the database goes with the cluster anyway, this only keeps a long run small.
-async fn drop_database(admin: &PgConnectOptions, name: &str) {
-    let _ = execute(admin, format!("drop database if exists {name} with (force)")).await;
+/// Best effort: the databases go with the cluster anyway, this only keeps a long run small.
+async fn drop_databases(admin: &PgConnectOptions, names: &mut Vec<String>) {
+    for name in names.drain(..) {
+        let _ = execute(admin, format!("drop database if exists {name} with (force)")).await;
+    }
 }
 
 async fn execute(options: &PgConnectOptions, sql: String) -> Result<(), sqlx::Error> {
