@@ -25,6 +25,8 @@ pub enum Limit {
     Requests,
     /// Deliveries that are not finished.
     Backlog,
+    /// Callbacks that are tried out at once.
+    Trials,
 }
 
 /// One wrong field of a request: which, and what to do about it. `message` is for the partner and never repeats a secret's value.

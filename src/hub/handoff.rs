@@ -170,7 +170,7 @@ impl Handoff {
     }
 
     /// Has a callback tried out; whether it took what was posted comes later, and not at all when that could not be found out.
-    /// Errors: `Unavailable` when too many are being tried out already.
+    /// Errors: `LimitExceeded` when too many of this partner are being tried out already, `Unavailable` when too many of all.
     pub fn verify(&self, partner: PartnerId, callback: CallbackId) -> Result<oneshot::Receiver<bool>, Error> {
         let (reply, answer) = oneshot::channel();
         let place = self.begin_trying(partner)?;

@@ -28,8 +28,8 @@ pub struct Tested {
 
 impl Hub {
     /// Sends a test event to a subscription, whatever its state, and waits for its one attempt.
-    /// Errors: `NotFound`, also when it is deleted before the attempt; `Unavailable` when too many are being sent, and when there was no attempt in
-    /// time (it may still come).
+    /// Errors: `NotFound`, also when it is deleted before the attempt; `LimitExceeded` and `Unavailable` when too many are being sent, by this partner and by all; the latter
+    /// also when there was no attempt in time (it may still come).
     pub async fn test(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Tested, Error> {
         let subscription = self.find_published(caller, surface, key).await?;
         let place = self.handoff.begin_trying(caller.partner)?;

@@ -3,16 +3,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::domain::Error;
+use crate::domain::error::Limit;
 use crate::domain::id::{CallbackId, PartnerId};
 
 /// At once, at most.
 pub(super) const VERIFICATIONS_MAX: usize = 64;
 /// Of one partner.
 const OF_A_PARTNER_MAX: usize = 4;
+/// When a place may be free again: most callbacks answer at once, or not for long.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A callback that its owner wants tried out now.
 pub struct Verification {
@@ -33,11 +37,14 @@ pub struct Place {
 }
 
 impl Verifications {
-    /// Errors: `Unavailable` when too many are under way, of this partner or of all.
+    /// Errors: `LimitExceeded` when too many of this partner are under way, `Unavailable` when too many of all.
     pub(super) fn begin(&self, partner: PartnerId) -> Result<Place, Error> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = counts.get(&partner).copied().unwrap_or_default();
-        if own >= OF_A_PARTNER_MAX || counts.values().sum::<usize>() >= VERIFICATIONS_MAX {
+        if own >= OF_A_PARTNER_MAX {
+            return Err(Error::LimitExceeded { limit: Limit::Trials, after: AGAIN_AFTER });
+        }
+        if counts.values().sum::<usize>() >= VERIFICATIONS_MAX {
             return Err(Error::unavailable("too many callbacks are being tried out"));
         }
         counts.insert(partner, own + 1);
@@ -67,11 +74,11 @@ mod tests {
         let busy = PartnerId::new();
         let mut places: Vec<Place> =
             (0..OF_A_PARTNER_MAX).map(|_| verifications.begin(busy).unwrap()).collect();
-        assert!(verifications.begin(busy).is_err());
+        assert!(matches!(verifications.begin(busy), Err(Error::LimitExceeded { limit: Limit::Trials, .. })));
         places.extend(
             (OF_A_PARTNER_MAX..VERIFICATIONS_MAX).map(|_| verifications.begin(PartnerId::new()).unwrap()),
         );
-        assert!(verifications.begin(PartnerId::new()).is_err());
+        assert!(matches!(verifications.begin(PartnerId::new()), Err(Error::Unavailable(_))));
         places.remove(0);
         places.push(verifications.begin(busy).unwrap());
         drop(places);

@@ -34,6 +34,7 @@ pub fn exceeded(limit: Limit) -> &'static str {
     match limit {
         Limit::Requests => "There were more requests within a second than the partner may send",
         Limit::Backlog => "More deliveries are unfinished than the server takes",
+        Limit::Trials => "The partner has as many callbacks tried out as it may at once",
     }
 }
 
