@@ -91,8 +91,8 @@ impl App {
         let timeout = Duration::from_millis(config.delivery_timeout_ms);
         let policy_limits = PolicyLimits {
             timeout_max: timeout,
-            retries_max: 30,
-            retry_delay_max: Duration::from_secs(7 * 86_400),
+            retries_max: config.retries_max,
+            retry_delay_max: Duration::from_secs(config.retry_delay_max_s),
             rate_per_s_max: config.callback_rate_per_s.unwrap_or(RATE_PER_S_MAX),
         };
         let default_policy =

@@ -10,6 +10,7 @@ mod raw;
 mod read;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ const OPERATOR_PORT: u16 = 8081;
 const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
 const RETRY_DELAY_S_MAX: u64 = 7 * 86_400;
 const RETRIES_MAX: usize = 50;
+/// In a schedule that a subscription asks for.
+const OWN_RETRIES_MAX: usize = 30;
 /// What a partner may ask for at most where the operator sets no bound, and the highest bound that an operator can set.
 pub const RATE_PER_S_MAX: u32 = 10_000;
 /// SIGTERM ends the server within this, whatever is set.
@@ -90,6 +93,9 @@ pub struct Config {
     pub lease_ms: u64,
     /// One delay per retry, before jitter.
     pub retry_delays_s: Vec<u64>,
+    /// Of a schedule that a subscription asks for.
+    pub retries_max: usize,
+    pub retry_delay_max_s: u64,
     /// Of nothing but failures.
     pub disable_after_days: u64,
     pub in_flight_max: usize,
@@ -117,9 +123,9 @@ impl Config {
     pub fn check(raw: &RawConfig) -> Result<Config, Problems> {
         let mut reader = Reader::default();
         let config = read(raw, &mut reader);
-        check_listening(&config, &mut reader);
-        check_production(&config, raw, &mut reader);
-        check_limits(&config, &mut reader);
+        together::check_listening(&config, &mut reader);
+        together::check_production(&config, raw, &mut reader);
+        together::check_limits(&config, &mut reader);
         if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
     }
 }
@@ -190,6 +196,16 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
         ),
         lease_ms: r.number("HERALD_LEASE_MS", raw.lease_ms.as_deref(), (200, 30_000, 3_600_000)),
         retry_delays_s: retry_delays_s(raw, r),
+        retries_max: r.number(
+            "HERALD_RETRIES_MAX",
+            raw.retries_max.as_deref(),
+            (0, OWN_RETRIES_MAX, OWN_RETRIES_MAX),
+        ),
+        retry_delay_max_s: r.number(
+            "HERALD_RETRY_DELAY_MAX_S",
+            raw.retry_delay_max_s.as_deref(),
+            (1, RETRY_DELAY_S_MAX, RETRY_DELAY_S_MAX),
+        ),
         disable_after_days: r.number(
             "HERALD_DISABLE_AFTER_DAYS",
             raw.disable_after_days.as_deref(),
@@ -337,60 +353,4 @@ fn log_format(raw: &RawConfig, r: &mut Reader) -> LogFormat {
         _ => None,
     })
     .unwrap_or(LogFormat::Text)
-}
-
-/// Development is open to whoever can connect, so only this machine may connect.
-fn check_listening(config: &Config, r: &mut Reader) {
-    let (api, operator) = (config.listen, config.operator_listen);
-    if config.mode == Mode::Development {
-        for (setting, address) in [("HERALD_LISTEN", api), ("HERALD_OPERATOR_LISTEN", operator)] {
-            if !address.ip().is_loopback() {
-                let wrong = format!("is {address}, but development listens on loopback only");
-                let instead = format!("127.0.0.1:{}, or HERALD_MODE=production", address.port());
-                r.problem(setting, wrong, instead);
-            }
-        }
-    }
-    let overlap = api.ip() == operator.ip() || api.ip().is_unspecified() || operator.ip().is_unspecified();
-    if overlap && api.port() == operator.port() && api.port() != 0 {
-        let wrong = format!("is {operator}, which overlaps with HERALD_LISTEN, {api}");
-        r.problem("HERALD_OPERATOR_LISTEN", wrong, "another port");
-    }
-}
-
-/// What development makes up for itself has to be said outside it, and what opens everything there does not exist.
-fn check_production(config: &Config, raw: &RawConfig, r: &mut Reader) {
-    if config.mode == Mode::Development {
-        return;
-    }
-    if present(raw.public_url.as_deref()).is_none() {
-        let instead = "the URL under which partners reach the API, such as https://herald.example.com";
-        r.problem("HERALD_PUBLIC_URL", "is required outside development", instead);
-    }
-    if present(raw.secret_keys.as_deref()).is_none() {
-        r.problem("HERALD_SECRET_KEYS", "is required outside development", KeyRingError::HINT);
-    }
-    if config.dev_api_key.is_some() {
-        let wrong = "is set, but a key with every scope exists in development only";
-        r.problem("HERALD_DEV_API_KEY", wrong, "leave it out and make keys with `herald keys create`");
-    }
-}
-
-fn check_limits(config: &Config, r: &mut Reader) {
-    let (lease_ms, timeout_ms) = (config.lease_ms, config.delivery_timeout_ms);
-    if lease_ms < 2 * timeout_ms {
-        r.problem(
-            "HERALD_LEASE_MS",
-            format!("is {lease_ms}, less than twice HERALD_DELIVERY_TIMEOUT_MS, which is {timeout_ms}"),
-            format!("at least {}, or a shorter HERALD_DELIVERY_TIMEOUT_MS", 2 * timeout_ms),
-        );
-    }
-    let (callback, all) = (config.callback_in_flight_max, config.in_flight_max);
-    if callback > all {
-        r.problem(
-            "HERALD_CALLBACK_IN_FLIGHT_MAX",
-            format!("is {callback}, more than HERALD_IN_FLIGHT_MAX, which is {all}"),
-            format!("at most {all}, or a greater HERALD_IN_FLIGHT_MAX"),
-        );
-    }
 }

@@ -106,6 +106,14 @@ pub struct RawConfig {
     #[arg(long, value_name = "SECONDS", env = "HERALD_RETRY_DELAYS_S", hide_env_values = true)]
     pub retry_delays_s: Option<String>,
 
+    /// Most retries that a subscription may ask for in a schedule of its own; at most 30 [default: 30]
+    #[arg(long, value_name = "COUNT", env = "HERALD_RETRIES_MAX", hide_env_values = true)]
+    pub retries_max: Option<String>,
+
+    /// Longest delay that a subscription may ask for in a schedule of its own, in seconds; at most 604800 [default: 604800]
+    #[arg(long, value_name = "SECONDS", env = "HERALD_RETRY_DELAY_MAX_S", hide_env_values = true)]
+    pub retry_delay_max_s: Option<String>,
+
     /// Disable a subscription whose deliveries have all failed for this long [default: 5]
     #[arg(long, value_name = "DAYS", env = "HERALD_DISABLE_AFTER_DAYS", hide_env_values = true)]
     pub disable_after_days: Option<String>,

@@ -148,6 +148,8 @@ fn right_settings_are_taken_as_written() {
         "--retry-delays-s=0,1, 2",
         "--lease-ms=40000",
         "--delivery-timeout-ms=20000",
+        "--retries-max=3",
+        "--retry-delay-max-s=60",
         "--log=info,herald=debug",
         "--log-format=json",
     ])
@@ -163,6 +165,7 @@ fn right_settings_are_taken_as_written() {
     assert_eq!(config.callback_rate_per_s, Some(20));
     assert_eq!(config.trusted_proxies, ["10.9.0.0/16".parse().unwrap()]);
     assert_eq!(config.retry_delays_s, [0, 1, 2]);
+    assert_eq!((config.retries_max, config.retry_delay_max_s), (3, 60));
     assert_eq!(config.log_format, LogFormat::Json);
 }
 

@@ -1,4 +1,4 @@
-//! A callback's rate limit: tokens that refill with time, and a place in time for what finds none.
+//! A rate limit: tokens that refill with time, and a place in time for what finds none and has to be given one.
 //!
 //! Pure: time comes in. Each process keeps its own; N nodes together send at most N times the rate.
 
@@ -9,32 +9,53 @@ pub struct Throttle {
     per_s: u32,
     tokens: f64,
     refilled_at: Instant,
-    /// Where the next one that is put off goes.
+    /// Where the next one that is given a place goes.
     next_place: Instant,
+    /// Whether there is no limit at present.
+    lifted: bool,
 }
 
 impl Throttle {
     /// A full one: a second's worth may go at once.
     pub fn new(per_s: u32, now: Instant) -> Self {
-        Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now }
+        Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now, lifted: false }
     }
 
     /// Another rate from now on. What was used is not given back.
     pub fn set_per_s(&mut self, per_s: u32, now: Instant) {
+        self.lifted = false;
         if per_s != self.per_s {
             self.refill(now);
             self.per_s = per_s;
         }
     }
 
+    /// No limit until there is a rate again. What was used is remembered.
+    pub fn lift(&mut self) {
+        self.lifted = true;
+    }
+
+    /// How many tokens there are.
+    pub fn room(&mut self, now: Instant) -> usize {
+        self.refill(now);
+        if self.lifted { usize::MAX } else { self.tokens as usize }
+    }
+
     /// Takes a token; or says after how long there will be one. Who is refused gets no place in line.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
-        let rate = self.refill(now);
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
+        match self.again_after(now) {
+            Duration::ZERO => {
+                self.tokens -= 1.0;
+                Ok(())
+            }
+            after => Err(after),
         }
-        Err(Duration::from_secs_f64((1.0 - self.tokens) / rate))
+    }
+
+    /// After how long there is a token.
+    pub fn again_after(&mut self, now: Instant) -> Duration {
+        let rate = self.refill(now);
+        Duration::from_secs_f64((1.0 - self.tokens).max(0.0) / rate)
     }
 
     /// Whether it is as good as new: nothing is lost by forgetting it.
@@ -52,15 +73,11 @@ impl Throttle {
         rate
     }
 
-    /// Takes a token; or says after how long this one shall try again. Those that are put off are spread at the rate.
-    pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
+    /// After how long there will be a token that nobody has been given before. Who gets one of these asks again then.
+    pub fn place(&mut self, now: Instant) -> Duration {
         let rate = self.refill(now);
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
         self.next_place = self.next_place.max(now) + Duration::from_secs_f64(1.0 / rate);
-        Err(self.next_place - now)
+        self.next_place - now
     }
 }
 
@@ -89,16 +106,26 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_a_second_passes_and_the_rest_is_spread_at_the_rate() {
+    fn places_are_spread_at_the_rate() {
         let now = Instant::now();
         let mut throttle = Throttle::new(10, now);
-        let passed = (0..30).filter(|_| throttle.take(now).is_ok()).count();
-        assert_eq!(passed, 10);
-        let mut fresh = Throttle::new(10, now);
-        let put_off: Vec<_> = (0..30).filter_map(|_| fresh.take(now).err()).collect();
-        assert_eq!(put_off.first(), Some(&Duration::from_millis(100)));
-        assert_eq!(put_off.last().map(Duration::as_millis), Some(2_000));
+        assert_eq!((0..10).filter(|_| throttle.admit(now).is_ok()).count(), 10);
+        let put_off: Vec<_> = (0..20).map(|_| throttle.place(now).as_millis()).collect();
+        assert_eq!((put_off[0], put_off[19]), (100, 2_000));
         // They come back when they were told to, and pass.
-        assert!((1..=20).all(|n| fresh.take(now + Duration::from_millis(n * 100)).is_ok()));
+        assert!((1..=20).all(|n| throttle.admit(now + Duration::from_millis(n * 100)).is_ok()));
+    }
+
+    #[test]
+    fn a_limit_that_is_lifted_has_room_for_all_and_gives_nothing_when_it_is_back() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(10, now);
+        assert_eq!(throttle.room(now), 10);
+        assert_eq!((0..20).filter(|_| throttle.admit(now).is_ok()).count(), 10);
+        throttle.lift();
+        assert_eq!(throttle.room(now), usize::MAX);
+        throttle.set_per_s(5, now);
+        assert_eq!(throttle.room(now), 0);
+        assert_eq!(throttle.room(now + Duration::from_millis(600)), 3);
     }
 }

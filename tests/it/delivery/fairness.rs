@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::support::app::{App, settings};
 use crate::support::cluster;
+use crate::support::partner::text;
 use crate::support::receiver::{Call, Receiver, Reply, gate};
 
 const BACKLOG: usize = 1_000;
@@ -225,6 +226,38 @@ async fn a_rate_limit_spreads_what_is_beyond_it() {
 }
 
 #[tokio::test]
+async fn a_limit_that_is_taken_away_holds_nothing_back_any_more() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    assert_eq!(app.set_policy(subscription, json!({ "ratePerS": 1 })).await.0, 200);
+    // At this rate they would take far longer than anybody waits here.
+    app.operator().publish(&vec![json!({ "type": "RedirectSessionCancelled", "data": {} }); 500]).await;
+    receiver.wait_for(3).await;
+    assert_eq!(app.set_policy(subscription, json!({ "ratePerS": null })).await.0, 200);
+    receiver.wait_until("all", |calls| distinct(calls) == 500).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_its_callbacks_rate_is_not_overtaken_by_what_comes_later() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    assert_eq!(app.set_policy(subscription, json!({ "ratePerS": 5 })).await.0, 200);
+    let event = |when: &str| json!({ "type": "RedirectSessionCancelled", "data": { "when": when } });
+    app.operator().publish(&vec![event("before"); 20]).await;
+    receiver.wait_for(6).await;
+    for _ in 0..5 {
+        app.operator().publish(&[event("after")]).await;
+    }
+    receiver.wait_until("all", |calls| distinct(calls) == 25).await;
+    let calls = receiver.calls();
+    let when = |call: &Call| text(&call.json()["data"]["when"]);
+    let before = calls.iter().take_while(|call| when(call) == "before").count();
+    assert_eq!((before, calls.len()), (20, 25));
+}
+
+#[tokio::test]
 async fn rule_20_a_start_over_backlogs_for_many_hanging_callbacks_brings_the_others_theirs() {
     const HANGING: usize = 8;
     const AT_A_TIME: usize = 2;
@@ -293,7 +326,7 @@ async fn rule_20_a_partner_has_a_few_test_events_under_way_whoever_hung_up() {
         asked.abort();
     }
     let (status, body) = app.test(subscription).await;
-    assert_eq!(status, 503, "{body}");
+    assert_eq!(status, 429, "{body}");
     gate.add_permits(5);
     let deadline = std::time::Instant::now() + crate::support::partner::PATIENCE;
     while app.test(subscription).await.0 != 200 {

@@ -1,6 +1,7 @@
 //! What did not arrive is tried again, until it does or its schedule is used up.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use herald::config::RawConfig;
 use serde_json::{Value, json};
 
 use crate::support::app::{App, settings};
@@ -163,4 +164,21 @@ async fn a_policy_beyond_the_operators_limits_is_refused_by_the_fields_name() {
         assert_eq!(problem["errors"][0]["field"], field, "{policy}: {problem}");
     }
     assert_eq!(app.standing(subscription).await, before);
+}
+
+#[tokio::test]
+async fn a_schedule_of_a_partners_own_keeps_to_what_the_operator_allows() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let bounded = RawConfig {
+        retries_max: Some("2".to_owned()),
+        retry_delay_max_s: Some("60".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, bounded).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    assert_eq!(app.set_policy(subscription, json!({ "retryDelaysS": [1, 60] })).await.0, 200);
+    for beyond in [json!([1, 1, 1]), json!([61])] {
+        let (status, problem) = app.set_policy(subscription, json!({ "retryDelaysS": beyond })).await;
+        assert_eq!((status, &problem["errors"][0]["field"]), (400, &json!("retryDelaysS")));
+    }
 }
