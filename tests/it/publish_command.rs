@@ -101,6 +101,24 @@ async fn refused_lines_are_named_and_the_others_published() {
 }
 
 #[tokio::test]
+async fn a_mark_alone_before_the_first_line_is_a_blank_line() {
+    let database = cluster::database().await;
+    let app = App::start(&database, settings()).await;
+    let input = "\u{feff}\r\n{\"type\":\"a\",\"data\":1}\n\u{c}\n{\"type\":\"a\",\"data\":2}\n";
+    let output = publish(&app.operator().base, &["--results"], input).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let numbers: Vec<_> = lines(&output).into_iter().map(|result| result["line"].clone()).collect();
+    assert_eq!(numbers, [2, 4]);
+    assert!(said(&output).starts_with("2 published, "), "{}", said(&output));
+    for empty in ["", "\u{feff}", "\u{feff}\r\n"] {
+        let output = publish(&app.operator().base, &["--results"], empty).await;
+        assert!(output.status.success() && output.stdout.is_empty(), "{empty:?}: {}", said(&output));
+        assert!(said(&output).starts_with("0 published, "), "{empty:?}: {}", said(&output));
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_line_with_no_room_for_an_id_is_published_and_one_that_is_too_long_named() {
     const BYTES_MAX: usize = 256 * 1024;
     let line = |bytes: usize| {

@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// Of a line as it is read; the server takes no larger event.
 const LINE_BYTES_MAX: usize = 256 * 1024;
 
+/// What some editors put before a file to say that it is UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// An event on its way.
 #[derive(Default)]
 pub struct Line {
@@ -49,15 +52,16 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
         let (mut number, mut skipped_bytes) = (0, 0);
         loop {
             number += 1;
-            let line = match next_line(&mut reader) {
+            let line = match next_line(&mut reader, number == 1) {
                 Ok(Next::End) => return,
-                Ok(Next::Text(text)) if text.iter().all(u8::is_ascii_whitespace) => {
-                    skipped_bytes += text.len() as u64;
+                // As the server sees it: a line that it skipped would have no answer.
+                Ok(Next::Text { text, bytes }) if text.iter().all(u8::is_ascii_whitespace) => {
+                    skipped_bytes += bytes;
                     continue;
                 }
-                Ok(Next::Text(text)) => {
-                    let read_bytes = text.len() as u64 + std::mem::take(&mut skipped_bytes);
-                    let (text, unidentified) = with_id(if number == 1 { without_mark(text) } else { text });
+                Ok(Next::Text { text, bytes }) => {
+                    let read_bytes = bytes + std::mem::take(&mut skipped_bytes);
+                    let (text, unidentified) = with_id(text);
                     Ok(Line { number, text, unidentified, refused: None, read_bytes })
                 }
                 Ok(Next::TooLong { bytes }) => {
@@ -77,8 +81,11 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
 }
 
 enum Next {
-    /// With its end.
-    Text(Vec<u8>),
+    /// With its end, but without an editor's mark, which `bytes` counts as well.
+    Text {
+        text: Vec<u8>,
+        bytes: u64,
+    },
     /// Passed over to its end, none of it kept.
     TooLong {
         bytes: u64,
@@ -87,25 +94,23 @@ enum Next {
 }
 
 /// However long a line is, no more than the largest event of it is in memory.
-fn next_line(reader: &mut BufReader<Input>) -> io::Result<Next> {
+fn next_line(reader: &mut BufReader<Input>, is_first: bool) -> io::Result<Next> {
     let mut text = Vec::new();
-    // With a line's end there may be two bytes more.
-    let limit = LINE_BYTES_MAX as u64 + 2;
-    reader.take(limit).read_until(b'\n', &mut text)?;
-    let cut = text.len() as u64 == limit && !text.ends_with(b"\n");
-    if text.is_empty() {
+    // With a line's end there may be two bytes more, and before the first line the mark.
+    let limit = LINE_BYTES_MAX + 2 + if is_first { MARK.len() } else { 0 };
+    let read_bytes = reader.take(limit as u64).read_until(b'\n', &mut text)?;
+    let cut = read_bytes == limit && !text.ends_with(b"\n");
+    if is_first && text.starts_with(MARK) {
+        text.drain(..MARK.len());
+    }
+    if read_bytes == 0 {
         Ok(Next::End)
     } else if cut || text.trim_ascii_end().len() > LINE_BYTES_MAX {
-        let rest = if cut { reader.skip_until(b'\n')? } else { 0 };
-        Ok(Next::TooLong { bytes: (text.len() + rest) as u64 })
+        let rest_bytes = if cut { reader.skip_until(b'\n')? } else { 0 };
+        Ok(Next::TooLong { bytes: (read_bytes + rest_bytes) as u64 })
     } else {
-        Ok(Next::Text(text))
+        Ok(Next::Text { text, bytes: read_bytes as u64 })
     }
-}
-
-/// What some editors put before a file to say that it is UTF-8.
-fn without_mark(text: Vec<u8>) -> Vec<u8> {
-    text.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec).unwrap_or(text)
 }
 
 /// The only member that matters here.
@@ -133,25 +138,59 @@ fn with_id(text: Vec<u8>) -> (Vec<u8>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::event_body;
 
-    fn all(input: &'static [u8]) -> Vec<Result<(u64, String), String>> {
+    async fn all(input: impl Read + Send + 'static) -> Vec<Result<Line, String>> {
         let mut lines = read(Box::new(input), 10);
         let mut all = Vec::new();
-        while let Some(line) = lines.blocking_recv() {
-            all.push(line.map(|line| (line.number, String::from_utf8(line.text).unwrap())));
+        while let Some(line) = lines.recv().await {
+            all.push(line);
         }
         all
     }
 
-    #[test]
-    fn lines_keep_their_number_in_the_input_and_lose_their_end() {
-        let read = all(b"{\"id\":1}\r\n\n  \n [1] \n{\"id\":2}");
-        let told: Vec<_> =
-            read.iter().map(|line| line.as_ref().map(|(number, text)| (*number, text.as_str()))).collect();
-        assert_eq!(told, [Ok((1, "{\"id\":1}")), Ok((4, "[1]")), Ok((5, "{\"id\":2}"))]);
-        assert!(all(b"").is_empty());
-        let [Ok((1, text))] = &all(b"\xef\xbb\xbf{\"id\":3}\n")[..] else { panic!() };
-        assert_eq!(text, "{\"id\":3}", "what an editor put before it");
+    /// The number of each line, what is sent of it, and what it took of the input.
+    async fn told(input: &'static [u8]) -> Vec<(u64, String, u64)> {
+        let told = |line: Line| (line.number, String::from_utf8(line.text).unwrap(), line.read_bytes);
+        all(input).await.into_iter().map(|line| told(line.unwrap())).collect()
+    }
+
+    #[tokio::test]
+    async fn lines_keep_their_number_in_the_input_and_lose_their_end() {
+        let read = told(b"{\"id\":1}\r\n\n  \n [1] \n{\"id\":2}").await;
+        let expected = [(1, "{\"id\":1}", 10), (4, "[1]", 10), (5, "{\"id\":2}", 8)];
+        assert_eq!(read, expected.map(|(number, text, bytes)| (number, text.to_owned(), bytes)));
+        assert!(told(b"").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_an_editor_put_before_the_first_line_is_no_part_of_it() {
+        let event = "{\"id\":3}".to_owned();
+        assert_eq!(told(b"\xef\xbb\xbf{\"id\":3}\n").await, [(1, event.clone(), 12)]);
+        for blank in [&b"\xef\xbb\xbf"[..], b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\r\n", b"\xef\xbb\xbf \t\n\n"] {
+            assert!(told(blank).await.is_empty(), "{blank:?}");
+        }
+        assert_eq!(told(b"\xef\xbb\xbf\r\n{\"id\":3}\n").await, [(2, event, 14)]);
+        for (bytes, refused) in [(LINE_BYTES_MAX, false), (LINE_BYTES_MAX + 1, true)] {
+            let read = all(io::Cursor::new(format!("\u{feff}{}\r\n", "x".repeat(bytes)))).await;
+            let [Ok(line)] = &read[..] else { panic!("{} lines", read.len()) };
+            assert_eq!((line.refused.is_some(), line.read_bytes), (refused, bytes as u64 + 5));
+        }
+        let later = told(b"[1]\n\xef\xbb\xbf\n").await;
+        assert_eq!(later[1], (2, "\u{feff}".to_owned(), 4), "only the first line has one");
+    }
+
+    /// Or else a line would be sent that gets no answer.
+    #[tokio::test]
+    async fn what_is_blank_is_so_for_the_server_too() {
+        for blank in
+            [" ", "\t", "\r", "\u{c}", "\u{b}", "\0", "\u{85}", "\u{a0}", "\u{2028}", "\u{3000}", "\u{feff}"]
+        {
+            let sent = all(io::Cursor::new(format!("\n{blank}\n"))).await.len();
+            let body = format!("{{\"type\":\"a\",\"data\":1}}\n{blank}\n");
+            let taken = event_body::batch(body.as_bytes()).is_ok_and(|events| events.len() == 1);
+            assert_eq!(sent == 0, taken, "{blank:?}");
+        }
     }
 
     #[test]
@@ -184,14 +223,14 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_line_that_is_too_long_is_passed_over_and_counted() {
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_passed_over_and_counted() {
         let long = b"x".repeat(LINE_BYTES_MAX * 3);
         let input = [b"[1]\n".as_slice(), &long, b"\n[3]\n", &long].concat();
         let bytes = input.len() as u64;
         let mut lines = read(Box::new(io::Cursor::new(input)), 10);
         let (mut told, mut read_bytes) = (Vec::new(), 0);
-        while let Some(line) = lines.blocking_recv() {
+        while let Some(line) = lines.recv().await {
             let line = line.unwrap();
             read_bytes += line.read_bytes;
             told.push((line.number, line.text.len(), line.refused.is_some()));
@@ -200,12 +239,12 @@ mod tests {
         assert_eq!(read_bytes, bytes);
     }
 
-    #[test]
-    fn a_line_as_long_as_an_event_may_be_is_read_with_either_end() {
+    #[tokio::test]
+    async fn a_line_as_long_as_an_event_may_be_is_read_with_either_end() {
         for end in ["", "\n", "\r\n"] {
             for (bytes, refused) in [(LINE_BYTES_MAX, false), (LINE_BYTES_MAX + 1, true)] {
                 let input = format!("{}{end}", "x".repeat(bytes));
-                let line = read(Box::new(io::Cursor::new(input)), 1).blocking_recv().unwrap().unwrap();
+                let line = read(Box::new(io::Cursor::new(input)), 1).recv().await.unwrap().unwrap();
                 assert_eq!(
                     (line.refused.is_some(), line.read_bytes),
                     (refused, (bytes + end.len()) as u64),
@@ -215,8 +254,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_cannot_be_read_is_said_and_ends_it() {
+    #[tokio::test]
+    async fn what_cannot_be_read_is_said_and_ends_it() {
         struct Broken;
         impl Read for Broken {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -224,8 +263,8 @@ mod tests {
             }
         }
         let mut lines = read(Box::new(b"[1]\n".chain(Broken)), 10);
-        assert!(lines.blocking_recv().unwrap().is_ok());
-        assert_eq!(lines.blocking_recv().unwrap().err().unwrap(), "cannot read line 2: gone");
-        assert!(lines.blocking_recv().is_none());
+        assert!(lines.recv().await.unwrap().is_ok());
+        assert_eq!(lines.recv().await.unwrap().err().unwrap(), "cannot read line 2: gone");
+        assert!(lines.recv().await.is_none());
     }
 }
