@@ -80,7 +80,7 @@ async fn refused_lines_are_named_and_the_others_published() {
     let database = cluster::database().await;
     let app = App::start(&database, settings()).await;
     let input = "{\"type\":\"a\",\"data\":1,\"id\":\"one\"}\n\n{\"type\":\"a\"}\nnonsense\n{\"type\":\"a\",\"data\":2,\"id\":\"one\"}\n\
-                 {\"type\":\"a\",\"data\":3}";
+                 {\"type\":\"a\",\"data\":3}\n{\"id\":null,\"type\":\"a\",\"data\":4}";
     let output = publish(&app.operator().base, &["--results"], input).await;
     assert_eq!(output.status.code(), Some(1));
     let by_line = |number: u64| lines(&output).into_iter().find(|line| line["line"] == number).unwrap();
@@ -89,9 +89,10 @@ async fn refused_lines_are_named_and_the_others_published() {
     assert!(by_line(4)["refused"].is_array());
     assert!(by_line(5)["refused"][0].as_str().unwrap().starts_with("id stands for"));
     assert_eq!(by_line(6)["matched"], 0);
+    assert_eq!(by_line(7)["refused"], json!(["id must be a string"]));
     let said = said(&output);
     for part in
-        ["line 3: data is required\n", "line 4: is not valid JSON", "line 5: id ", "2 published, 3 refused"]
+        ["line 3: data is required\n", "line 4: is not valid JSON", "line 5: id ", "2 published, 4 refused"]
     {
         assert!(said.contains(part), "{part} in {said}");
     }

@@ -5,8 +5,8 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::thread;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -116,15 +116,20 @@ fn next_line(reader: &mut BufReader<Input>, is_first: bool) -> io::Result<Next> 
 /// The only member that matters here.
 #[derive(Deserialize)]
 struct Identified {
-    #[serde(default)]
-    id: Option<IgnoredAny>,
+    #[serde(default, rename = "id", deserialize_with = "present")]
+    has_id: bool,
+}
+
+/// Whatever the value is: `null` is the server's to refuse.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_ignored| true)
 }
 
 /// The line without its end, and with an id if it has none; whether there was no room for one is told as well. What is no object is left
 /// for the server to refuse.
 fn with_id(text: Vec<u8>) -> (Vec<u8>, bool) {
     let line = text.trim_ascii();
-    let lacks_id = serde_json::from_slice::<Identified>(line).is_ok_and(|event| event.id.is_none());
+    let lacks_id = serde_json::from_slice::<Identified>(line).is_ok_and(|event| !event.has_id);
     let members = line.strip_prefix(b"{").filter(|rest| !rest.trim_ascii_start().starts_with(b"}"));
     let Some(members) = members.filter(|_| lacks_id) else { return (line.to_vec(), false) };
     let mut identified = format!("{{\"id\":\"{}\",", Uuid::now_v7()).into_bytes();
@@ -199,7 +204,17 @@ mod tests {
         let (id, rest) = text.strip_prefix("{\"id\":\"").unwrap().split_once("\",").unwrap();
         assert!(Uuid::parse_str(id).is_ok());
         assert_eq!(rest, " \"type\" : \"a\",\"data\":1e400}");
-        for as_it_is in ["{\"id\":\"x\",\"a\":1}", "{}", "{ }", "[]", "nonsense", "{\"a\":", "\"{\""] {
+        for as_it_is in [
+            "{\"id\":\"x\",\"a\":1}",
+            "{\"a\":1,\"id\":null}",
+            "{\"\\u0069d\":null}",
+            "{}",
+            "{ }",
+            "[]",
+            "nonsense",
+            "{\"a\":",
+            "\"{\"",
+        ] {
             assert_eq!(
                 with_id(as_it_is.as_bytes().to_vec()),
                 (as_it_is.as_bytes().to_vec(), false),
