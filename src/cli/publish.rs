@@ -109,7 +109,8 @@ async fn next_batch(
     if count == 0 && !rest.is_empty() {
         return rest.remove(0).map(|line| vec![line]);
     }
-    rest.drain(..count).collect()
+    // What is in hand leaves its room to what is read meanwhile.
+    rest.drain(..count).map(|line| Ok(Line { ahead: None, ..line? })).collect()
 }
 
 struct Publishing {
@@ -186,6 +187,12 @@ fn split(lines: Vec<Line>, chosen: impl Fn(usize) -> bool) -> (Vec<(usize, Line)
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
     fn line(number: u64, bytes: usize) -> Result<Line, String> {
@@ -210,6 +217,48 @@ mod tests {
         };
         assert_eq!((sizes, problem.as_str()), (vec![16, 4], "broken"));
         assert!(next_batch(&mut waiting, &mut rest).await.unwrap().is_empty(), "the end");
+    }
+
+    /// Counts what is read of it.
+    struct Counted(io::Cursor<Vec<u8>>, Arc<AtomicUsize>);
+
+    impl io::Read for Counted {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let bytes = self.0.read(into)?;
+            self.1.fetch_add(bytes, Ordering::Relaxed);
+            Ok(bytes)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_is_bounded_in_bytes_and_what_is_in_hand_leaves_room() {
+        const LINES: usize = 200;
+        let line = [b"x".repeat(lines::LINE_BYTES_MAX), b"\n".to_vec()].concat();
+        let (input, read_bytes) = (line.repeat(LINES), Arc::new(AtomicUsize::new(0)));
+        let input_bytes = input.len();
+        let mut waiting =
+            lines::read(Box::new(Counted(io::Cursor::new(input), read_bytes.clone())), BATCH_LINES_MAX);
+        let first = waiting.recv().await.unwrap().unwrap();
+        let room_bytes = first.ahead.as_ref().unwrap().semaphore().clone();
+        // Until the reader can go no further.
+        let read_bytes = || read_bytes.load(Ordering::Relaxed);
+        while room_bytes.available_permits() >= lines::LINE_BYTES_MAX && read_bytes() < input_bytes {
+            tokio::task::yield_now().await;
+        }
+        // A line waits for room, and a piece of the next may be in the buffer.
+        let bytes_max = lines::AHEAD_BYTES_MAX + 3 * line.len();
+        assert!(read_bytes() <= bytes_max, "{} bytes were read ahead", read_bytes());
+
+        drop(first);
+        let (mut rest, mut in_hand) = (Vec::new(), Vec::new());
+        loop {
+            let batch = timeout(Duration::from_secs(60), next_batch(&mut waiting, &mut rest)).await;
+            match batch.expect("there is room").unwrap() {
+                batch if batch.is_empty() => break,
+                batch => in_hand.extend(batch),
+            }
+        }
+        assert!(in_hand.iter().map(|line| line.number).eq(2..=LINES as u64));
     }
 
     #[test]

@@ -3,15 +3,20 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
 /// Of a line as it is read; the server takes no larger event.
-const LINE_BYTES_MAX: usize = 256 * 1024;
+pub const LINE_BYTES_MAX: usize = 256 * 1024;
+
+/// Of lines that are read and stand in no batch yet.
+pub const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What some editors put before a file to say that it is UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
@@ -28,6 +33,8 @@ pub struct Line {
     pub refused: Option<String>,
     /// What it took of the input, its end and blank lines before it included.
     pub read_bytes: u64,
+    /// Its part of what may be read ahead, for as long as it stands in no batch.
+    pub ahead: Option<OwnedSemaphorePermit>,
 }
 
 pub type Input = Box<dyn Read + Send>;
@@ -43,10 +50,11 @@ pub fn open(file: Option<&Path>) -> Result<(Input, Option<u64>), String> {
     Ok((Box::new(file), metadata.is_file().then_some(metadata.len())))
 }
 
-/// Reads on a thread of its own, as far ahead as `ahead` lines, because a terminal or a pipe may keep it waiting for ever. An error is the
-/// last thing that is sent.
-pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> {
-    let (sender, receiver) = mpsc::channel(ahead);
+/// Reads on a thread of its own, because a terminal or a pipe may keep it waiting for ever; ahead as far as `ahead_lines` in the channel,
+/// and as there is room for what stands in no batch yet. An error is the last thing that is sent.
+pub fn read(input: Input, ahead_lines: usize) -> mpsc::Receiver<Result<Line, String>> {
+    let (sender, receiver) = mpsc::channel(ahead_lines);
+    let (room_bytes, runtime) = (Arc::new(Semaphore::new(AHEAD_BYTES_MAX)), Handle::current());
     thread::spawn(move || {
         let mut reader = BufReader::with_capacity(LINE_BYTES_MAX, input);
         let (mut number, mut skipped_bytes) = (0, 0);
@@ -62,7 +70,7 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
                 Ok(Next::Text { text, bytes }) => {
                     let read_bytes = bytes + std::mem::take(&mut skipped_bytes);
                     let (text, unidentified) = with_id(text);
-                    Ok(Line { number, text, unidentified, refused: None, read_bytes })
+                    Ok(Line { number, text, unidentified, read_bytes, ..Line::default() })
                 }
                 Ok(Next::TooLong { bytes }) => {
                     let refused = Some(format!("is larger than {LINE_BYTES_MAX} bytes"));
@@ -72,12 +80,25 @@ pub fn read(input: Input, ahead: usize) -> mpsc::Receiver<Result<Line, String>> 
                 Err(error) => Err(format!("cannot read line {number}: {error}")),
             };
             let is_last = line.is_err();
-            if sender.blocking_send(line).is_err() || is_last {
+            if runtime.block_on(send(&sender, line, &room_bytes)).is_none() || is_last {
                 return;
             }
         }
     });
     receiver
+}
+
+/// Waits for room. `None` when nobody takes lines any more: what was read gave its room back with them, so that this comes to an end.
+async fn send(
+    sender: &mpsc::Sender<Result<Line, String>>,
+    mut line: Result<Line, String>,
+    room_bytes: &Arc<Semaphore>,
+) -> Option<()> {
+    if let Ok(line) = &mut line {
+        let bytes = u32::try_from(line.text.len()).ok()?;
+        line.ahead = Some(Arc::clone(room_bytes).acquire_many_owned(bytes).await.ok()?);
+    }
+    sender.send(line).await.ok()
 }
 
 enum Next {
