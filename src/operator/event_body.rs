@@ -21,7 +21,7 @@ pub fn batch(text: &[u8]) -> Result<Vec<Publication>, Violations> {
         if events.len() == BATCH_LINES_MAX {
             return Err(Violations::one("body", format!("must have at most {BATCH_LINES_MAX} events")));
         }
-        match read(line.trim_ascii_end(), Some(place + 1)) {
+        match read(without_space_behind(line), Some(place + 1)) {
             Ok(event) => events.push(event),
             Err(wrong) => violations.extend(wrong),
         }
@@ -33,6 +33,13 @@ pub fn batch(text: &[u8]) -> Result<Vec<Publication>, Violations> {
         return Err(Violations::one("body", "must not be empty; send an event on each line"));
     }
     if violations.is_empty() { Ok(events) } else { Err(violations) }
+}
+
+/// A line without what JSON has for space at its end, the CR of a CR LF among it. A form feed is none: it is wrong there as it is anywhere.
+fn without_space_behind(line: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+    let end = line.iter().rposition(|byte| !is_space(byte)).map_or(0, |last| last + 1);
+    &line[..end]
 }
 
 /// An event that is the whole body.
@@ -73,12 +80,40 @@ fn publication(mut fields: Fields<'_>, line: Option<usize>) -> Result<Publicatio
 
 fn attributes(fields: &mut Fields<'_>) -> Option<Attributes> {
     let mut attributes = Attributes::default();
-    for name in fields.names() {
+    for (name, value) in fields.take_all() {
         if name.chars().count() > ATTRIBUTE_NAME_CHARS_MAX {
             fields.refuse(&name, "must have a name of 1 to 100 characters");
             continue;
         }
-        fields.required(&name, |value: String| attributes.add(&name, value));
+        fields.checked(&name, value, |value: String| attributes.add(&name, value));
     }
     Some(attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_may_end_in_what_json_has_for_space_and_in_nothing_else() {
+        let event = r#"{"type":"a","data":1}"#;
+        for (before, behind, is_event) in [
+            ("", "", true),
+            ("", "\r", true),
+            (" \t\r", " \t\r\r ", true),
+            ("\u{c}", "", false),
+            ("", "\u{c}", false),
+            ("", "\u{c}\r", false),
+            ("", "\u{b}", false),
+            ("", "\u{a0}", false),
+        ] {
+            let lines = format!("{event}\n{before}{event}{behind}\n");
+            let read = batch(lines.as_bytes())
+                .map(|events| events.len())
+                .map_err(|wrong| wrong.iter().map(|one| one.field.clone()).collect::<Vec<_>>());
+            let expected = if is_event { Ok(2) } else { Err(vec!["line 2".to_owned()]) };
+            assert_eq!(read, expected, "{before:?} {behind:?}");
+        }
+        assert_eq!(batch(format!("\u{c}\n{event}\n \u{c}\r\n").as_bytes()).unwrap().len(), 1, "blank lines");
+    }
 }

@@ -6,14 +6,17 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::Operator;
+use super::batch_places::Place;
 use super::event_body::{self, EVENT_BYTES_MAX};
 use super::extract::Producer;
 use crate::domain::Error;
 use crate::domain::caller::Caller;
+use crate::domain::publication::Publication;
 use crate::hub::publish::Receipt;
 use crate::surfaces::kit::body;
 use crate::surfaces::kit::problem::Failure;
@@ -40,8 +43,9 @@ async fn publish_one(operator: &Operator, caller: &Caller, request: Request) -> 
 }
 
 async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -> Result<Response, Failure> {
-    let _place = operator.batch_places.take(caller.partner).await?;
-    let events = event_body::batch(&body::read(request.into_body(), BATCH_BYTES_MAX).await?)?;
+    let place = operator.batch_places.take(caller.partner).await?;
+    let text = body::read(request.into_body(), BATCH_BYTES_MAX).await?;
+    let (events, _place) = parsed(text, place).await?;
     let receipts = operator.hub.publish(caller, events).await?;
     let mut lines = Vec::with_capacity(receipts.len() * 64);
     for receipt in &receipts {
@@ -49,6 +53,24 @@ async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -
         lines.push(b'\n');
     }
     Ok((StatusCode::ACCEPTED, [(CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
+/// A batch taken apart where it holds up nobody: a large one takes as long as thousands of other requests. Whoever gives up waiting for
+/// that stops nothing, so that the place goes along with the text and is free once that is.
+async fn parsed(text: Bytes, place: Place) -> Result<(Vec<Publication>, Place), Failure> {
+    let parsing = tokio::task::spawn_blocking(move || {
+        let events = event_body::batch(&text);
+        drop(text);
+        (events, place)
+    });
+    match parsing.await {
+        Ok((events, place)) => Ok((events?, place)),
+        Err(error) => match error.try_into_panic() {
+            // As if it had happened here, for who catches those of handlers.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(Error::unavailable(error).into()),
+        },
+    }
 }
 
 #[derive(Serialize)]
@@ -60,5 +82,34 @@ struct Accepted {
 impl From<&Receipt> for Accepted {
     fn from(receipt: &Receipt) -> Self {
         Self { id: receipt.id.0, matched: receipt.matched }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::super::batch_places::BatchPlaces;
+    use super::*;
+    use crate::domain::id::PartnerId;
+
+    #[tokio::test]
+    async fn rule_14_a_large_batch_holds_up_nobody_and_keeps_its_place_until_it_is_taken_apart() {
+        let (places, partner) = (BatchPlaces::default(), PartnerId::new());
+        let line = format!("{{\"type\":\"a\",\"data\":[{}1]}}\n", "1,".repeat(100_000));
+        let text = Bytes::from(line.repeat(50));
+        let place = places.take(partner).await.unwrap();
+        let mut given_up = Box::pin(parsed(text, place));
+        assert!(given_up.as_mut().now_or_never().is_none(), "the thread is free meanwhile");
+        drop(given_up);
+        let _other = places.take(partner).await.unwrap();
+        let mut third = Box::pin(places.take(partner));
+        assert!(third.as_mut().now_or_never().is_none(), "it is still at work");
+        third.await.unwrap();
+
+        let place = places.take(PartnerId::new()).await.unwrap();
+        let text = Bytes::from_static(b"{\"type\":\"a\",\"data\":1}\n");
+        let (events, _place) = parsed(text, place).await.ok().unwrap();
+        assert_eq!(events.len(), 1);
     }
 }

@@ -3,8 +3,8 @@
 //! Complaints are collected, so that all of them can be told at once, each under its member's name. A member that is null or an empty text
 //! is as good as absent.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -27,7 +27,7 @@ pub struct Input {
     /// Where complaints say that this object stands: empty for the request, `subscriptions[0].` for an entry.
     prefix: String,
     /// Under their names in lower case.
-    members: Vec<(String, Node)>,
+    members: HashMap<String, Node>,
     pub violations: Violations,
 }
 
@@ -92,16 +92,14 @@ impl Input {
             self.violations.add(BODY, format!("must have at most {MEMBERS_MAX} fields"));
             return;
         }
-        let mut seen: Vec<String> = Vec::with_capacity(members.len());
+        let mut seen = HashSet::with_capacity(members.len());
         for (name, node) in members {
             let key = name.to_lowercase();
-            if seen.contains(&key) {
+            if seen.insert(key.clone()) {
+                self.members.insert(key, node);
+            } else {
                 self.refuse(&name, "is given twice");
-                continue;
             }
-            self.members.retain(|(known, _)| *known != key);
-            self.members.push((key.clone(), node));
-            seen.push(key);
         }
     }
 
@@ -138,9 +136,7 @@ impl Input {
     }
 
     fn take(&mut self, name: &str) -> Option<Node> {
-        let key = name.to_lowercase();
-        let at = self.members.iter().position(|(known, _)| *known == key)?;
-        let (_, node) = self.members.swap_remove(at);
+        let node = self.members.remove(&name.to_lowercase())?;
         let is_empty = match &node {
             Node::Null => true,
             Node::Word(text) | Node::Text(text) => text.is_empty(),
