@@ -26,6 +26,7 @@ pub struct Posted {
     pub latency_ms: i32,
     pub response: Option<Vec<u8>>,
     pub retry_after: Option<String>,
+    pub answered_at: Option<String>,
     /// For the operator.
     pub detail: Option<String>,
     /// Whether a connection was had; `None` when none was tried.
@@ -123,6 +124,7 @@ fn unsent(reason: String) -> Posted {
         latency_ms: 0,
         response: None,
         retry_after: None,
+        answered_at: None,
         detail: Some(reason),
         reached: None,
         ours: true,
@@ -137,16 +139,18 @@ fn classify(reply: Reply, dialect: &dyn Dialect) -> Posted {
         latency_ms,
         response: None,
         retry_after: None,
+        answered_at: None,
         detail: None,
         reached: Some(reply.reached),
         ours: false,
     };
     match reply.result {
-        ReplyKind::Answered { status, retry_after, body, .. } => Posted {
+        ReplyKind::Answered { status, retry_after, answered_at, body, .. } => Posted {
             outcome: if dialect.accepts(status) { Outcome::Delivered } else { Outcome::Refused },
             status: Some(status),
             response: Some(body),
             retry_after,
+            answered_at,
             ..nothing
         },
         // Who was not reached in time was not reached: a partner who could tell the two apart would have a port scanner (SECURITY rule 6).
@@ -235,14 +239,15 @@ mod tests {
             let answered = ReplyKind::Answered {
                 status,
                 retry_after: Some("7".to_owned()),
+                answered_at: Some("now".to_owned()),
                 body: b"text".to_vec(),
                 body_complete: true,
             };
             let posted = posted(answered, true);
             assert_eq!((posted.outcome, posted.status), (outcome, Some(status)));
             assert_eq!(
-                (posted.response.as_deref(), posted.retry_after.as_deref()),
-                (Some(&b"text"[..]), Some("7"))
+                (posted.response.as_deref(), posted.retry_after.as_deref(), posted.answered_at.as_deref()),
+                (Some(&b"text"[..]), Some("7"), Some("now"))
             );
         }
     }

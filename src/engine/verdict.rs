@@ -52,7 +52,8 @@ pub(super) fn shown(target: &Target, failures: i32, posted: &Posted) -> Option<S
 
 /// How long the receiver asked us to wait.
 fn asked(posted: &Posted) -> Option<Duration> {
-    posted.retry_after.as_deref().and_then(|raw| retry_after::parse(raw, clock::now(), RETRY_AFTER_MAX))
+    let (raw, answered_at) = (posted.retry_after.as_deref()?, posted.answered_at.as_deref());
+    retry_after::parse(raw, answered_at, clock::now(), RETRY_AFTER_MAX)
 }
 
 /// What a post means for its delivery. One that is excused is tried again as its failure asks, and costs nothing of its budget.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::RETRY_AFTER;
+use hyper::header::{DATE, HeaderName, RETRY_AFTER};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout;
 
@@ -23,7 +23,7 @@ pub(super) enum Exchange {
 }
 
 /// Longer than any number or date; what is longer is not worth keeping.
-const RETRY_AFTER_BYTES_MAX: usize = 64;
+const TIME_BYTES_MAX: usize = 64;
 
 /// Not an `async fn`: the request goes to the connection here and now, instead of being part of the future that waits for its answer.
 /// That is boxed, for it is handed on twice.
@@ -59,7 +59,8 @@ async fn settle(
     connection.received.bound(None);
     let status = response.status();
     progress.phase = Phase::Body { status: status.as_u16() };
-    let retry_after = retry_after(response.headers());
+    let retry_after = time(response.headers(), RETRY_AFTER);
+    let answered_at = retry_after.as_ref().and_then(|_| time(response.headers(), DATE));
     let (body, body_complete) = match read(response.into_body(), limits.response_body_bytes_max).await {
         Ok(read) => read,
         Err(error) => {
@@ -71,7 +72,8 @@ async fn settle(
         pool.keep(post.url.origin(), connection);
     }
     let body = mask(body, body_complete, post.mask);
-    Exchange::Settled(ReplyKind::Answered { status: status.as_u16(), retry_after, body, body_complete })
+    let status = status.as_u16();
+    Exchange::Settled(ReplyKind::Answered { status, retry_after, answered_at, body, body_complete })
 }
 
 async fn head(
@@ -117,7 +119,7 @@ async fn read(mut incoming: Incoming, bytes_max: usize) -> hyper::Result<(Vec<u8
     Ok((body, true))
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<String> {
-    let raw = headers.get(RETRY_AFTER)?.as_bytes();
-    (raw.len() <= RETRY_AFTER_BYTES_MAX).then(|| String::from_utf8_lossy(raw).into_owned())
+fn time(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    let raw = headers.get(name)?.as_bytes();
+    (raw.len() <= TIME_BYTES_MAX).then(|| String::from_utf8_lossy(raw).into_owned())
 }

@@ -21,6 +21,8 @@ pub enum ReplyKind {
         status: u16,
         /// The header as it came, unless it is absurdly long.
         retry_after: Option<String>,
+        /// When the receiver's clock says that it answered (`Date`), as it came, where there is a `retry_after` that may be a date of that clock.
+        answered_at: Option<String>,
         /// At most `response_body_bytes_max`, any bytes whatever, secrets blanked.
         body: Vec<u8>,
         /// False where the rest was left unread.

@@ -120,6 +120,26 @@ async fn rule_07_retry_after_lengthens_the_wait_and_never_shortens_it() {
 }
 
 #[tokio::test]
+async fn rule_07_a_retry_after_that_is_a_date_counts_from_the_answers_own() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    for (calls, asked, date, expected_s) in [
+        (1, "Sun, 06 Nov 1994 09:06:17 GMT", "Sun, 06 Nov 1994 08:49:37 GMT", 999.0..1001.5),
+        (2, "Sat, 01 Jan 2050 00:00:05 GMT", "Sat, 01 Jan 2050 00:00:00 GMT", 7.9..13.0),
+        (3, "Sat, 01 Jan 2050 00:00:05 GMT", "this morning", 86_399.0..86_401.5),
+        (4, "Sat, 01 Jan 2050 00:00:05 GMT", "Sun, 06 Nov 1994 08:49:37 GMT", 86_399.0..86_401.5),
+    ] {
+        let subscription = app.subscribe(&receiver.url).await;
+        receiver.reply([Reply::Dated(503, asked, date)]);
+        app.cancel_one().await;
+        let call = receiver.wait_for(calls).await.remove(calls - 1);
+        let delivery = app.wait_for_attempts(call.header("webhook-id"), 1).await;
+        assert!(expected_s.contains(&waits_s(&delivery)), "{asked} at {date}: {delivery}");
+        app.unsubscribe(subscription).await;
+    }
+}
+
+#[tokio::test]
 async fn a_policy_of_its_own_takes_effect_and_null_is_the_default_again() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;

@@ -176,13 +176,33 @@ async fn rule_05_endless_interim_answers() {
 
 #[tokio::test]
 async fn rule_05_bodies_and_headers_that_are_no_text() {
-    let answer = b"HTTP/1.1 200 OK\r\nX-Odd: \xff\xfe\r\nRetry-After: \xff1\r\nContent-Length: 10\r\n\r\n\x00\xff\x1b[31m<s>";
-    let ReplyKind::Answered { status: 200, body, retry_after, body_complete: true } = answer_to(answer).await
+    let answer = b"HTTP/1.1 200 OK\r\nX-Odd: \xff\xfe\r\nRetry-After: \xff1\r\nDate: \xff2\r\nContent-Length: 10\r\n\r\n\x00\xff\x1b[31m<s>";
+    let ReplyKind::Answered { status: 200, body, retry_after, answered_at, body_complete: true } =
+        answer_to(answer).await
     else {
         panic!()
     };
     assert_eq!(body, b"\x00\xff\x1b[31m<s>");
-    assert_eq!(retry_after.as_deref(), Some("\u{fffd}1"));
+    assert_eq!((retry_after.as_deref(), answered_at.as_deref()), (Some("\u{fffd}1"), Some("\u{fffd}2")));
+}
+
+#[tokio::test]
+async fn rule_05_of_what_an_answer_says_of_times_little_is_kept() {
+    let long = "9".repeat(65);
+    for (said, kept) in [
+        ("Retry-After: 1\r\nDate: 2\r\n".to_owned(), (Some("1"), Some("2"))),
+        (format!("Retry-After: 1\r\nDate: {long}\r\n"), (Some("1"), None)),
+        (format!("Retry-After: {long}\r\nDate: 2\r\n"), (None, None)),
+        ("Date: 2\r\n".to_owned(), (None, None)),
+    ] {
+        let answer = format!("HTTP/1.1 503 Not now\r\n{said}Content-Length: 0\r\n\r\n");
+        let ReplyKind::Answered { retry_after, answered_at, .. } =
+            answer_to(answer.into_bytes().leak()).await
+        else {
+            panic!("{said}")
+        };
+        assert_eq!((retry_after.as_deref(), answered_at.as_deref()), kept, "{said}");
+    }
 }
 
 #[tokio::test]

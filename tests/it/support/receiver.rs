@@ -45,6 +45,8 @@ pub enum Reply {
     Status(u16),
     /// With a `Retry-After`.
     Later(u16, String),
+    /// With a `Retry-After`, and a `Date` of the receiver's own.
+    Dated(u16, &'static str, &'static str),
     /// With a body.
     Body(u16, Vec<u8>),
     /// Says nothing for this long, then 204.
@@ -149,6 +151,9 @@ async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, b
     match reply {
         Reply::Status(code) => status(code).into_response(),
         Reply::Later(code, after) => (status(code), [("retry-after", after)]).into_response(),
+        Reply::Dated(code, after, date) => {
+            (status(code), [("retry-after", after), ("date", date)]).into_response()
+        }
         Reply::Body(code, body) => (status(code), body).into_response(),
         Reply::Judge(judge) => status(judge(&call)).into_response(),
         Reply::Gate(gate, code) => {
