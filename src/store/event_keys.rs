@@ -15,6 +15,8 @@ pub struct Entry {
     pub key: String,
     pub event: EventId,
     pub content_hash: [u8; 32],
+    /// How many subscriptions the event matches, if that is known already.
+    pub matched: Option<i32>,
 }
 
 /// An id that was taken before, with how many subscriptions its event matched.
@@ -35,12 +37,14 @@ pub async fn claim_many(
     entries: &[Entry],
 ) -> Result<HashSet<(PartnerId, String)>, sqlx::Error> {
     let claimed: Vec<(Uuid, String)> = sqlx::query_as(
-        "insert into event_keys (partner_id, key, event_id, content_hash)
-         select partner_id, key, event_id, content_hash
-         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[]) as claims (partner_id, key, event_id, content_hash)
+        "insert into event_keys (partner_id, key, event_id, content_hash, matched)
+         select partner_id, key, event_id, content_hash, matched
+         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[], $5::integer[])
+             as claims (partner_id, key, event_id, content_hash, matched)
          order by partner_id, key
          on conflict (partner_id, key) do update
-             set event_id = excluded.event_id, content_hash = excluded.content_hash, created_at = herald_now()
+             set event_id = excluded.event_id, content_hash = excluded.content_hash, matched = excluded.matched,
+                 created_at = herald_now()
              where event_keys.created_at < herald_now() - interval '7 days'
          returning partner_id, key",
     )
@@ -48,6 +52,7 @@ pub async fn claim_many(
     .bind(entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>())
     .bind(entries.iter().map(|entry| entry.event.0).collect::<Vec<_>>())
     .bind(entries.iter().map(|entry| entry.content_hash.as_slice()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|entry| entry.matched).collect::<Vec<_>>())
     .fetch_all(db)
     .await?;
     Ok(claimed.into_iter().map(|(partner, key)| (PartnerId(partner), key)).collect())
@@ -55,18 +60,38 @@ pub async fn claim_many(
 
 /// What these ids stand for, of those that stand for something.
 pub async fn find_many(db: &mut PgConnection, keys: &[(PartnerId, String)]) -> Result<Vec<Taken>, Error> {
-    // Written so that it can only be looked up in the index, see docs/decisions/0027.
+    // Written so that it can only be looked up in the index, see docs/decisions/0027. The event, which may be gone, is asked only by ids that
+    // were taken before they knew.
     let found = sqlx::query_as(
-        "select k.partner_id, k.key, k.event_id, k.content_hash, coalesce(e.matched, 0) as matched
+        "select k.partner_id, k.key, k.event_id, k.content_hash, coalesce(k.matched, e.matched, 0) as matched
          from unnest($1::uuid[], $2::text[]) as asked (partner_id, key)
          join event_keys k on k.partner_id = any (array[asked.partner_id]) and k.key between asked.key and asked.key
-         left join lateral (select matched from events where id = k.event_id limit 1) e on true",
+         left join lateral (select matched from events where id = k.event_id and k.matched is null limit 1) e on true",
     )
     .bind(keys.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
     .bind(keys.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())
     .fetch_all(db)
     .await?;
     Ok(found)
+}
+
+/// Writes down how many subscriptions the events of ids matched that were taken in the present transaction.
+pub async fn set_matched(
+    db: &mut PgConnection,
+    keys: &[(PartnerId, String)],
+    matched: &[i32],
+) -> Result<(), Error> {
+    sqlx::query(
+        "update event_keys k set matched = given.matched
+         from unnest($1::uuid[], $2::text[], $3::integer[]) as given (partner_id, key, matched)
+         where k.partner_id = any (array[given.partner_id]) and k.key between given.key and given.key",
+    )
+    .bind(keys.iter().map(|(partner, _)| partner.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())
+    .bind(matched)
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Gives ids back that were taken in the present transaction for events that are not stored after all.

@@ -318,9 +318,11 @@ async fn of_contradicting_requests_at_once_exactly_one_is_stored() {
         assert_eq!(refused(answer), (409, "DuplicateEntity", vec!["line 2: id"]));
     }
     // What was refused left nothing behind: its own ids are free for other content.
-    let free: i64 =
-        sqlx::query_scalar("select count(*) from event_keys").fetch_one(&desk.database.pool).await.unwrap();
-    assert_eq!(free, 2);
+    let (taken, known): (i64, i64) = sqlx::query_as("select count(*), count(matched) from event_keys")
+        .fetch_one(&desk.database.pool)
+        .await
+        .unwrap();
+    assert_eq!((taken, known), (2, 2), "each says how many subscriptions its event matched");
 }
 
 #[tokio::test]

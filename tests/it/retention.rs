@@ -9,6 +9,8 @@ use herald::engine::janitor::retention;
 use herald::store::partitions;
 use herald::store::queue::{self, Walked};
 use herald::telemetry::Metrics;
+use reqwest::Method;
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::support::app::{App, settings};
@@ -172,6 +174,53 @@ async fn what_is_undelivered_ends_as_expired_and_its_partner_sees_it() {
         assert_eq!(of_attempts(&app.delivery(&id).await, "outcome"), [] as [&str; 0]);
         assert_eq!(app.redeliver(&id).await.0, 409, "there is nothing left to send");
     }
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_answer_although_its_event_is_gone() {
+    let database = cluster::database().await;
+    let (receiver, another) = (Receiver::start().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.subscribe(&receiver.url).await;
+    let operator = app.operator();
+    let publish = async |id: &str| {
+        let event = json!({ "type": "RedirectSessionCancelled", "data": 1, "id": id });
+        operator.ask(Method::POST, "/events", Some(event)).await
+    };
+    // Who takes such events is read, then remembered, then remembered wrongly. Of one it is not known, as of those that were taken long ago.
+    let mut answers = Vec::new();
+    for (id, matched) in [("read", 1), ("remembered", 1), ("changed", 2), ("old", 2)] {
+        if id == "changed" {
+            app.subscribe(&another.url).await;
+        }
+        let answer = publish(id).await;
+        assert_eq!((answer.0, &answer.1["matched"]), (202, &json!(matched)), "{answer:?}");
+        answers.push((id, answer));
+    }
+    let db = &mut *database.pool.acquire().await.unwrap();
+    run(db, "update event_keys set matched = null where key = 'old'").await;
+    for (id, answer) in &answers {
+        assert_eq!(publish(id).await, *answer, "{id}");
+    }
+    receiver.wait_for(4).await;
+    another.wait_for(2).await;
+    for delivery in app.deliveries().await {
+        app.wait_for_state(&text(&delivery["id"]), "delivered").await;
+    }
+
+    let first = today(&database).await;
+    move_to_noon(&database, first + TimeDelta::days(3)).await;
+    days_were_seen(&database).await;
+    make_ahead(&database).await;
+    retention::keep(&database.pool, 1, &Metrics::default()).await.unwrap();
+    assert!(!days_that_are(&database, "events", "attached").await.contains(&first));
+    for (id, (status, mut answer)) in answers {
+        if id == "old" {
+            answer["matched"] = json!(0);
+        }
+        assert_eq!(publish(id).await, (status, answer), "{id}");
+    }
+    app.stop().await;
 }
 
 /// Somebody sets the clock a month ahead, sees what the log says, and sets it back.

@@ -213,7 +213,7 @@ async fn plan(
     if publishing.iter().any(|request| request.has_chosen_ids()) {
         transaction.begin(db).await?;
     }
-    let publications = Publications::lock(db, publishing).await?;
+    let publications = Publications::lock(db, ground.routes, publishing).await?;
     let now = match cancels.now() {
         Some(now) => now,
         None => store::now(db).await?,
@@ -235,6 +235,7 @@ async fn plan(
     }
     let routes = ground.routes.find(db, &events).await?;
     let matched = match_all(&events, &routes, birth);
+    publications.claims.put_right(db, &events, &matched.counts).await?;
     Ok(Plan {
         cancelled: cancels.answers,
         sessions: cancels.cancelled,

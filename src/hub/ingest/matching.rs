@@ -13,6 +13,7 @@ use super::group::Birth;
 use crate::domain::Error;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{DeliveryId, IdMap, IdSet, PartnerId, SubscriptionId};
+use crate::domain::publication::Publication;
 use crate::domain::route::{Route, Routes};
 use crate::store::events::{Begins, NewDelivery};
 use crate::store::routes;
@@ -62,6 +63,12 @@ impl KnownRoutes {
 
     fn get(&self, event: &NewEvent) -> Option<Arc<Routes>> {
         self.by_partner.get(&event.partner)?.get(&event.kind).cloned()
+    }
+
+    /// How many subscriptions a publication matches, if that is remembered.
+    pub(super) fn count(&self, partner: PartnerId, publication: &Publication) -> Option<i32> {
+        let routes = self.by_partner.get(&partner)?.get(publication.kind.as_str())?;
+        i32::try_from(routes.of(&publication.attributes).count()).ok()
     }
 
     /// Where there would be too much, all is forgotten: that costs a read each, once. What is too much by itself is not remembered. In the place of
@@ -168,7 +175,7 @@ mod tests {
     use super::super::birth::tests::event;
     use super::*;
     use crate::domain::id::NodeId;
-    use crate::domain::publication::OrderingKey;
+    use crate::domain::publication::{Attributes, EventType, OrderingKey};
 
     fn route() -> Route {
         Route { subscription: SubscriptionId::new(), holds: false, gathers: false, campaigns: None }
@@ -245,6 +252,31 @@ mod tests {
         assert_eq!(large, (40..50).map(|place| (place, 500)).collect::<Vec<_>>());
         assert_eq!(matched.deliveries.len(), GROUP_AT_ONCE_MAX + 20);
         assert_eq!(matched.counts, [vec![500; 50], vec![2; 10]].concat());
+    }
+
+    #[test]
+    fn what_a_publication_matches_is_known_by_the_routes_that_are_remembered() {
+        let mut known = KnownRoutes::default();
+        let (partner, spring) = (PartnerId::new(), Some(vec!["spring".to_owned()]));
+        let all = vec![route(), Route { campaigns: spring, ..route() }, Route { holds: true, ..route() }];
+        known.remember(partner, "paid", routes(all));
+        let count = |partner, kind: &str, campaign: Option<&str>| {
+            let mut attributes = Attributes::default();
+            if let Some(name) = campaign {
+                attributes.add("campaignName", name.to_owned()).unwrap();
+            }
+            let kind = EventType::parse(kind.to_owned()).unwrap();
+            let (line, ordering_key, key) = (None, None, None);
+            let data = b"1".to_vec();
+            known.count(
+                partner,
+                &Publication { line, partner: None, kind, data, attributes, ordering_key, key },
+            )
+        };
+        assert_eq!(count(partner, "paid", None), Some(2));
+        assert_eq!(count(partner, "paid", Some("spring")), Some(3));
+        assert_eq!(count(partner, "other", None), None);
+        assert_eq!(count(PartnerId::new(), "paid", None), None);
     }
 
     #[test]

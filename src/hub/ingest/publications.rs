@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 
 use super::PublishRequest;
 use super::group::Stop;
+use super::matching::KnownRoutes;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{EventId, IdMap, PartnerId};
 use crate::domain::publication::Publication;
@@ -66,11 +67,18 @@ struct StandsFor {
     matched: Option<i32>,
 }
 
+/// What an id was claimed for.
+struct Claim {
+    event: EventId,
+    /// How many subscriptions that is said to match, if anything is.
+    matched: Option<i32>,
+}
+
 /// Publishing requests whose chosen ids are claimed.
 pub(super) struct Publications<'a> {
     requests: Vec<&'a PublishRequest>,
-    /// The ids that are ours, with the event that each was claimed for.
-    claimed: HashMap<Key, EventId>,
+    /// The ids that are ours.
+    claimed: HashMap<Key, Claim>,
     /// What the others stand for.
     standing: HashMap<Key, StandsFor>,
     /// Of each request, in order.
@@ -81,6 +89,32 @@ pub(super) struct Publications<'a> {
 pub(super) struct Decided {
     pub events: Vec<NewEvent>,
     pub settled: Vec<Settled>,
+    pub claims: Claims,
+}
+
+/// The ids of the events to store.
+pub(super) struct Claims(Vec<(Key, Claim)>);
+
+impl Claims {
+    /// Ids say how many subscriptions their events match by the routes that were remembered when they were claimed. Where there were none, or
+    /// others now, that is put right.
+    pub(super) async fn put_right(
+        self,
+        db: &mut PgConnection,
+        events: &[NewEvent],
+        counts: &[i32],
+    ) -> Result<(), Error> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let matched: IdMap<_, _> = events.iter().map(|event| event.id).zip(counts.iter().copied()).collect();
+        let wrong = self.0.into_iter().filter_map(|(key, claim)| {
+            let matched = *matched.get(&claim.event)?;
+            (claim.matched != Some(matched)).then_some((key, matched))
+        });
+        let (keys, counts): (Vec<_>, Vec<_>) = wrong.unzip();
+        if keys.is_empty() { Ok(()) } else { event_keys::set_matched(db, &keys, &counts).await }
+    }
 }
 
 /// What a request comes to.
@@ -107,14 +141,19 @@ impl Settled {
 }
 
 impl<'a> Publications<'a> {
-    pub(super) async fn lock(db: &mut PgConnection, requests: Vec<&'a PublishRequest>) -> Result<Self, Stop> {
+    pub(super) async fn lock(
+        db: &mut PgConnection,
+        routes: &KnownRoutes,
+        requests: Vec<&'a PublishRequest>,
+    ) -> Result<Self, Stop> {
         let mut claims: HashMap<Key, Entry> = HashMap::new();
         let mut identities = Vec::with_capacity(requests.len());
         for request in &requests {
             let identity = |owned: &Owned| {
                 let (partner, key) = owned.key()?;
                 let (event, content_hash) = (EventId::new(), owned.content_hash?);
-                let entry = || Entry { partner, key: key.clone(), event, content_hash };
+                let matched = || routes.count(partner, &owned.publication);
+                let entry = || Entry { partner, key: key.clone(), event, content_hash, matched: matched() };
                 claims.entry((partner, key.clone())).or_insert_with(entry);
                 Some((event, content_hash))
             };
@@ -135,7 +174,7 @@ impl<'a> Publications<'a> {
         for entry in entries {
             let key = (entry.partner, entry.key);
             if ours.contains(&key) {
-                self.claimed.insert(key, entry.event);
+                self.claimed.insert(key, Claim { event: entry.event, matched: entry.matched });
             } else {
                 others.push(key);
             }
@@ -162,27 +201,29 @@ impl<'a> Publications<'a> {
         db: &mut PgConnection,
         now: DateTime<Utc>,
     ) -> Result<Decided, Error> {
-        let mut decided = Decided { events: Vec::new(), settled: Vec::with_capacity(self.requests.len()) };
+        let (mut events, mut all_settled) = (Vec::new(), Vec::with_capacity(self.requests.len()));
         for (request, identities) in self.requests.iter().zip(std::mem::take(&mut self.identities)) {
-            let settled = settle(&mut self.standing, request, &identities, now, &mut decided.events);
-            decided.settled.push(settled);
+            all_settled.push(settle(&mut self.standing, request, &identities, now, &mut events));
         }
-        self.correct(db).await?;
-        Ok(decided)
+        Ok(Decided { events, settled: all_settled, claims: self.correct(db).await? })
     }
 
     /// Ids were claimed for the first that asked; where that request was refused they stand for a later one's event, or for nothing.
-    async fn correct(self, db: &mut PgConnection) -> Result<(), Error> {
-        let (mut wrong, mut right) = (Vec::new(), Vec::new());
-        for (key, event) in self.claimed {
+    async fn correct(self, db: &mut PgConnection) -> Result<Claims, Error> {
+        let (mut wrong, mut right, mut claims) =
+            (Vec::new(), Vec::new(), Vec::with_capacity(self.claimed.len()));
+        for (key, claim) in self.claimed {
             match self.standing.get(&key) {
-                Some(standing) if standing.event == event => continue,
-                Some(standing) => right.push(Entry {
-                    partner: key.0,
-                    key: key.1.clone(),
-                    event: standing.event,
-                    content_hash: standing.content_hash,
-                }),
+                Some(standing) if standing.event == claim.event => {
+                    claims.push((key, claim));
+                    continue;
+                }
+                Some(standing) => {
+                    let (event, content_hash) = (standing.event, standing.content_hash);
+                    let (partner, name) = key.clone();
+                    right.push(Entry { partner, key: name, event, content_hash, matched: None });
+                    claims.push((key.clone(), Claim { event, matched: None }));
+                }
                 None => {}
             }
             wrong.push(key);
@@ -193,7 +234,7 @@ impl<'a> Publications<'a> {
         if !right.is_empty() {
             event_keys::claim_many(db, &right).await?;
         }
-        Ok(())
+        Ok(Claims(claims))
     }
 }
 

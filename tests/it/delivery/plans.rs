@@ -331,6 +331,7 @@ async fn ids_that_were_chosen_are_looked_up_by_key_although_there_were_none_when
     sessions::plan_once_by_key(&mut by_key).await.unwrap();
     idempotency::find_many(&mut by_key, &[]).await.unwrap();
     event_keys::find_many(&mut by_key, &[]).await.unwrap();
+    event_keys::set_matched(&mut by_key, &[], &[]).await.unwrap();
     event_keys::release_many(&mut by_key, &[]).await.unwrap();
 
     let partner = PartnerId::new();
@@ -349,10 +350,13 @@ async fn ids_that_were_chosen_are_looked_up_by_key_although_there_were_none_when
     let asked = [&answers[..], &answers[..1]].concat();
     assert_eq!(idempotency::find_many(&mut by_key, &asked).await.unwrap().len() as i64, TAKEN);
     assert_eq!(event_keys::find_many(&mut by_key, &keys).await.unwrap().len() as i64, TAKEN);
+    event_keys::set_matched(&mut by_key, &keys, &vec![7; keys.len()]).await.unwrap();
+    let found = event_keys::find_many(&mut by_key, &keys).await.unwrap();
+    assert!(found.iter().all(|taken| taken.matched == 7));
     event_keys::release_many(&mut by_key, &keys).await.unwrap();
-    for table in ["idempotency", "event_keys"] {
-        assert_read_little(&mut by_key, table, 4, 12).await;
-    }
+    assert_read_little(&mut by_key, "idempotency", 4, 12).await;
+    // Four times, and once of these each row was written anew, with its entries in two indexes.
+    assert_read_little(&mut by_key, "event_keys", 6, 36).await;
     sqlx::raw_sql("commit").execute(&mut *by_key).await.unwrap();
     let left = "select count(*) from event_keys";
     assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut *connection).await.unwrap(), ROWS - TAKEN);
