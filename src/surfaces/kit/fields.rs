@@ -354,24 +354,6 @@ mod tests {
         assert_eq!(names, ["a.b", "a.c", "a.e", "f[1].g", "f[2]", "h", "d"]);
     }
 
-    /// How long it takes to read as many members as there are, so many of them in each object, at best.
-    fn time_to_read(members: usize, objects: usize) -> Duration {
-        let members: Vec<_> = (0..members).map(|number| format!("\"n{number:03}\":1")).collect();
-        let body = format!("{{{}}}", members.join(","));
-        let read = || {
-            let begun = Instant::now();
-            (0..objects).for_each(|_| assert_eq!(complaints(&body, |_| {}), []));
-            begun.elapsed()
-        };
-        (0..5).map(|_| read()).min().unwrap()
-    }
-
-    #[test]
-    fn rule_14_a_large_object_takes_no_longer_than_small_ones_with_as_many_members() {
-        let (large, small) = (time_to_read(1_000, 10), time_to_read(10, 1_000));
-        assert!(large < 3 * small, "{large:?} against {small:?}");
-    }
-
     #[test]
     fn what_is_given_twice_is_named_once_however_many_members_there_are() {
         for others in [0, FEW, 100] {
