@@ -30,7 +30,8 @@ use crate::engine::{self, Dialects, Engine};
 use crate::hub::deliveries::PolicyLimits;
 use crate::hub::handoff::handoff;
 use crate::hub::ingest::LeaseTerms;
-use crate::hub::{self, Hub, ring_fit};
+use crate::hub::ring_fit::{self, Fit};
+use crate::hub::{self, Hub};
 use crate::listener::{self, Responder};
 use crate::operator::{self, Operator};
 use crate::store;
@@ -80,8 +81,10 @@ impl App {
             );
         })
         .await?;
-        if let Some(misfit) = ring_fit::misfit(&pool, &keys).await? {
-            return Err(StartError::Keys(misfit));
+        match ring_fit::fit(&pool, &keys).await? {
+            Fit { misfit: Some(misfit), opens_something: false } => return Err(StartError::Keys(misfit)),
+            Fit { misfit: Some(misfit), .. } => tracing::warn!("HERALD_SECRET_KEYS: {misfit}"),
+            Fit { misfit: None, .. } => {}
         }
         let (health, metrics) = (Health::default(), Metrics::default());
         let egress = Arc::new(egress_policy(&config));

@@ -106,6 +106,12 @@ pub struct Member {
 }
 
 impl Lease {
+    /// Whether it was leased before, and given back or tried.
+    pub fn was_given_back(&self) -> bool {
+        // One from its birth, or from its first claim, is of the epoch 0 or 1.
+        self.epoch > 1
+    }
+
     /// What the receiver knows it by, on every attempt.
     pub fn webhook_id(&self) -> Uuid {
         self.batch.as_ref().map_or(self.delivery.0, |batch| batch.id.0)

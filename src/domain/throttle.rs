@@ -1,4 +1,4 @@
-//! A rate limit: tokens that refill with time, and a place in time for what finds none and has to be given one.
+//! A callback's rate limit: tokens that refill with time, and a place in time for what finds none.
 //!
 //! Pure: time comes in. Each process keeps its own; N nodes together send at most N times the rate.
 
@@ -9,53 +9,41 @@ pub struct Throttle {
     per_s: u32,
     tokens: f64,
     refilled_at: Instant,
-    /// Where the next one that is given a place goes.
+    /// Where the next one that is put off goes.
     next_place: Instant,
-    /// Whether there is no limit at present.
-    lifted: bool,
+    /// Where one goes that comes in vain again.
+    next_again: Instant,
 }
 
 impl Throttle {
     /// A full one: a second's worth may go at once.
     pub fn new(per_s: u32, now: Instant) -> Self {
-        Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now, lifted: false }
+        Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now, next_again: now }
     }
 
-    /// Another rate from now on. What was used is not given back.
+    /// Another rate from now on. What was used is not given back. Places that were given move up with a higher one.
     pub fn set_per_s(&mut self, per_s: u32, now: Instant) {
-        self.lifted = false;
         if per_s != self.per_s {
-            self.refill(now);
+            let before = self.refill(now);
             self.per_s = per_s;
+            let ahead = self.next_place.saturating_duration_since(now);
+            self.next_place = now + ahead.mul_f64((before / f64::from(per_s.max(1))).min(1.0));
         }
     }
 
-    /// No limit until there is a rate again. What was used is remembered.
-    pub fn lift(&mut self) {
-        self.lifted = true;
-    }
-
-    /// How many tokens there are.
-    pub fn room(&mut self, now: Instant) -> usize {
-        self.refill(now);
-        if self.lifted { usize::MAX } else { self.tokens as usize }
+    /// There is no limit at present.
+    pub fn lift(&mut self, now: Instant) {
+        self.next_place = now;
     }
 
     /// Takes a token; or says after how long there will be one. Who is refused gets no place in line.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
-        match self.again_after(now) {
-            Duration::ZERO => {
-                self.tokens -= 1.0;
-                Ok(())
-            }
-            after => Err(after),
-        }
-    }
-
-    /// After how long there is a token.
-    pub fn again_after(&mut self, now: Instant) -> Duration {
         let rate = self.refill(now);
-        Duration::from_secs_f64((1.0 - self.tokens).max(0.0) / rate)
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - self.tokens) / rate))
     }
 
     /// Whether it is as good as new: nothing is lost by forgetting it.
@@ -73,11 +61,18 @@ impl Throttle {
         rate
     }
 
-    /// After how long there will be a token that nobody has been given before. Who gets one of these asks again then.
-    pub fn place(&mut self, now: Instant) -> Duration {
+    /// Takes a token; or says after how long this one shall try again. Those that are put off are spread at the rate, and who was not put off
+    /// yet goes behind those that were. Who was, and comes in vain, is spread with those alone.
+    pub fn take(&mut self, was_put_off: bool, now: Instant) -> Result<(), Duration> {
         let rate = self.refill(now);
-        self.next_place = self.next_place.max(now) + Duration::from_secs_f64(1.0 / rate);
-        self.next_place - now
+        if self.tokens >= 1.0 && (was_put_off || self.next_place <= now) {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        let next_token = now + Duration::from_secs_f64((1.0 - self.tokens).max(0.0) / rate);
+        let line = if was_put_off { &mut self.next_again } else { &mut self.next_place };
+        *line = (*line + Duration::from_secs_f64(1.0 / rate)).max(next_token);
+        Err(*line - now)
     }
 }
 
@@ -106,26 +101,40 @@ mod tests {
     }
 
     #[test]
-    fn places_are_spread_at_the_rate() {
+    fn a_burst_of_a_second_passes_and_the_rest_is_spread_at_the_rate() {
         let now = Instant::now();
         let mut throttle = Throttle::new(10, now);
-        assert_eq!((0..10).filter(|_| throttle.admit(now).is_ok()).count(), 10);
-        let put_off: Vec<_> = (0..20).map(|_| throttle.place(now).as_millis()).collect();
-        assert_eq!((put_off[0], put_off[19]), (100, 2_000));
+        let passed = (0..30).filter(|_| throttle.take(false, now).is_ok()).count();
+        assert_eq!(passed, 10);
+        let mut fresh = Throttle::new(10, now);
+        let put_off: Vec<_> = (0..30).filter_map(|_| fresh.take(false, now).err()).collect();
+        assert_eq!(put_off.first(), Some(&Duration::from_millis(100)));
+        assert_eq!(put_off.last().map(Duration::as_millis), Some(2_000));
         // They come back when they were told to, and pass.
-        assert!((1..=20).all(|n| throttle.admit(now + Duration::from_millis(n * 100)).is_ok()));
+        let at = |n: u64| now + Duration::from_millis(n * 100);
+        assert!((1..=10).all(|n| fresh.take(true, at(n)).is_ok()));
+        // Who comes meanwhile goes behind them, although there is a token.
+        assert_eq!(fresh.take(false, at(11)), Err(Duration::from_millis(1_000)));
+        assert!((11..=21).all(|n| fresh.take(true, at(n)).is_ok()));
+        assert_eq!(fresh.take(false, at(22)), Ok(()), "nobody is in front any more");
+        // Nobody is sent to the end of the line twice.
+        assert!((0..20).all(|_| fresh.take(false, at(22)).is_err()));
+        assert_eq!(fresh.take(true, at(22)), Err(Duration::from_millis(100)));
+        assert_eq!(fresh.take(true, at(22)), Err(Duration::from_millis(200)));
     }
 
     #[test]
-    fn a_limit_that_is_lifted_has_room_for_all_and_gives_nothing_when_it_is_back() {
+    fn places_move_up_with_the_rate() {
         let now = Instant::now();
-        let mut throttle = Throttle::new(10, now);
-        assert_eq!(throttle.room(now), 10);
-        assert_eq!((0..20).filter(|_| throttle.admit(now).is_ok()).count(), 10);
-        throttle.lift();
-        assert_eq!(throttle.room(now), usize::MAX);
+        let mut throttle = Throttle::new(1, now);
+        assert_eq!((0..31).filter(|_| throttle.take(false, now).is_ok()).count(), 1);
+        let last_place = |throttle: &mut Throttle| throttle.take(false, now).unwrap_err().as_millis();
+        assert_eq!(last_place(&mut throttle), 31_000);
+        throttle.set_per_s(10, now);
+        assert_eq!(last_place(&mut throttle), 3_100 + 100);
         throttle.set_per_s(5, now);
-        assert_eq!(throttle.room(now), 0);
-        assert_eq!(throttle.room(now + Duration::from_millis(600)), 3);
+        assert_eq!(last_place(&mut throttle), 3_200 + 200, "those that were given are still to come");
+        throttle.lift(now);
+        assert_eq!(last_place(&mut throttle), 200);
     }
 }

@@ -107,7 +107,9 @@ impl Backlogs {
     /// Asks for up to `count` of what is set aside for a callback, or a few more: some of each of its subscriptions.
     pub fn draw(&mut self, callback: CallbackId, count: usize, now: Instant) {
         let Some(backlog) = self.callbacks.get_mut(&callback) else { return };
-        if count > 1 && backlog.drawn_at.is_some_and(|at| now.saturating_duration_since(at) < QUICK) {
+        // One that is asked for while it has room for more is for a probe.
+        let is_all = count >= backlog.capacity.min(2);
+        if is_all && backlog.drawn_at.is_some_and(|at| now.saturating_duration_since(at) < QUICK) {
             backlog.capacity = (backlog.capacity * 2).min(PARKED_MAX);
         }
         let each = count.div_ceil(backlog.subscriptions.len().max(1));
@@ -218,5 +220,11 @@ mod tests {
             backlogs.slow(callback);
         }
         assert_eq!(backlogs.capacity(callback), Some(1), "never nothing");
+        backlogs.draw(callback, 1, now + QUICK + QUICK / 2);
+        backlogs.drawn(&nothing());
+        assert_eq!(backlogs.capacity(callback), Some(2), "and not for ever so little");
+        backlogs.draw(callback, 1, now + QUICK + QUICK / 2);
+        backlogs.drawn(&nothing());
+        assert_eq!(backlogs.capacity(callback), Some(2), "a probe shows nothing");
     }
 }

@@ -18,8 +18,9 @@ use super::recorder::Finished;
 use super::targets::{Look, Target, Targets};
 use super::traffic::{Refusal, Traffic};
 use super::verdict::{chance, ended, judge, millis, shown};
-use super::{Dialects, Held, Settings, reached, stopped};
+use super::{Dialects, Held, Settings, stopped};
 use crate::domain::attempt::Outcome;
+use crate::domain::breaker::Standing;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::id::{CallbackId, SubscriptionId};
 use crate::domain::subscription::SubscriptionState;
@@ -33,8 +34,6 @@ const BATCH_MAX: usize = 512;
 const REFRESH_EVERY: Duration = Duration::from_millis(400);
 /// A lease that cannot be sent for a reason of ours is due again after this much.
 const DEFERRED_FOR: Duration = Duration::from_secs(2);
-/// The longest that a batch is put off by its callback's rate: that may be another by then.
-const PLACE_MAX: Duration = Duration::from_secs(60);
 /// Sending this delivery ended this many processes, or its result was not to be recorded so often: it is sent no more.
 const CRASHES_MAX: i16 = 5;
 /// How often a subscription that changes meanwhile is read before it is taken as it was read last.
@@ -111,10 +110,6 @@ impl Dispatcher {
                     self.targets.refresh().await;
                     self.draw(self.backlogs.callbacks());
                 }
-                () = reached(self.traffic.turn_at()) => {
-                    self.traffic.turn();
-                    self.draw(self.backlogs.callbacks());
-                }
                 n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
                     if n == 0 { continue }
                 }
@@ -188,14 +183,19 @@ impl Dispatcher {
         self.finish(held, Ending::Release { delay_ms: 0 });
     }
 
-    /// Sees to it that lanes with room get more of what is set aside for them.
+    /// Sees to it that lanes with room get more of what is set aside for them; while a breaker is open, one for the probe when it is time.
     fn draw(&mut self, callbacks: Vec<CallbackId>) {
         let now = Instant::now();
         for callback in callbacks {
             let Some(capacity) = self.backlogs.capacity(callback) else { continue };
             let capacity = capacity.min(self.lanes.capacity_for_more(callback, &self.claims_room));
             let parked = self.lanes.parked(callback);
-            let wanted = self.traffic.wanted(callback, capacity, parked, now);
+            let wanted = match self.traffic.standing(callback, now) {
+                Standing::Shut => 0,
+                Standing::ProbeDue => usize::from(parked == 0),
+                Standing::Closed if parked * 2 <= capacity => capacity - parked,
+                Standing::Closed => 0,
+            };
             if wanted > 0 {
                 self.backlogs.draw(callback, wanted, now);
             }
@@ -299,17 +299,14 @@ impl Dispatcher {
                 Some(Some(Ending::Release { delay_ms: 0 }))
             }
             _ if lease.probe => None,
-            _ => match self.traffic.ask(place.0, target.rate_per_s, Instant::now()) {
+            _ => match self.traffic.ask(place.0, (target.rate_per_s, lease.was_given_back()), Instant::now())
+            {
                 Ok(()) => None,
-                // What is set aside is drawn one by one, which a batch is not.
-                Err(Refusal::Rate) if lease.batch.is_some() => {
-                    let wait = self.traffic.place(place.0, Instant::now()).min(PLACE_MAX);
-                    Some(Some(Ending::Release { delay_ms: millis(wait.mul_f64(1.0 + 0.1 * chance())) }))
-                }
-                Err(Refusal::Open | Refusal::Rate) => {
+                Err(Refusal::Open) => {
                     self.lanes.landed(place.0, place.1);
                     return self.put_back(place.0, held);
                 }
+                Err(Refusal::Turn(wait)) => Some(Some(Ending::Release { delay_ms: millis(wait) })),
             },
         };
         match unsent {

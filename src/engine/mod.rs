@@ -299,11 +299,3 @@ struct Held {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _sender_is_gone = stop.wait_for(|stopping| *stopping).await;
 }
-
-/// Returns at this instant, if there is one.
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}

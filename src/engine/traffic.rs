@@ -16,16 +16,14 @@ struct Callback {
 
 /// What was seen of a callback that nothing is sent to any more is forgotten after this.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
-/// Rates are looked at together, and not more often: what has room gets as much as has come together meanwhile.
-const TURNS_EVERY: Duration = Duration::from_millis(20);
 
 /// Why a post may not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The breaker is open: whatever is due for this callback waits.
     Open,
-    /// The rate is reached: so does it, until there is room again.
-    Rate,
+    /// The rate is reached: this one has its turn after so long.
+    Turn(Duration),
 }
 
 /// What a post showed of its callback.
@@ -49,8 +47,6 @@ pub struct Traffic {
     throttles: IdMap<CallbackId, Throttle>,
     /// What the operator lets any callback have.
     callback_rate_per_s: Option<u32>,
-    /// When the next rate that was found without room has some again.
-    turn_at: Option<Instant>,
     outage: OutageWatch,
     cut_off: Arc<AtomicBool>,
 }
@@ -66,54 +62,16 @@ impl Traffic {
         self.cut_off.clone()
     }
 
-    /// How many more leases to draw for a callback whose lane has room for so many, of which so many are taken: while its breaker is open one for the
-    /// probe when it is time, else what its rate has room for.
-    pub fn wanted(&mut self, callback: CallbackId, capacity: usize, parked: usize, now: Instant) -> usize {
-        match self.standing(callback, now) {
-            Standing::Shut => 0,
-            Standing::ProbeDue => usize::from(parked == 0),
-            Standing::Closed => {
-                let capacity = capacity.min(self.room(callback, now));
-                if parked * 2 <= capacity { capacity - parked } else { 0 }
-            }
-        }
-    }
-
-    fn standing(&self, callback: CallbackId, now: Instant) -> Standing {
+    /// What a callback would be granted, without asking for it.
+    pub fn standing(&self, callback: CallbackId, now: Instant) -> Standing {
         self.callbacks.get(&callback).map_or(Standing::Closed, |state| state.breaker.standing(now))
     }
 
-    /// What a callback's rate has room for. If that is nothing, somebody is to look again when it is more ([`Traffic::turn_at`]).
-    fn room(&mut self, callback: CallbackId, now: Instant) -> usize {
-        let Some(throttle) = self.throttles.get_mut(&callback) else { return usize::MAX };
-        let room = throttle.room(now);
-        if room == 0 {
-            let at = now + throttle.again_after(now).max(TURNS_EVERY);
-            self.turn_at = Some(self.turn_at.map_or(at, |known| known.min(at)));
-        }
-        room
-    }
-
-    /// When it is time to look again which rates have room.
-    pub fn turn_at(&self) -> Option<Instant> {
-        self.turn_at
-    }
-
-    /// They are looked at.
-    pub fn turn(&mut self) {
-        self.turn_at = None;
-    }
-
-    /// When something that was refused by its callback's rate, and cannot wait until it is drawn, is to ask again.
-    pub fn place(&mut self, callback: CallbackId, now: Instant) -> Duration {
-        self.throttles.get_mut(&callback).map_or(Duration::ZERO, |throttle| throttle.place(now))
-    }
-
-    /// Asks to start a post to a callback whose partner wants no more than `rate_per_s`. Errors: why it may not.
+    /// Asks to start a post to a callback whose partner wants no more than `rate_per_s`. `was_put_off`: it had to wait before. Errors: why it may not.
     pub fn ask(
         &mut self,
         callback: CallbackId,
-        rate_per_s: Option<u32>,
+        (rate_per_s, was_put_off): (Option<u32>, bool),
         now: Instant,
     ) -> Result<(), Refusal> {
         if let Some(state) = self.callbacks.get_mut(&callback)
@@ -122,7 +80,7 @@ impl Traffic {
             return Err(Refusal::Open);
         }
         let rate_per_s = rate_per_s.into_iter().chain(self.callback_rate_per_s).min();
-        let taken = take(&mut self.throttles, callback, rate_per_s, now);
+        let taken = take(&mut self.throttles, callback, (rate_per_s, was_put_off), now);
         taken.inspect_err(|_| self.withdraw(callback, now))
     }
 
@@ -181,22 +139,22 @@ impl Traffic {
     }
 }
 
-/// Takes a token of a callback, if that has a rate limit. Errors: there is none.
+/// Takes a place of a callback, if that has a rate limit. Errors: after how long the limit has room again.
 fn take(
     throttles: &mut IdMap<CallbackId, Throttle>,
     whose: CallbackId,
-    rate_per_s: Option<u32>,
+    (rate_per_s, was_put_off): (Option<u32>, bool),
     now: Instant,
 ) -> Result<(), Refusal> {
     let Some(per_s) = rate_per_s else {
         if let Some(throttle) = throttles.get_mut(&whose) {
-            throttle.lift();
+            throttle.lift(now);
         }
         return Ok(());
     };
     let throttle = throttles.entry(whose).or_insert_with(|| Throttle::new(per_s, now));
     throttle.set_per_s(per_s, now);
-    throttle.admit(now).map_err(|_after| Refusal::Rate)
+    throttle.take(was_put_off, now).map_err(Refusal::Turn)
 }
 
 #[cfg(test)]
@@ -212,25 +170,28 @@ mod tests {
         let (now, dead, healthy) = (Instant::now(), CallbackId::new(), CallbackId::new());
         let mut traffic = Traffic::default();
         for _ in 0..10 {
-            assert!(traffic.ask(dead, None, now).is_ok());
+            assert!(traffic.ask(dead, (None, false), now).is_ok());
             traffic.note(dead, &shown(true), now, 0.0);
         }
-        assert_eq!(traffic.ask(dead, None, now), Err(Refusal::Open));
+        assert_eq!(traffic.ask(dead, (None, false), now), Err(Refusal::Open));
         assert_eq!(traffic.standing(dead, now), Standing::Shut);
-        assert!(traffic.ask(healthy, None, now).is_ok());
+        assert!(traffic.ask(healthy, (None, false), now).is_ok());
         assert_eq!(traffic.standing(healthy, now), Standing::Closed);
         let later = now + Duration::from_secs(5);
         assert_eq!(traffic.standing(dead, later), Standing::ProbeDue);
-        assert!(traffic.ask(dead, None, later).is_ok(), "the probe");
+        assert!(traffic.ask(dead, (None, false), later).is_ok(), "the probe");
         traffic.note(dead, &shown(false), later, 0.0);
-        assert!(traffic.ask(dead, None, later).is_ok() && traffic.callbacks.is_empty(), "all is forgiven");
+        assert!(
+            traffic.ask(dead, (None, false), later).is_ok() && traffic.callbacks.is_empty(),
+            "all is forgiven"
+        );
     }
 
     #[test]
     fn a_callbacks_rate_is_the_partners_or_the_operators_whichever_is_less() {
         let now = Instant::now();
         let passed = |traffic: &mut Traffic, callback, rate| {
-            (0..10).filter(|_| traffic.ask(callback, rate, now).is_ok()).count()
+            (0..10).filter(|_| traffic.ask(callback, (rate, true), now).is_ok()).count()
         };
         let (mut free, callback) = (Traffic::default(), CallbackId::new());
         assert_eq!(passed(&mut free, callback, Some(2)), 2);
@@ -249,40 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_drawn_as_the_breaker_and_the_rate_have_room_for() {
-        let (now, callback) = (Instant::now(), CallbackId::new());
-        let mut traffic = Traffic::default();
-        let after = |ms| now + Duration::from_millis(ms);
-        assert_eq!(traffic.wanted(callback, 100, 50, now), 50);
-        assert_eq!(traffic.wanted(callback, 100, 51, now), 0, "not a few at a time");
-        assert_eq!((0..10).filter(|_| traffic.ask(callback, Some(4), now).is_ok()).count(), 4);
-        assert_eq!(traffic.turn_at(), None);
-        assert_eq!((traffic.wanted(callback, 100, 0, now), traffic.turn_at()), (0, Some(after(250))));
-        assert_eq!((traffic.wanted(callback, 100, 0, after(249)), traffic.turn_at()), (0, Some(after(250))));
-        traffic.turn();
-        assert_eq!((traffic.wanted(callback, 100, 0, after(750)), traffic.turn_at()), (3, None));
-        assert_eq!(traffic.wanted(callback, 2, 0, after(750)), 2);
-        assert_eq!(
-            traffic.wanted(callback, 100, 2, after(750)),
-            0,
-            "those that wait already have their turn first"
-        );
-        // Who may send without a limit finds that out by what is drawn next, and gets all.
-        assert!(traffic.ask(callback, None, after(750)).is_ok());
-        assert_eq!(traffic.wanted(callback, 100, 0, after(750)), 100);
-        for _ in 0..10 {
-            assert!(traffic.ask(callback, None, now).is_ok());
-            traffic.note(callback, &shown(true), now, 0.0);
-        }
-        assert_eq!(traffic.wanted(callback, 100, 0, now), 0);
-        assert_eq!(traffic.wanted(callback, 100, 0, after(5_000)), 1, "the probe");
-    }
-
-    #[test]
     fn limits_that_nobody_is_near_are_forgotten() {
         let (now, callback) = (Instant::now(), CallbackId::new());
         let mut traffic = Traffic::new(Some(4));
-        assert!(traffic.ask(callback, None, now).is_ok());
+        assert!(traffic.ask(callback, (None, false), now).is_ok());
         traffic.forget(now);
         assert_eq!(traffic.throttles.len(), 1);
         traffic.forget(now + Duration::from_secs(1));
@@ -311,13 +242,13 @@ mod tests {
         let mut traffic = Traffic::default();
         let asked = Shown { slow_down: true, leave_alone: Some(Duration::from_secs(30)), ..shown(true) };
         traffic.note(busy, &asked, now, 0.0);
-        assert_eq!(traffic.ask(busy, None, now), Err(Refusal::Open));
-        assert!(traffic.ask(other, None, now).is_ok());
+        assert_eq!(traffic.ask(busy, (None, false), now), Err(Refusal::Open));
+        assert!(traffic.ask(other, (None, false), now).is_ok());
         let later = now + Duration::from_secs(30);
         assert_eq!(traffic.standing(busy, later), Standing::ProbeDue);
-        assert!(traffic.ask(busy, None, later).is_ok());
-        assert_eq!(traffic.ask(busy, None, later), Err(Refusal::Open), "the probe alone");
+        assert!(traffic.ask(busy, (None, false), later).is_ok());
+        assert_eq!(traffic.ask(busy, (None, false), later), Err(Refusal::Open), "the probe alone");
         traffic.note(busy, &shown(false), later, 0.0);
-        assert!(traffic.ask(busy, None, later).is_ok());
+        assert!(traffic.ask(busy, (None, false), later).is_ok());
     }
 }

@@ -180,10 +180,13 @@ impl Hub {
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
         let policy = subscriptions::lock_policy(&mut transaction, caller.partner, subscription.id).await?;
         let mut policy = policy.ok_or(Error::NotFound(Noun::Subscription))?;
+        let former_per_s = self.rate_of(&mut transaction, subscription.callback).await?;
         apply(&mut policy, change);
         subscriptions::update_policy(&mut transaction, caller.partner, subscription.id, &policy).await?;
+        let present_per_s = self.rate_of(&mut transaction, subscription.callback).await?;
         transaction.commit().await?;
         self.handoff.changed();
+        self.move_up(subscription.callback, former_per_s, present_per_s);
         Ok(())
     }
 

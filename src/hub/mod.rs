@@ -12,6 +12,7 @@ mod open_sessions;
 pub mod partners;
 pub mod probe;
 pub mod publish;
+mod rates;
 pub mod replays;
 pub mod ring_fit;
 pub mod rotation;

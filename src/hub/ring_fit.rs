@@ -14,6 +14,14 @@ const TRIED: i64 = 4;
 /// A single value that does not open may be damaged, and would keep everything else from being delivered.
 const IN_VAIN_MIN: u32 = 2;
 
+/// What was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fit {
+    pub misfit: Option<Misfit>,
+    /// Whether any value opens, of whichever key.
+    pub opens_something: bool,
+}
+
 /// None of the values opens that a key of this id has sealed, as far as they were tried.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
@@ -29,7 +37,7 @@ pub enum Misfit {
 }
 
 /// Tries a few values of each column. Errors: the database's.
-pub async fn misfit(pool: &PgPool, keys: &KeyRing) -> Result<Option<Misfit>, Error> {
+pub async fn fit(pool: &PgPool, keys: &KeyRing) -> Result<Fit, Error> {
     let mut db = pool.acquire().await?;
     let mut by_key: BTreeMap<String, Tried> = BTreeMap::new();
     for column in SEALED_COLUMNS {
@@ -42,11 +50,13 @@ pub async fn misfit(pool: &PgPool, keys: &KeyRing) -> Result<Option<Misfit>, Err
             tried.opened |= keys.open(&value.identity, &value.sealed).is_ok();
         }
     }
+    let opens_something = by_key.values().any(|tried| tried.opened);
     let misfit = by_key.into_iter().find(|(_, tried)| !tried.opened && tried.values >= IN_VAIN_MIN);
-    Ok(misfit.map(|(key_id, tried)| match tried.is_known {
+    let misfit = misfit.map(|(key_id, tried)| match tried.is_known {
         true => Misfit::OtherKey { key_id, tried: tried.values },
         false => Misfit::Missing { key_id },
-    }))
+    });
+    Ok(Fit { misfit, opens_something })
 }
 
 #[derive(Default)]

@@ -80,7 +80,7 @@ impl Rotation {
                 values += u64::try_from(count).map_err(Error::internal)?;
             }
         }
-        match ring_fit::misfit(&self.pool, &self.keys).await? {
+        match ring_fit::fit(&self.pool, &self.keys).await?.misfit {
             Some(misfit) => Err(Refused::Misfit(misfit)),
             None => Ok(Survey { values }),
         }

@@ -4,6 +4,7 @@ mod books;
 mod claim;
 mod finish;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -204,6 +205,37 @@ pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId) -> 
     .fetch_one(db)
     .await?;
     Ok(count)
+}
+
+/// Has up to `limit` deliveries of a subscription that were never tried, and are put off, wait for so much less: `factor` of what they would. Returns where to
+/// go on behind the last of them. Batches keep their times.
+pub async fn move_up(
+    db: &mut PgConnection,
+    subscription: SubscriptionId,
+    factor: f64,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) -> Result<Option<(DateTime<Utc>, Uuid)>, Error> {
+    let (due_at, delivery) = after.unzip();
+    let last = sqlx::query_as(
+        "with put_off as materialized (
+             select ctid as place, due_at, delivery_id from queue
+             where subscription_id = $1 and lease_owner is null and not batched and attempts = 0 and due_at < 'infinity'
+               and (due_at, delivery_id) > (coalesce($3, herald_now()), coalesce($4, uuid '00000000-0000-0000-0000-000000000000'))
+             order by due_at, delivery_id limit $5 for update skip locked),
+         moved as (
+             update queue set due_at = herald_now() + greatest(due_at - herald_now(), interval '0') * $2
+             where ctid = any (array(select place from put_off)))
+         select due_at, delivery_id from put_off order by due_at desc, delivery_id desc limit 1",
+    )
+    .bind(subscription.0)
+    .bind(factor)
+    .bind(due_at)
+    .bind(delivery)
+    .bind(limit)
+    .fetch_optional(db)
+    .await?;
+    Ok(last)
 }
 
 /// Makes a pending delivery due now, with the batch that it is in, whose rows are locked in the order of their keys. False when it has no queue row,

@@ -314,6 +314,27 @@ pub async fn find_policy(
     Ok(row)
 }
 
+/// The strictest rate that a subscription of a callback has; none, if none has one.
+pub async fn strictest_rate(db: &mut PgConnection, callback: CallbackId) -> Result<Option<i32>, Error> {
+    let rate = sqlx::query_scalar(
+        "select min(rate_per_s) from subscriptions where callback_id = $1 and state <> 'deleted'",
+    )
+    .bind(callback.0)
+    .fetch_one(db)
+    .await?;
+    Ok(rate)
+}
+
+/// Those that are not deleted.
+pub async fn of_callback(db: &mut PgConnection, callback: CallbackId) -> Result<Vec<SubscriptionId>, Error> {
+    let ids: Vec<Uuid> =
+        sqlx::query_scalar("select id from subscriptions where callback_id = $1 and state <> 'deleted'")
+            .bind(callback.0)
+            .fetch_all(db)
+            .await?;
+    Ok(ids.into_iter().map(SubscriptionId).collect())
+}
+
 pub async fn update_policy(
     db: &mut PgConnection,
     partner: PartnerId,

@@ -363,4 +363,9 @@ async fn rule_09_keys_that_open_nothing_of_the_database_keep_a_server_from_start
         "update callbacks set credentials = set_byte(credentials, 20, get_byte(credentials, 20) # 1)";
     sqlx::query(damage).execute(&database.pool).await.unwrap();
     App::start_with_ring(database.options(), settings(), &format!("{other_id},{right}")).await.stop().await;
+    // Neither are values of a key that is gone, where those of the present one open.
+    let app = App::start_with_ring(database.options(), settings(), &format!("{other_id},{right}")).await;
+    app.subscribe(&format!("{}/other", receiver.url)).await;
+    app.stop().await;
+    App::start_with_ring(database.options(), settings(), &other_id).await.stop().await;
 }
