@@ -4,6 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Longer than a callback that is down is left alone.
+const GONE_AFTER: Duration = Duration::from_secs(120);
+
 #[derive(Debug, Clone)]
 pub struct Throttle {
     per_s: u32,
@@ -13,12 +16,20 @@ pub struct Throttle {
     next_place: Instant,
     /// Where one goes that comes in vain again.
     next_again: Instant,
+    taken_at: Instant,
 }
 
 impl Throttle {
     /// A full one: a second's worth may go at once.
     pub fn new(per_s: u32, now: Instant) -> Self {
-        Self { per_s, tokens: f64::from(per_s.max(1)), refilled_at: now, next_place: now, next_again: now }
+        Self {
+            per_s,
+            tokens: f64::from(per_s.max(1)),
+            refilled_at: now,
+            next_place: now,
+            next_again: now,
+            taken_at: now,
+        }
     }
 
     /// Another rate from now on. What was used is not given back. Places that were given move up with a higher one.
@@ -26,14 +37,16 @@ impl Throttle {
         if per_s != self.per_s {
             let before = self.refill(now);
             self.per_s = per_s;
-            let ahead = self.next_place.saturating_duration_since(now);
-            self.next_place = now + ahead.mul_f64((before / f64::from(per_s.max(1))).min(1.0));
+            let factor = (before / f64::from(per_s.max(1))).min(1.0);
+            for line in [&mut self.next_place, &mut self.next_again] {
+                *line = now + line.saturating_duration_since(now).mul_f64(factor);
+            }
         }
     }
 
     /// There is no limit at present.
     pub fn lift(&mut self, now: Instant) {
-        self.next_place = now;
+        (self.next_place, self.next_again) = (now, now);
     }
 
     /// Takes a token; or says after how long there will be one. Who is refused gets no place in line.
@@ -49,7 +62,13 @@ impl Throttle {
     /// Whether it is as good as new: nothing is lost by forgetting it.
     pub fn is_full(&mut self, now: Instant) -> bool {
         let rate = self.refill(now);
-        self.tokens >= rate
+        self.tokens >= rate && !self.has_line(now)
+    }
+
+    /// Whether somebody is still to come who was given a place. Where nobody has come for long, they are gone.
+    fn has_line(&self, now: Instant) -> bool {
+        self.next_place.max(self.next_again) > now
+            && now.saturating_duration_since(self.taken_at) < GONE_AFTER
     }
 
     /// The tokens that time has brought. Returns the rate.
@@ -65,8 +84,9 @@ impl Throttle {
     /// yet goes behind those that were. Who was, and comes in vain, is spread with those alone.
     pub fn take(&mut self, was_put_off: bool, now: Instant) -> Result<(), Duration> {
         let rate = self.refill(now);
-        if self.tokens >= 1.0 && (was_put_off || self.next_place <= now) {
+        if self.tokens >= 1.0 && (was_put_off || self.next_place <= now || !self.has_line(now)) {
             self.tokens -= 1.0;
+            self.taken_at = now;
             return Ok(());
         }
         let next_token = now + Duration::from_secs_f64((1.0 - self.tokens).max(0.0) / rate);
@@ -136,5 +156,19 @@ mod tests {
         assert_eq!(last_place(&mut throttle), 3_200 + 200, "those that were given are still to come");
         throttle.lift(now);
         assert_eq!(last_place(&mut throttle), 200);
+    }
+
+    #[test]
+    fn a_line_is_not_forgotten_before_it_is_over_or_nobody_comes_any_more() {
+        let (now, hour) = (Instant::now(), Duration::from_secs(3_600));
+        let in_s = |s| now + Duration::from_secs(s);
+        let mut throttle = Throttle::new(1, now);
+        while throttle.take(false, now).err().is_none_or(|place| place < hour) {}
+        // The callback was down meanwhile: nobody asked.
+        assert!(!throttle.is_full(in_s(90)));
+        assert!(throttle.take(false, in_s(90)).is_err(), "there is a token, and a line");
+        assert_eq!(throttle.take(true, in_s(90)), Ok(()));
+        assert!(throttle.is_full(in_s(300)));
+        assert_eq!(throttle.take(false, in_s(300)), Ok(()));
     }
 }

@@ -184,9 +184,12 @@ impl Hub {
         apply(&mut policy, change);
         subscriptions::update_policy(&mut transaction, caller.partner, subscription.id, &policy).await?;
         let present_per_s = self.rate_of(&mut transaction, subscription.callback).await?;
+        let changed_at = store::now(&mut transaction).await?;
         transaction.commit().await?;
         self.handoff.changed();
-        self.move_up(subscription.callback, former_per_s, present_per_s);
+        if present_per_s > former_per_s {
+            self.move_up(subscription.callback, former_per_s, changed_at);
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::Hub;
@@ -23,28 +24,38 @@ impl Hub {
         Ok(own.and_then(|rate| u32::try_from(rate).ok()).unwrap_or(most).clamp(1, most))
     }
 
-    /// Moves up what was put off, without anybody waiting for that. A process that ends meanwhile leaves the rest at its places.
-    pub(super) fn move_up(&self, callback: CallbackId, former_per_s: u32, present_per_s: u32) {
-        if present_per_s <= former_per_s {
-            return;
-        }
-        let (hub, factor) = (self.clone(), f64::from(former_per_s) / f64::from(present_per_s));
+    /// Moves up what was put off until then, without anybody waiting for that. A process that ends meanwhile leaves the rest at its places.
+    pub(super) fn move_up(&self, callback: CallbackId, former_per_s: u32, changed_at: DateTime<Utc>) {
+        let hub = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(HEARD_AFTER).await;
-            if let Err(error) = hub.move_all_up(callback, factor).await {
+            if let Err(error) = hub.move_all_up(callback, former_per_s, changed_at).await {
                 let error = error.chain();
                 tracing::warn!(%callback, error, "what a former rate put off keeps its places");
             }
         });
     }
 
-    async fn move_all_up(&self, callback: CallbackId, factor: f64) -> Result<(), Error> {
-        let subscriptions = subscriptions::of_callback(&mut *self.connection().await?, callback).await?;
+    async fn move_all_up(
+        &self,
+        callback: CallbackId,
+        former_per_s: u32,
+        changed_at: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let mut connection = self.connection().await?;
+        // It may have been changed again meanwhile.
+        let present_per_s = self.rate_of(&mut connection, callback).await?;
+        if present_per_s <= former_per_s {
+            return Ok(());
+        }
+        let of = (f64::from(former_per_s) / f64::from(present_per_s), changed_at);
+        let subscriptions = subscriptions::of_callback(&mut connection, callback).await?;
+        drop(connection);
         for subscription in subscriptions {
             let mut after = None;
             loop {
                 let mut connection = self.connection().await?;
-                after = queue::move_up(&mut connection, subscription, factor, after, CHUNK).await?;
+                after = queue::move_up(&mut connection, subscription, of, after, CHUNK).await?;
                 if after.is_none() {
                     break;
                 }

@@ -6,7 +6,6 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -14,9 +13,9 @@ use super::Operator;
 use super::batch_places::Place;
 use super::event_body::{self, EVENT_BYTES_MAX};
 use super::extract::Producer;
-use crate::domain::Error;
 use crate::domain::caller::Caller;
 use crate::domain::publication::Publication;
+use crate::domain::{Error, Violations};
 use crate::hub::publish::Receipt;
 use crate::surfaces::kit::body;
 use crate::surfaces::kit::problem::Failure;
@@ -45,7 +44,7 @@ async fn publish_one(operator: &Operator, caller: &Caller, request: Request) -> 
 async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -> Result<Response, Failure> {
     let place = operator.batch_places.take(caller.partner).await?;
     let text = body::read(request.into_body(), BATCH_BYTES_MAX).await?;
-    let (events, _place) = parsed(text, place).await?;
+    let (events, _place) = apart(place, move || event_body::batch(&text)).await?;
     let receipts = operator.hub.publish(caller, events).await?;
     let mut lines = Vec::with_capacity(receipts.len() * 64);
     for receipt in &receipts {
@@ -57,12 +56,11 @@ async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -
 
 /// A batch taken apart where it holds up nobody: a large one takes as long as thousands of other requests. Whoever gives up waiting for
 /// that stops nothing, so that the place goes along with the text and is free once that is.
-async fn parsed(text: Bytes, place: Place) -> Result<(Vec<Publication>, Place), Failure> {
-    let parsing = tokio::task::spawn_blocking(move || {
-        let events = event_body::batch(&text);
-        drop(text);
-        (events, place)
-    });
+async fn apart(
+    place: Place,
+    parse: impl FnOnce() -> Result<Vec<Publication>, Violations> + Send + 'static,
+) -> Result<(Vec<Publication>, Place), Failure> {
+    let parsing = tokio::task::spawn_blocking(move || (parse(), place));
     match parsing.await {
         Ok((events, place)) => Ok((events?, place)),
         Err(error) => match error.try_into_panic() {
@@ -96,20 +94,22 @@ mod tests {
     #[tokio::test]
     async fn rule_14_a_large_batch_holds_up_nobody_and_keeps_its_place_until_it_is_taken_apart() {
         let (places, partner) = (BatchPlaces::default(), PartnerId::new());
-        let line = format!("{{\"type\":\"a\",\"data\":[{}1]}}\n", "1,".repeat(100_000));
-        let text = Bytes::from(line.repeat(50));
         let place = places.take(partner).await.unwrap();
-        let mut given_up = Box::pin(parsed(text, place));
+        let (go_on, told) = std::sync::mpsc::channel();
+        let mut given_up = Box::pin(apart(place, move || {
+            told.recv().unwrap();
+            event_body::batch(b"{\"type\":\"a\",\"data\":1}\n")
+        }));
         assert!(given_up.as_mut().now_or_never().is_none(), "the thread is free meanwhile");
         drop(given_up);
         let _other = places.take(partner).await.unwrap();
         let mut third = Box::pin(places.take(partner));
         assert!(third.as_mut().now_or_never().is_none(), "it is still at work");
-        third.await.unwrap();
+        go_on.send(()).unwrap();
+        let place = third.await.unwrap();
 
-        let place = places.take(PartnerId::new()).await.unwrap();
-        let text = Bytes::from_static(b"{\"type\":\"a\",\"data\":1}\n");
-        let (events, _place) = parsed(text, place).await.ok().unwrap();
+        let events =
+            apart(place, || event_body::batch(b"{\"type\":\"a\",\"data\":1}\n")).await.ok().unwrap().0;
         assert_eq!(events.len(), 1);
     }
 }

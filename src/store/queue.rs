@@ -207,12 +207,12 @@ pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId) -> 
     Ok(count)
 }
 
-/// Has up to `limit` deliveries of a subscription that were never tried, and are put off, wait for so much less: `factor` of what they would. Returns where to
-/// go on behind the last of them. Batches keep their times.
+/// Has up to `limit` deliveries of a subscription that are from before a moment, were never tried, and are put off, wait for so much less: `factor` of
+/// what they would. Returns where to go on behind the last of them. Batches keep their times.
 pub async fn move_up(
     db: &mut PgConnection,
     subscription: SubscriptionId,
-    factor: f64,
+    (factor, from_before): (f64, DateTime<Utc>),
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Option<(DateTime<Utc>, Uuid)>, Error> {
@@ -221,7 +221,7 @@ pub async fn move_up(
         "with put_off as materialized (
              select ctid as place, due_at, delivery_id from queue
              where subscription_id = $1 and lease_owner is null and not batched and attempts = 0 and due_at < 'infinity'
-               and (due_at, delivery_id) > (coalesce($3, herald_now()), coalesce($4, uuid '00000000-0000-0000-0000-000000000000'))
+               and delivery_id < herald_uuid7_floor($6) and (due_at, delivery_id) > (coalesce($3, herald_now()), coalesce($4, uuid '00000000-0000-0000-0000-000000000000'))
              order by due_at, delivery_id limit $5 for update skip locked),
          moved as (
              update queue set due_at = herald_now() + greatest(due_at - herald_now(), interval '0') * $2
@@ -233,6 +233,7 @@ pub async fn move_up(
     .bind(due_at)
     .bind(delivery)
     .bind(limit)
+    .bind(from_before)
     .fetch_optional(db)
     .await?;
     Ok(last)

@@ -268,7 +268,6 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn complaints(body: &str, read: impl FnOnce(&mut Fields<'_>)) -> Vec<(String, String)> {

@@ -238,6 +238,27 @@ async fn a_limit_that_is_taken_away_holds_nothing_back_any_more() {
 }
 
 #[tokio::test]
+async fn what_waits_moves_up_with_a_rate_that_is_raised_and_what_comes_then_goes_behind_it() {
+    let (database, receiver) = (cluster::database().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    let subscription = app.subscribe(&receiver.url).await;
+    assert_eq!(app.set_policy(subscription, json!({ "ratePerS": 1 })).await.0, 200);
+    let event = |number: u64| json!({ "type": "RedirectSessionCancelled", "data": { "number": number } });
+    let operator = app.operator();
+    operator.publish(&(0..300).map(event).collect::<Vec<_>>()).await;
+    receiver.wait_for(2).await;
+    assert_eq!(app.set_policy(subscription, json!({ "ratePerS": 50 })).await.0, 200);
+    for number in 300..310 {
+        operator.publish(&[event(number)]).await;
+    }
+    receiver.wait_until("all", |calls| distinct(calls) == 310).await;
+    let numbers = receiver.calls().into_iter().map(|call| call.json()["data"]["number"].as_u64().unwrap());
+    let first_behind = numbers.take(310).position(|number| number >= 300).unwrap();
+    // A second's worth may be under way out of turn where the rates change.
+    assert!(first_behind >= 200, "{first_behind}");
+}
+
+#[tokio::test]
 async fn what_waits_for_its_callbacks_rate_is_not_overtaken_by_what_comes_later() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
