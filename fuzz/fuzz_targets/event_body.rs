@@ -99,8 +99,9 @@ fn lines(text: &[u8]) {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        // The end of a line is no part of what stands on it.
-        match one(line.trim_ascii_end()) {
+        // The end of a line is no part of what stands on it, as far as JSON has it for space.
+        let end = line.iter().rposition(|byte| !b" \t\r".contains(byte)).map_or(0, |last| last + 1);
+        match one(&line[..end]) {
             Ok(event) => events.push((Some(place + 1), event.content_hash())),
             Err(wrong) => wrong.iter().for_each(|wrong| {
                 let number = place + 1;
