@@ -106,7 +106,7 @@ pub struct Member {
 }
 
 impl Lease {
-    /// Whether it was leased before, and given back or tried.
+    /// Whether it was leased before, and given back or tried. So is whatever is sent again, redelivered or replayed.
     pub fn was_given_back(&self) -> bool {
         // One from its birth, or from its first claim, is of the epoch 0 or 1.
         self.epoch > 1

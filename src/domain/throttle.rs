@@ -16,6 +16,7 @@ pub struct Throttle {
     next_place: Instant,
     /// Where one goes that comes in vain again.
     next_again: Instant,
+    /// When the last token was: those who have places and never come are not waited for for ever.
     taken_at: Instant,
 }
 
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(fresh.take(false, at(11)), Err(Duration::from_millis(1_000)));
         assert!((11..=21).all(|n| fresh.take(true, at(n)).is_ok()));
         assert_eq!(fresh.take(false, at(22)), Ok(()), "nobody is in front any more");
-        // Nobody is sent to the end of the line twice.
+        // Who comes back in vain does not go behind those who never waited.
         assert!((0..20).all(|_| fresh.take(false, at(22)).is_err()));
         assert_eq!(fresh.take(true, at(22)), Err(Duration::from_millis(100)));
         assert_eq!(fresh.take(true, at(22)), Err(Duration::from_millis(200)));
