@@ -6,6 +6,7 @@ pub mod deliveries;
 pub mod handoff;
 pub mod ingest;
 mod known_keys;
+mod known_partners;
 pub mod notifications;
 pub mod once;
 mod open_sessions;
@@ -60,6 +61,7 @@ pub struct Parts {
     ingest: ingest::Ingest,
     requests: once::InFlight,
     known_keys: known_keys::KnownKeys,
+    known_partners: known_partners::KnownPartners,
     open_sessions: open_sessions::OpenSessions,
     admission: admission::Admission,
 }
@@ -102,6 +104,7 @@ impl Hub {
             ingest,
             requests: once::InFlight::default(),
             known_keys: known_keys::KnownKeys::default(),
+            known_partners: known_partners::KnownPartners::default(),
             open_sessions,
             admission,
         }))

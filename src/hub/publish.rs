@@ -50,10 +50,15 @@ impl Hub {
             }
             return Err(Error::ForbiddenFields(violations));
         }
-        let others: Vec<PartnerId> = others.into_iter().collect();
-        let known = store::partners::known(&mut *self.connection().await?, &others).await?;
+        let asked = self.known_partners.unknown_of(others);
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let found = store::partners::known(&mut *self.connection().await?, &asked).await?;
+        self.known_partners.remember(&found);
         let mut violations = Violations::default();
-        let is_unknown = |event: &&Publication| named(event).is_some_and(|it| !known.contains(&it));
+        let unknown: HashSet<_> = asked.into_iter().filter(|partner| !found.contains(partner)).collect();
+        let is_unknown = |event: &&Publication| named(event).is_some_and(|it| unknown.contains(&it));
         for event in events.iter().filter(is_unknown) {
             violations.add(event.field("partnerId"), "is no partner's id");
         }

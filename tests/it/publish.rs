@@ -449,9 +449,13 @@ async fn rule_14_who_sends_batches_slowly_holds_up_nobody_else() {
         }
         for number in 0..100 {
             let event = json!({ "type": "a", "data": number }).to_string();
-            let answer =
-                tokio::time::timeout(Duration::from_secs(5), publish_lines(&desk, &key, event)).await;
-            assert_eq!(answer.expect("there is a place").status, 202);
+            // A large one of somebody else, and a small one of their own.
+            let large = format!("{event}{}", "\n".repeat(300_000));
+            for (key, lines) in [(&key, large), (&slow, event)] {
+                let publishing = publish_lines(&desk, key, lines);
+                let answer = tokio::time::timeout(Duration::from_secs(5), publishing).await;
+                assert_eq!(answer.expect("there is a place, or none is needed").status, 202);
+            }
         }
     };
     tokio::select! {

@@ -56,7 +56,9 @@ pub fn goal(scenario: &Scenario, figure: &str) -> Option<Goal> {
     }
     Some(match (scenario.kind, figure) {
         (Kind::FullPath, "delivered_per_s") => Goal::at_least(0.15, 0.20).of_ratio(),
-        (Kind::Publish, "delivered_per_s") => Goal::at_least(0.30, 0.43).of_ratio(),
+        (Kind::Publish, "delivered_per_s") if scenario.batch_events > 1 => {
+            Goal::at_least(0.30, 0.43).of_ratio()
+        }
         (Kind::Backlog, "drained_per_s") => Goal::at_least(25_000.0, 40_000.0),
         (Kind::Latency, "arrival_p99") if scenario.rate_per_s == 200 => Goal::at_most(5.0, 2.0),
         (Kind::Latency, "arrival_p99") if scenario.rate_per_s == 5_000 => Goal::at_most(8.0, 3.0),

@@ -28,7 +28,7 @@ pub enum Job {
     Cancel,
     /// No server in between: what it would deliver is posted to the callback at once.
     Bare,
-    /// Publish events in requests of this many.
+    /// Publish events in requests of this many: batches, or one event by itself.
     Publish(usize),
 }
 
@@ -190,10 +190,11 @@ impl Load {
     ) -> Result<(u16, Bytes), String> {
         let lines: String =
             numbers.step_by(usize::from(self.fan_out)).map(|number| self.line(number)).collect();
+        let is_single = self.job == Job::Publish(1);
         let ask = Ask {
             method: Method::POST,
             path: "/events",
-            content_type: "application/x-ndjson",
+            content_type: if is_single { "application/json" } else { "application/x-ndjson" },
             headers: &[("x-api-key", &self.key)],
             body: Bytes::from(lines),
         };

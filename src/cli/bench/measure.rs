@@ -194,7 +194,7 @@ impl Measure<'_> {
 
     async fn drive(&self, job: Job, ledger: &Arc<Ledger>) -> Result<Duration, String> {
         let clients = match job {
-            Job::Publish(_) => self.scenario.clients.min(8),
+            Job::Publish(_) => self.scenario.publishers(),
             _ => self.scenario.clients,
         };
         self.progress.during(closed_loop(self.load(job, ledger), clients, None), || self.line(ledger)).await

@@ -20,7 +20,7 @@ pub enum Kind {
     Callbacks,
     /// From nothing to the first accepted request.
     Start,
-    /// Events published in batches on the operator's side.
+    /// Events published on the operator's side, in batches or one by one.
     Publish,
     /// As `publish`, each event for several callbacks.
     FanOut,
@@ -49,7 +49,7 @@ pub struct Scenario {
     pub hanging_percent: f64,
     #[serde(default = "defaults::hang_ms")]
     pub hang_ms: u32,
-    /// Of `publish` and `fan-out`: events in one request.
+    /// Of `publish` and `fan-out`: events in one request, a batch if there are several.
     #[serde(default = "defaults::batch_events")]
     pub batch_events: u16,
     /// Of `fan-out`: callbacks that each event is for, all of one partner.
@@ -59,6 +59,9 @@ pub struct Scenario {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lose: bool,
 }
+
+/// Deliveries that publishing has under way.
+const PUBLISHED_AT_ONCE: u16 = 4_000;
 
 mod defaults {
     pub fn clients() -> u16 {
@@ -106,6 +109,16 @@ impl Scenario {
         if self.kind == Kind::FanOut { self.callbacks_per_event } else { 1 }
     }
 
+    /// How many deliveries one request of publishing is about.
+    fn request_deliveries(&self) -> u16 {
+        self.batch_events.saturating_mul(self.fan_out())
+    }
+
+    /// How many publish at once: no more than are needed to have [`PUBLISHED_AT_ONCE`] deliveries under way, beyond that requests only wait.
+    pub fn publishers(&self) -> u16 {
+        self.clients.min((PUBLISHED_AT_ONCE / self.request_deliveries()).max(1))
+    }
+
     /// How many callbacks hang: of nought per cent none, of more at least one.
     pub fn hanging_callbacks(&self) -> u16 {
         if self.hanging_percent == 0.0 {
@@ -142,6 +155,10 @@ impl Scenario {
             Kind::FanOut => format!(
                 "{} events a request on the operator's side, each for {} of {callbacks} callbacks",
                 self.batch_events, self.callbacks_per_event
+            ),
+            Kind::Publish if self.batch_events == 1 => format!(
+                "{} clients publish one event a request on the operator's side, {callbacks} callbacks",
+                self.publishers()
             ),
             Kind::Publish => {
                 format!(
@@ -187,6 +204,7 @@ pub fn built_in() -> Vec<Scenario> {
         Scenario { rate_per_s: 5_000, ..new("latency-5000", Kind::Latency) },
         new("full-path", Kind::FullPath),
         new("publish", Kind::Publish),
+        Scenario { batch_events: 1, ..new("publish-single", Kind::Publish) },
         Scenario { callbacks: 60, batch_events: 50, ..new("fan-out", Kind::FanOut) },
         Scenario { callbacks: 1_000, ..new("callbacks", Kind::Callbacks) },
         Scenario { callbacks: 1_000, ..new("hanging", Kind::Hanging) },
