@@ -43,6 +43,8 @@ pub struct Load {
     pub callbacks: u16,
     /// The one callback that all of it is for; otherwise they take turns.
     pub only: Option<u16>,
+    /// Whether cancels have an `x-request-id`.
+    pub request_ids: bool,
     /// The deliveries of the ledger to ask for.
     pub numbers: Range<usize>,
     pub ledger: Arc<Ledger>,
@@ -178,9 +180,12 @@ impl Load {
         callback: u16,
         body: &'static str,
     ) -> Result<(u16, Bytes), String> {
-        let headers = [("x-api-key", self.place(callback).key.as_str())];
+        let key = ("x-api-key", self.place(callback).key.as_str());
+        let request_id = if self.request_ids { Uuid::now_v7().to_string() } else { String::new() };
+        let headers = [key, ("x-request-id", &request_id)];
+        let headers = if self.request_ids { &headers[..] } else { &headers[..1] };
         let body = Bytes::from_static(body.as_bytes());
-        client.send(Ask { method, path, content_type: "application/json", headers: &headers, body }).await
+        client.send(Ask { method, path, content_type: "application/json", headers, body }).await
     }
 
     async fn publish(

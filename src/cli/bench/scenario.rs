@@ -55,6 +55,9 @@ pub struct Scenario {
     /// Of `fan-out`: callbacks that each event is for, all of one partner.
     #[serde(default = "defaults::callbacks_per_event")]
     pub callbacks_per_event: u16,
+    /// Of those that cancel: each request has an `x-request-id` of its own, and its answer is kept for a repeat.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub request_ids: bool,
     /// The receivers forget some arrivals, so that the run has to fail. For checking the check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lose: bool,
@@ -100,6 +103,7 @@ impl Scenario {
             hang_ms: defaults::hang_ms(),
             batch_events: defaults::batch_events(),
             callbacks_per_event: defaults::callbacks_per_event(),
+            request_ids: false,
             lose: false,
         }
     }
