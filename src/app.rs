@@ -13,8 +13,6 @@ use futures_util::future::Either;
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tower::{ServiceExt as _, service_fn};
 use url::Url;
 
@@ -72,8 +70,15 @@ impl App {
         keys: KeyRing,
         public_url: Url,
     ) -> Result<Self, StartError> {
+        let timeout = Duration::from_millis(config.delivery_timeout_ms);
+        let egress = Arc::new(egress_policy(&config));
+        let extras = Extras {
+            proxy: config.egress_proxy.clone(),
+            extra_roots: config.egress_authorities.clone(),
+            ..Extras::default()
+        };
         // Before anything is changed: who cannot start leaves the schema as it was.
-        let extras = extras(&config)?;
+        let outbound = Outbound::with(egress.clone(), limits(timeout), extras)?;
         let pool = store::sessions::connect(database).await?;
         store::migrate(&pool, |blockers| {
             tracing::warn!(
@@ -87,11 +92,9 @@ impl App {
             Fit { misfit: None, .. } => {}
         }
         let (health, metrics) = (Health::default(), Metrics::default());
-        let egress = Arc::new(egress_policy(&config));
         let retry =
             RetryPolicy { delays: config.retry_delays_s.iter().copied().map(Duration::from_secs).collect() };
         let (node, lease) = (NodeId::new(), Duration::from_millis(config.lease_ms));
-        let timeout = Duration::from_millis(config.delivery_timeout_ms);
         let policy_limits = PolicyLimits {
             timeout_max: timeout,
             retries_max: config.retries_max,
@@ -115,7 +118,6 @@ impl App {
             &health,
             &metrics,
         );
-        let outbound = Outbound::with(egress.clone(), limits(timeout), extras)?;
         let engine = Engine::start(engine::Parts {
             pool,
             keys: keys.clone(),
@@ -226,23 +228,6 @@ fn egress_policy(config: &Config) -> EgressPolicy {
 fn limits(timeout: Duration) -> Limits {
     let usual = Limits::default();
     Limits { first_byte: usual.first_byte.max(timeout), ..usual }
-}
-
-/// The certificates of a private CA, if one is set.
-fn extras(config: &Config) -> Result<Extras, StartError> {
-    let mut extras = Extras { proxy: config.egress_proxy.clone(), ..Extras::default() };
-    if let Some(file) = &config.egress_ca_file {
-        let wrong = |error: &dyn std::fmt::Display| StartError::Setting {
-            setting: "HERALD_EGRESS_CA_FILE",
-            wrong: format!("{} does not hold PEM certificates: {error}", file.display()),
-        };
-        let certificates = CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))?;
-        extras.extra_roots = certificates.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
-        if extras.extra_roots.is_empty() {
-            return Err(wrong(&"there is none in it"));
-        }
-    }
-    Ok(extras)
 }
 
 fn dialects() -> Dialects {

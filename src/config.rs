@@ -3,8 +3,9 @@
 //! [`RawConfig`] is what flags and environment say; [`Config::check`] judges all of it and either gives a whole
 //! [`Config`] or every problem at once. Development (no `DATABASE_URL`, unless `HERALD_MODE` says otherwise) is made to
 //! start without any setting and listens on loopback only; outside it nothing insecure is a default. What the settings
-//! are used for is not known here, and no file is opened.
+//! are used for is not known here, and no file is opened but that of the authorities to trust.
 
+mod authorities;
 mod problem;
 mod raw;
 mod read;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -77,7 +79,8 @@ pub struct Config {
     /// Whether callbacks may be plain http.
     pub egress_http: bool,
     pub nat64_prefix: Option<Nat64Prefix>,
-    pub egress_ca_file: Option<PathBuf>,
+    /// That callbacks' certificates may be signed by, beside the usual ones.
+    pub egress_authorities: Vec<CertificateDer<'static>>,
     pub egress_proxy: Option<EgressProxy>,
     pub session_ttl_s: u64,
     pub request_timeout_ms: u64,
@@ -165,7 +168,7 @@ fn read(raw: &RawConfig, r: &mut Reader) -> Config {
             "an IPv6 prefix of 96 bits, such as 64:ff9b::/96",
             |text| Nat64Prefix::parse(text).ok(),
         ),
-        egress_ca_file: path(&raw.egress_ca_file),
+        egress_authorities: authorities::authorities(raw.egress_ca_file.as_deref(), r),
         egress_proxy: egress_proxy(raw, r),
         session_ttl_s: r.number("HERALD_SESSION_TTL_S", raw.session_ttl_s.as_deref(), (1, 900, 604_800)),
         request_timeout_ms: r.number(

@@ -7,7 +7,6 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use herald::config::{Config, RawConfig};
-use herald::domain::key_ring::KeyRing;
 use reqwest::Method;
 use serde_json::json;
 
@@ -55,22 +54,27 @@ async fn rule_03_the_certificates_of_a_file_are_trusted_and_of_no_other_authorit
     assert_eq!(receiver.requests().len(), 1);
 }
 
-#[tokio::test]
-async fn rule_03_a_file_without_certificates_ends_the_start_and_is_named() {
-    let (database, folder) = (cluster::database().await, Scratch::new("no-ca"));
+#[test]
+fn rule_03_a_file_without_certificates_ends_the_start_and_is_named_with_all_else_that_is_wrong() {
+    let folder = Scratch::new("no-ca");
     std::fs::create_dir_all(folder.path()).unwrap();
     let file = folder.path().join("ca.pem");
-    let broken = pem(&Authority::new()).replace("MI", "**");
-    for content in [None, Some(""), Some("not a certificate"), Some(broken.as_str())] {
-        if let Some(content) = content {
+    let whole = pem(&Authority::new());
+    let (broken, odd) = (whole.replace("MI", "**"), whole.replace("MI", "AA"));
+    for (content, wrong) in [
+        (None, "cannot be read"),
+        (Some(String::new()), "no certificate"),
+        (Some("not a certificate".to_owned()), "no certificate"),
+        (Some(broken), "not PEM"),
+        (Some(whole + &odd), "certificate 2 cannot be trusted"),
+    ] {
+        if let Some(content) = &content {
             std::fs::write(&file, content).unwrap();
         }
-        let config = Config::check(&trusting(&file)).unwrap_or_else(|problems| panic!("{problems}"));
-        let (keys, _) = KeyRing::generate();
-        let start =
-            herald::app::App::start(config, database.options(), keys, "http://127.0.0.1".parse().unwrap());
-        let refused = start.await.err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(refused.contains("HERALD_EGRESS_CA_FILE"), "{content:?}: {refused}");
+        let settings = RawConfig { body_bytes_max: Some("many".to_owned()), ..trusting(&file) };
+        let problems = Config::check(&settings).map(|_| ()).unwrap_err().to_string();
+        let said = ["HERALD_EGRESS_CA_FILE", wrong, "X.509 in PEM", "HERALD_BODY_BYTES_MAX"];
+        assert!(said.iter().all(|said| problems.contains(said)), "{content:?}: {problems}");
     }
 }
 
