@@ -64,7 +64,8 @@ impl From<String> for Failure {
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
-    telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
+    let _last_lines =
+        telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
     warn_of_what_is_odd(&config);
     let mut stop = stop_signal()?;
     descriptors::raise_limit(2 * config.connections_max + config.in_flight_max);

@@ -70,6 +70,8 @@ pub struct Lease {
     /// What is sent together with it. A batch of one is a batch, too: its id is what the receiver knows.
     pub batch: Option<Box<Batch>>,
     pub at: Whereabouts,
+    /// Whether others may wait for it to end, since it has an ordering key. Of a batch that is not known.
+    pub in_line: bool,
 }
 
 /// Where the store has a delivery that is leased.

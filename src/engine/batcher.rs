@@ -16,7 +16,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::claimer::Claim;
-use super::recorder::Finished;
+use super::recorder::Results;
 use super::verdict::{ended, millis};
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
@@ -52,7 +52,7 @@ pub struct Batcher {
     /// Subscriptions whose callbacks take nothing at present, see `backlogs`.
     set_aside: watch::Receiver<SetAside>,
     claims: mpsc::UnboundedSender<Claim>,
-    results: mpsc::UnboundedSender<Finished>,
+    results: Results,
 }
 
 impl Batcher {
@@ -63,7 +63,7 @@ impl Batcher {
         alone: Arc<Semaphore>,
         set_aside: watch::Receiver<SetAside>,
         claims: mpsc::UnboundedSender<Claim>,
-        results: mpsc::UnboundedSender<Finished>,
+        results: Results,
     ) -> Self {
         let out = Out { bell: bell.clone(), by_callback: Arc::default() };
         let room = Arc::new(Semaphore::new(ROOM));
@@ -210,7 +210,7 @@ impl Batcher {
             let Some(share) = room.split(1) else { return };
             let held = Held { lease: lease(row, until), room: share, place: None, alone: None };
             let expired = ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired);
-            let _stopped = self.results.send(expired);
+            self.results.send(expired);
         }
         let size: usize = here.iter().map(Claimed::room).sum();
         let Some(lease) = together(here, until) else { return };
@@ -273,6 +273,8 @@ fn lease(row: Claimed, until: Instant) -> Lease {
         batch: None,
         // Batches are finished by key.
         at: Whereabouts::Row(RowHint::default()),
+        // It is waited for as a batch in any case.
+        in_line: false,
         event: Arc::new(event(row)),
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use self::mark::Mark;
 use super::backlogs::{Draw, Drawn, Wishes};
 use super::lanes::SharedRoom;
-use super::recorder::Finished;
+use super::recorder::Results;
 use super::verdict::{ended, millis};
 use super::{Held, Settings, stopped};
 use crate::domain::Error;
@@ -60,7 +60,7 @@ pub struct Claimer {
     due: Arc<Notify>,
     room: Arc<Semaphore>,
     claims: mpsc::UnboundedSender<Claim>,
-    results: mpsc::UnboundedSender<Finished>,
+    results: Results,
     wishes: Wishes,
     /// Draws that were asked for and not answered yet.
     asked: Vec<Draw>,
@@ -86,7 +86,7 @@ impl Claimer {
         settings: Settings,
         due: Arc<Notify>,
         claims: mpsc::UnboundedSender<Claim>,
-        results: mpsc::UnboundedSender<Finished>,
+        results: Results,
         wishes: Wishes,
     ) -> Self {
         let room = Arc::new(Semaphore::new(settings.in_flight_max * ROOM_PER_POST + RESERVE));
@@ -356,8 +356,7 @@ impl Claimer {
         if event_is_there {
             let _stopped = self.claims.send(Claim::Lease(held));
         } else {
-            let _stopped =
-                self.results.send(ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired));
+            self.results.send(ended(held, Ending::Final(DeliveryState::Expired), Outcome::Expired));
         }
     }
 }
@@ -389,6 +388,7 @@ fn lease(row: Claimed, until: Instant) -> (Lease, bool) {
         until,
         batch: None,
         at: Whereabouts::Row(row.row_at),
+        in_line: row.in_line,
     };
     (lease, event_is_there)
 }

@@ -14,7 +14,7 @@ use super::landing::{Landed, Landing, Place};
 use super::lanes::Lanes;
 use super::outbound::Outbound;
 use super::post::post;
-use super::recorder::Finished;
+use super::recorder::{Finished, Results};
 use super::targets::{Look, Target, Targets};
 use super::traffic::{Refusal, Traffic};
 use super::verdict::{chance, ended, judge, millis, shown};
@@ -51,7 +51,7 @@ pub struct Dispatcher {
     /// No post takes longer.
     timeout_max: Duration,
     metrics: Metrics,
-    results: mpsc::UnboundedSender<Finished>,
+    results: Results,
     landed: mpsc::UnboundedSender<Landed>,
     landings: mpsc::UnboundedReceiver<Landed>,
     /// Posts under way. They end with the dispatcher, however it ends.
@@ -65,7 +65,7 @@ impl Dispatcher {
         (lanes, backlogs, claims_room): (Lanes, Backlogs, Arc<Semaphore>),
         outbound: Outbound,
         dialects: Arc<Dialects>,
-        results: mpsc::UnboundedSender<Finished>,
+        results: Results,
         metrics: Metrics,
     ) -> Self {
         let (landed, landings) = mpsc::unbounded_channel();
@@ -340,7 +340,7 @@ impl Dispatcher {
             metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
             landing.shown = shown(&target, held.lease.attempts, &posted);
             let excused = posted.reached == Some(false) && cut_off.load(Ordering::Relaxed);
-            let _stopped = results.send(judge(held, &target, posted, started, excused));
+            results.send(judge(held, &target, posted, started, excused));
             drop((landing, in_flight));
         }));
     }
@@ -366,7 +366,7 @@ impl Dispatcher {
     }
 
     fn finish(&self, held: Held, ending: Ending) {
-        let _stopped = self.results.send(Finished { held, ending, record: None, disable: None, turn: None });
+        self.results.send(Finished { held, ending, record: None, disable: None, turn: None });
     }
 
     fn cancel(&self, held: Held) {
@@ -375,7 +375,7 @@ impl Dispatcher {
 
     /// Ends a delivery without a post.
     fn end(&self, held: Held, ending: Ending, outcome: Outcome) {
-        let _stopped = self.results.send(ended(held, ending, outcome));
+        self.results.send(ended(held, ending, outcome));
     }
 }
 

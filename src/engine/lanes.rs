@@ -282,4 +282,4 @@ impl Lanes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -125,7 +125,7 @@ impl Engine {
         let Parts { pool, keys, egress, outbound, dialects, intake, settings, health, metrics } = parts;
         let (stopping, stop) = watch::channel(false);
         let foreman = Foreman { health, metrics: metrics.clone(), stop };
-        let (results, recorded) = mpsc::unbounded_channel();
+        let (results, recorded) = recorder::results();
         let (claims, claimed) = mpsc::unbounded_channel();
         let (backlogs, wishes) = backlogs::Backlogs::new(intake.set_aside, intake.due.clone());
         let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };

@@ -1,8 +1,10 @@
 //! Writes what came of leases, in batches, on a connection of its own. A batch is whatever gathered while the last one was being written and
-//! in a short while after: a statement costs more than many rows of it, and nobody waits for a result.
+//! in a short while after: a statement costs more than many rows of it, and hardly anybody waits for a result. Those that somebody does wait for
+//! are written at once, see [`incoming`].
 //!
 //! A batch that the database is asked to take and does not goes out of the way, to [`stubborn`], where those that are why are told from the rest.
 
+mod incoming;
 mod stubborn;
 mod writer;
 
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 
+use self::incoming::Next;
+pub use self::incoming::{Incoming, Results, results};
 use self::stubborn::Stubborn;
 use self::writer::{Failure, Writer};
 use super::Held;
@@ -27,11 +31,6 @@ use crate::telemetry::{Metrics, Pulse};
 const BATCH_MAX: usize = 1_000;
 /// Deliveries that a statement records; of its last lease some may be beyond.
 const ROWS_MAX: usize = 1_000;
-/// How long a small batch waits for more. What is not written yet is sent again after a crash, so this is short.
-const GATHER_FOR: Duration = Duration::from_millis(10);
-/// A batch of so many is no small one: each has hardly any part in what the statement itself costs, and more are waiting for the recorder than
-/// it is for them.
-const GATHERED: usize = 256;
 /// One for the batches, one for what is stubborn, and one to look whether these still answer.
 pub const CONNECTIONS_MAX: u32 = 3;
 /// Between tries at a batch that the database would not take.
@@ -138,7 +137,7 @@ impl Recorder {
         changes: Arc<AtomicU64>,
         metrics: Metrics,
         pulse: Pulse,
-        results: mpsc::UnboundedReceiver<Finished>,
+        results: Incoming,
     ) {
         let known =
             Known { pulse, written: Rc::default(), well: Rc::default(), more_are_well: Rc::default() };
@@ -159,25 +158,19 @@ impl Recorder {
         tokio::join!(recorder.write_batches(results), stubborn.run());
     }
 
-    async fn write_batches(mut self, mut results: mpsc::UnboundedReceiver<Finished>) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+    async fn write_batches(mut self, mut results: Incoming) {
         self.writer.begin().await;
         loop {
             // Here, because there may be results at any time.
             let overdue_at = self.writer.take_apart_overdue().await;
-            let received = results.recv_many(&mut batch, BATCH_MAX);
-            let received = match overdue_at {
-                Some(at) => tokio::time::timeout_at(at.into(), received).await,
-                None => Ok(received.await),
+            let mut batch = match results.next(overdue_at).await {
+                Next::Batch(batch) => batch,
+                Next::Time => continue,
+                Next::Over => return,
             };
-            match received {
-                Ok(0) => return,
-                Ok(_) => gather(&mut results, &mut batch).await,
-                Err(_elapsed) => continue,
-            }
             self.record_all(&mut batch).await;
             let concerned = Concerned::by(&batch);
-            batch.clear();
+            drop(batch);
             self.bells.ring_for(concerned);
         }
     }
@@ -242,17 +235,4 @@ fn part<'a>(results: impl IntoIterator<Item = &'a Finished>) -> usize {
         room_left
     };
     results.into_iter().take_while(fits).count()
-}
-
-/// Waits for more of a small batch, but not for the rest of one whose senders are all gone.
-async fn gather(results: &mut mpsc::UnboundedReceiver<Finished>, batch: &mut Vec<Finished>) {
-    if results.is_closed() || batch.len() >= GATHERED {
-        return;
-    }
-    tokio::time::sleep(GATHER_FOR).await;
-    while batch.len() < BATCH_MAX
-        && let Ok(finished) = results.try_recv()
-    {
-        batch.push(finished);
-    }
 }

@@ -1,26 +1,36 @@
 //! Where log lines go and what they look like. Who writes them, and what must not be in them, is the callers' matter.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use super::log_writer::{LastLines, LogWriter};
 use crate::config::LogFormat;
 
+/// Why there are no log lines.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLog {
+    /// Those of a checked [`crate::config::Config`] are some.
+    #[error("what to log is not said in a way that can be read: {0}")]
+    Directives(#[from] ParseError),
+    #[error("a thread for the log cannot be started: {0}; see what `ulimit -u` allows")]
+    Thread(#[from] io::Error),
+}
+
 /// Sends log lines to standard error, from here on and for the whole process; standard output is left to what a command
-/// has to say. Call it once: a second call changes nothing.
-///
-/// # Errors
-/// `directives` are none. Those of a checked [`crate::config::Config`] are.
-pub fn install(directives: &str, format: LogFormat) -> Result<(), ParseError> {
+/// has to say. Call it once: a second call changes nothing. What it returns is to be dropped when the process ends.
+pub fn install(directives: &str, format: LogFormat) -> Result<LastLines, NoLog> {
+    let filter = EnvFilter::try_new(directives)?;
+    let (log, last) = LogWriter::start(io::stderr())?;
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(directives)?)
+        .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         // It would be said on standard error, which is what may be gone, by a macro that panics then.
         .log_internal_errors(false)
-        .with_writer(std::io::stderr);
+        .with_writer(log);
     let first = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
@@ -29,7 +39,7 @@ pub fn install(directives: &str, format: LogFormat) -> Result<(), ParseError> {
         tracing::debug!(%error, "log lines already have a place to go");
     }
     std::panic::set_hook(Box::new(say));
-    Ok(())
+    Ok(last)
 }
 
 /// A panic as a line of the log, where somebody looks; a hook of the standard library's would write past it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -22,6 +22,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::surface::Surface;
 
 use super::Pulse;
+use super::log_writer::lines_lost;
 
 /// The type of the text that [`Metrics::render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -189,6 +190,11 @@ impl Metrics {
             failing.get_or_create(&label).set(pulse.failing_for().as_secs_f64());
         }
         beside.register("work_failing_seconds", "For how long a kind of work has not been done", failing);
+        beside.register(
+            "log_lines_lost",
+            "Lines that the log has left out, since it was not read as fast as it was written",
+            ConstCounter::new(lines_lost()),
+        );
         beside.register("database_up", "Whether the database answered this scrape", gauge(queue.is_some()));
         if let Some(queue) = queue {
             beside.register("queue_pending", "Deliveries due now or later", ConstGauge::new(queue.pending));

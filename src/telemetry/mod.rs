@@ -3,6 +3,7 @@
 //! The engine, the surfaces and the operator side all report here; this module knows none of them, only the domain's words.
 
 pub mod health;
+mod log_writer;
 mod logging;
 pub mod metrics;
 mod pulse;

@@ -1,13 +1,16 @@
 //! What keeps a server from starting, and a command from working on its database: said with its reason and with what to do about it.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use reqwest::Method;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 use crate::support::cluster;
 use crate::support::herald::Herald;
 use crate::support::partner::PATIENCE;
+use crate::support::receiver::Receiver;
 use crate::support::scratch::Scratch;
 
 const RING: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -90,6 +93,13 @@ async fn what_is_odd_is_told_at_start_and_a_database_that_can_only_be_read_once_
     let lines_with = |words: &str| {
         std::fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains(words)).count()
     };
+    // Lines are written a moment after they were said, in their order.
+    let is_logged = async |words: &str| {
+        while lines_with(words) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    is_logged("HERALD_RETENTION_DAYS is shorter").await;
     assert_eq!((lines_with("HERALD_LISTN"), lines_with("HERALD_RETENTION_DAYS is shorter")), (1, 1));
 
     let mut other = database.pool.acquire().await.unwrap();
@@ -102,10 +112,35 @@ async fn what_is_odd_is_told_at_start_and_a_database_that_can_only_be_read_once_
     assert_ne!(sqlx::query_scalar::<_, i64>(end).fetch_one(&mut *other).await.unwrap(), 0);
     let (status, _) = herald.ask(Method::GET, "/herald/v1/deliveries", None).await;
     assert_eq!(status, 503);
+    is_logged("status=503").await;
     let why = lines_with("no session of the database can be had");
     assert!((1..=2).contains(&why), "{}", std::fs::read_to_string(&log).unwrap());
     assert_eq!(lines_with("takes no writes"), why, "and nobody else says the same");
     drop(herald);
     let said = refused(&["migrate"], &development(&url)).await;
     assert!(said.contains("takes no writes"), "{said}");
+}
+
+/// As one that `less` shows, or a logging driver that waits for its disk: after 64 KiB, some 200 requests, nothing more fits into the pipe.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_nothing() {
+    let (database, folder) = (cluster::database().await, Scratch::new("unread"));
+    std::fs::create_dir_all(folder.path()).unwrap();
+    let url = database.url();
+    let mut herald = Herald::start_logging(folder.path(), &development(&url), Stdio::piped()).await;
+    let receiver = Receiver::start().await;
+    herald.subscribe(&receiver.url).await;
+    for _ in 0..400 {
+        let (status, _) = herald.operator().ask(Method::GET, "/livez", None).await;
+        assert_eq!(status, 200);
+    }
+    herald.cancel_one().await;
+    receiver.wait_for(1).await;
+
+    let mut log = herald.its_log();
+    assert!(herald.terminate().await.success());
+    let mut read = Vec::new();
+    log.read_to_end(&mut read).await.unwrap();
+    // What was said comes to more than that.
+    assert!(read.len() > 60_000, "the pipe was full: {}", read.len());
 }

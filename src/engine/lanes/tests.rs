@@ -31,12 +31,13 @@ fn held_in(room: &Arc<Semaphore>) -> Held {
         until: Instant::now(),
         batch: None,
         at: Whereabouts::Row(RowHint::default()),
+        in_line: false,
     };
     Held { lease, room: room.clone().try_acquire_owned().unwrap(), place: None, alone: None }
 }
 
 /// A lease with more room around it than any lane takes.
-fn held() -> Held {
+pub(in crate::engine) fn held() -> Held {
     held_in(&Arc::new(Semaphore::new(10_000)))
 }
 

@@ -111,6 +111,8 @@ fn lease(born: &Born, event: Arc<Event>, until: Instant) -> Lease {
         until,
         batch: None,
         at: born.at,
+        // What is leased at its birth has a row of its own only if it has an ordering key.
+        in_line: matches!(born.at, Whereabouts::Row(_)),
     }
 }
 

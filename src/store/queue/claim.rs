@@ -38,6 +38,8 @@ pub struct Claimed {
     /// Before it was claimed.
     pub was_due_at: DateTime<Utc>,
     pub row_at: RowHint,
+    /// Whether it has an ordering key.
+    pub in_line: bool,
     pub r#type: Option<String>,
     pub source: Option<String>,
     pub payload: Option<Vec<u8>>,

@@ -112,7 +112,8 @@ pub async fn plan_finish(db: &mut PgConnection, books: &mut Books, owner: NodeId
 
 fn simply_arrived(finish: &Finish<'_>) -> bool {
     let arrived = finish.record.as_ref().is_some_and(|record| record.outcome == Outcome::Delivered);
-    arrived && finish.ending == Ending::Final(DeliveryState::Delivered) && finish.lease.batch.is_none()
+    let is_alone = finish.lease.batch.is_none() && !finish.lease.in_line;
+    arrived && is_alone && finish.ending == Ending::Final(DeliveryState::Delivered)
 }
 
 /// Gives those that did not simply arrive the rows that are changed then.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 use super::partner::{PATIENCE, Partner};
 use super::process;
@@ -62,7 +62,12 @@ impl Herald {
 
     /// Closes the other end of its log, as a terminal that goes does.
     pub fn stop_reading_its_log(&mut self) {
-        drop(self.child.stderr.take().expect("its log was piped"));
+        drop(self.its_log());
+    }
+
+    /// The other end of its log, which was piped.
+    pub fn its_log(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("its log was piped")
     }
 
     pub fn pid(&self) -> u32 {

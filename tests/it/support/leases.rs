@@ -37,6 +37,7 @@ pub fn unknown() -> Lease {
         until: Instant::now() + LEASE,
         batch: None,
         at: Whereabouts::Row(RowHint::default()),
+        in_line: false,
     }
 }
 
@@ -60,6 +61,7 @@ pub fn claimed(row: Claimed) -> Lease {
         draining: row.draining,
         crashes: row.crashes,
         at: Whereabouts::Row(row.row_at),
+        in_line: row.in_line,
         ..unknown()
     }
 }

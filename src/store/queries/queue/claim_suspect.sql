@@ -20,9 +20,9 @@ claimed as (
     from due d
     where q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
-              d.due_at as was_due_at, q.ctid as row_at
+              d.due_at as was_due_at, q.ctid as row_at, q.line is not null as in_line
 )
-select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at, c.row_at,
+select c.partner_id, c.delivery_id, c.event_id, c.subscription_id, c.attempts, c.lease_epoch, c.crashes, c.probe, c.draining, c.was_due_at, c.row_at, c.in_line,
        e.type, e.source, e.payload, e.occurred_at, false as more
 from claimed c
 -- One by one: a plan that is kept expects thousands of rows here, and would read all events to find these few.

@@ -32,7 +32,7 @@ claimed as (
     from fits d
     where q.ctid = d.place
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
-              d.due_at as was_due_at, q.ctid as row_at, d.type, d.source, d.payload, d.occurred_at, d.more
+              d.due_at as was_due_at, q.ctid as row_at, q.line is not null as in_line, d.type, d.source, d.payload, d.occurred_at, d.more
 ),
 followed as (
     update queue q set
@@ -43,7 +43,7 @@ followed as (
     where (d.delivery_id in (select delivery_id from claimed)) is not true
       and q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.probe, q.draining,
-              d.due_at as was_due_at, q.ctid as row_at, d.type, d.source, d.payload, d.occurred_at, d.more
+              d.due_at as was_due_at, q.ctid as row_at, q.line is not null as in_line, d.type, d.source, d.payload, d.occurred_at, d.more
 )
 select * from claimed union all select * from followed
 order by was_due_at, delivery_id
