@@ -153,9 +153,10 @@ impl Claimer {
             }
             let taken_apart = self.take_apart_bundles().await;
             // What has rows is claimed nevertheless.
-            self.claim_suspect().await?;
             let Some(room) = self.take_room(stop).await else { return Ok(Duration::ZERO) };
-            if let Some(sleep) = self.claim(room).await?
+            let sleep = self.claim(room).await?;
+            self.claim_suspect().await?;
+            if let Some(sleep) = sleep
                 && self.asked.is_empty()
             {
                 return taken_apart.map(|()| sleep);
@@ -214,9 +215,11 @@ impl Claimer {
         let (limit, lease_ms) = (rows(wanted), millis(self.settings.lease));
         let claim = queue::claim_within(&mut connection, self.settings.node, limit, lease_ms, reach);
         let taken = in_time(claim).await?;
-        let sleep = match taken.last() {
-            Some(last) if last.more || taken.len() >= wanted => {
-                self.mark.took_up_to(last.was_due_at);
+        let last = taken.last().map(|last| (last.more || taken.len() >= wanted, last.was_due_at));
+        self.pass_on(Taken { rows: taken, until }, room);
+        Ok(match last {
+            Some((true, was_due_at)) => {
+                self.mark.took_up_to(was_due_at);
                 None
             }
             _ => {
@@ -227,10 +230,7 @@ impl Claimer {
                     next.map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
                 Some(next.clamp(Duration::from_millis(1), POLL_EVERY))
             }
-        };
-        drop(connection);
-        self.pass_on(Taken { rows: taken, until }, room);
-        Ok(sleep)
+        })
     }
 
     /// Claims what lanes have asked for, as much as there is room for; the rest stays asked for.
