@@ -17,6 +17,7 @@ use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun, Violations};
 use crate::store::deliveries::{DeliveryView, LOOKED_AT_MAX, Listed};
 use crate::store::events::EventView;
+use crate::store::sessions::plan_once_here;
 use crate::store::subscriptions::PolicyRow;
 use crate::store::{self, attempts, callbacks, deliveries, events, queue, subscriptions};
 
@@ -76,12 +77,13 @@ impl Hub {
         before: Option<DeliveryId>,
         limit: i64,
     ) -> Result<Listed, Error> {
-        let mut connection = self.connection().await?;
+        let mut moment = self.snapshot().await?;
         if let Some((surface, key)) = of {
-            let ids = subscriptions::list_ids_ever(&mut connection, caller.partner, surface, key).await?;
+            let ids = subscriptions::list_ids_ever(&mut moment, caller.partner, surface, key).await?;
             filter.subscriptions = Some(ids);
         }
-        deliveries::list(&mut connection, caller.partner, &filter, before, limit, LOOKED_AT_MAX).await
+        plan_once_here(&mut moment).await?;
+        deliveries::list(&mut moment, caller.partner, &filter, before, limit, LOOKED_AT_MAX).await
     }
 
     /// One delivery of the caller with its history. Errors: `NotFound`.
@@ -91,6 +93,7 @@ impl Hub {
         id: DeliveryId,
     ) -> Result<(DeliveryView, Vec<Attempt>), Error> {
         let mut moment = self.snapshot().await?;
+        plan_once_here(&mut moment).await?;
         let view = deliveries::find(&mut moment, caller.partner, id).await?;
         let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
         let attempts = attempts::list(&mut moment, caller.partner, id).await?;
@@ -107,6 +110,7 @@ impl Hub {
         limit: i64,
     ) -> Result<(EventView, Listed), Error> {
         let mut moment = self.snapshot().await?;
+        plan_once_here(&mut moment).await?;
         let event = events::find(&mut moment, caller.partner, id).await?;
         let event = event.ok_or(Error::NotFound(Noun::Event))?;
         let filter = deliveries::Filter { event: Some(id), ..deliveries::Filter::default() };
@@ -127,8 +131,9 @@ impl Hub {
         let subscription = subscriptions::find(&mut moment, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
         let held = queue::count_held(&mut moment, subscription.id).await?;
-        let health = attempts::health(&mut moment, caller.partner, subscription.id).await?;
         let policy = subscriptions::find_policy(&mut moment, caller.partner, subscription.id).await?;
+        plan_once_here(&mut moment).await?;
+        let health = attempts::health(&mut moment, caller.partner, subscription.id).await?;
         Ok(SubscriptionStanding { subscription, held, health, policy })
     }
 
@@ -136,13 +141,13 @@ impl Hub {
     /// Errors: `NotFound`; `Transition` when it is held, or when its subscription is deleted.
     pub async fn redeliver(&self, caller: &Caller, id: DeliveryId) -> Result<DeliveryView, Error> {
         let mut transaction = self.transaction().await?;
+        // Leaves alone what is not pending, and what is being sent at this very moment, which is as due as it gets.
+        queue::hasten(&mut transaction, caller.partner, id).await?;
+        plan_once_here(&mut transaction).await?;
         let view = deliveries::find(&mut transaction, caller.partner, id).await?;
-        let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
+        let mut view = view.ok_or(Error::NotFound(Noun::Delivery))?;
         match view.state {
-            DeliveryState::Pending => {
-                // False when it is being sent at this very moment, which is as due as it gets.
-                queue::hasten(&mut transaction, caller.partner, id).await?;
-            }
+            DeliveryState::Pending => {}
             DeliveryState::Held => return Err(not_redeliverable("held")),
             DeliveryState::Delivered
             | DeliveryState::Dead
@@ -156,10 +161,11 @@ impl Hub {
                 if queue::insert_again(&mut transaction, caller.partner, &[finished]).await? == 0 {
                     return Err(not_redeliverable(view.state.as_str()));
                 }
+                let due_at = queue::find_due_at(&mut transaction, caller.partner, id).await?;
+                let state = if due_at.is_some() { DeliveryState::Pending } else { DeliveryState::Held };
+                view = DeliveryView { state, due_at, ended_at: None, ..view };
             }
         }
-        let view = deliveries::find(&mut transaction, caller.partner, id).await?;
-        let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
         transaction.commit().await?;
         self.handoff.ring();
         self.handoff.ring_to_gather();

@@ -10,6 +10,7 @@ use crate::domain::id::{DeliveryId, EventId, PartnerId, SubscriptionId};
 use crate::domain::publication::Attributes;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun};
+use crate::store::sessions::plan_once_here;
 use crate::store::{self, attempts, events, partitions};
 
 const SOURCE: &str = "/herald";
@@ -50,7 +51,10 @@ impl Hub {
         let mut look_after = LOOK_AFTER_MIN;
         while Instant::now() < give_up {
             // The connection goes back between looks: an attempt may take as long as its receiver likes.
-            let made = attempts::list(&mut *self.connection().await?, partner, delivery).await?;
+            let mut moment = self.snapshot().await?;
+            plan_once_here(&mut moment).await?;
+            let made = attempts::list(&mut moment, partner, delivery).await?;
+            drop(moment);
             match made.into_iter().next_back() {
                 Some(attempt) if attempt.outcome.is_of_an_attempt() => {
                     return Ok(Tested { delivery, attempt });

@@ -19,6 +19,7 @@ use crate::domain::surface::Surface;
 use crate::domain::webhook::{AccountId, EventName, HISTORY_MAX, Tried, Webhook, WebhookSecret};
 use crate::domain::{Error, Noun, Violations};
 use crate::store::callbacks::{self, NewCallback};
+use crate::store::sessions::plan_once_here;
 use crate::store::subscriptions::{self, NewSubscription};
 use crate::store::webhooks::{self, Filter, Kept, NewWebhook};
 use crate::store::{self, queue};
@@ -144,7 +145,6 @@ impl Hub {
         let mut transaction = self.transaction().await?;
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         webhooks::lock(&mut transaction, caller.partner, &ids).await?;
-        let shown = self.show_in_order(&mut transaction, caller.partner, &ids).await?;
         let mut all = Vec::with_capacity(commands.len());
         for command in commands {
             all.push(self.only(&mut transaction, caller.partner, command.id).await?);
@@ -152,6 +152,7 @@ impl Hub {
         for (command, kept) in commands.iter().zip(&all) {
             self.prove(kept, &command.secret)?;
         }
+        let shown = self.show_in_order(&mut transaction, caller.partner, &ids).await?;
         for kept in &all {
             delete(&mut transaction, &kept.webhook.subscription).await?;
         }
@@ -194,6 +195,7 @@ impl Hub {
         Ok(shown)
     }
 
+    /// With their histories. What the transaction does after that is to be by key.
     async fn show(
         &self,
         db: &mut PgConnection,
@@ -202,6 +204,7 @@ impl Hub {
     ) -> Result<Vec<Shown>, Error> {
         let ids: Vec<SubscriptionId> = all.iter().map(|kept| kept.webhook.subscription.id).collect();
         let mut histories: HashMap<SubscriptionId, Vec<Tried>> = HashMap::new();
+        plan_once_here(db).await?;
         for (subscription, tried) in webhooks::history(db, partner, &ids, HISTORY_MAX).await? {
             histories.entry(subscription).or_default().push(tried);
         }

@@ -64,6 +64,7 @@ pub struct Health {
     pub consecutive_failures: i64,
 }
 
+/// The partner is looked at and not searched by, as in queries/webhooks/history.sql.
 pub async fn health(
     db: &mut PgConnection,
     partner: PartnerId,
@@ -72,7 +73,7 @@ pub async fn health(
     let health = sqlx::query_as(
         "with latest as (
              select id, outcome = 'delivered' as success, started_at from attempts
-             where subscription_id = $2 and partner_id = $1 and outcome not in ('cancelled', 'expired', 'crashed')
+             where subscription_id = $2 and (partner_id = $1) is true and outcome not in ('cancelled', 'expired', 'crashed')
              order by id desc limit 100)
          select max(started_at) filter (where success) as last_success_at,
                 max(started_at) filter (where not success) as last_failure_at,

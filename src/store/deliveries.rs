@@ -79,21 +79,23 @@ pub async fn list(
     limit: i64,
     looked_at_max: i64,
 ) -> Result<Listed, Error> {
-    // Deliveries share their event's millisecond, so those of one event lie between two ids.
-    let moment = filter.event.map(|id| id.0).or(filter.delivery.map(|id| id.0));
-    let (from, to) = moment.map_or((Uuid::nil(), Uuid::max()), millisecond_of);
+    let (from, to) = match filter {
+        Filter { delivery: Some(id), .. } => (id.0, Uuid::from_u128(id.0.as_u128().saturating_add(1))),
+        // Deliveries share their event's millisecond, so those of one event lie between two ids.
+        Filter { event: Some(id), .. } => millisecond_of(id.0),
+        _ => (Uuid::nil(), Uuid::max()),
+    };
     let before = before.map_or(to, |id| id.0.min(to));
-    let floor: Option<Uuid> = match moment {
-        None if filter.narrows() => {
-            sqlx::query_scalar(include_str!("queries/deliveries/floor.sql"))
-                .bind(partner.0)
-                .bind(before)
-                .bind(filter.state.map(DeliveryState::as_str))
-                .bind(looked_at_max)
-                .fetch_one(&mut *db)
-                .await?
-        }
-        _ => None,
+    let floor: Option<Uuid> = if from.is_nil() && filter.narrows() {
+        sqlx::query_scalar(include_str!("queries/deliveries/floor.sql"))
+            .bind(partner.0)
+            .bind(before)
+            .bind(filter.state.map(DeliveryState::as_str))
+            .bind(looked_at_max)
+            .fetch_one(&mut *db)
+            .await?
+    } else {
+        None
     };
     let ids = |ids: &Vec<SubscriptionId>| ids.iter().map(|id| id.0).collect::<Vec<_>>();
     let mut rows: Vec<Row> = sqlx::query_as(page_of(filter.state))
@@ -103,7 +105,6 @@ pub async fn list(
         .bind(filter.subscriptions.as_ref().map(ids))
         .bind(&filter.event_type)
         .bind(filter.event.map(|id| id.0))
-        .bind(filter.delivery.map(|id| id.0))
         // One more tells whether there is more.
         .bind(limit.saturating_add(1))
         .bind(floor.unwrap_or(from))

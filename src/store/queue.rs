@@ -286,6 +286,22 @@ pub async fn insert_again(
     Ok(done.rows_affected())
 }
 
+/// When a row of the queue is due; `None` when it is held.
+pub async fn find_due_at(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    delivery: DeliveryId,
+) -> Result<Option<DateTime<Utc>>, Error> {
+    let due_at = sqlx::query_scalar(
+        "select nullif(due_at, 'infinity') from queue where partner_id = $1 and delivery_id = $2",
+    )
+    .bind(partner.0)
+    .bind(delivery.0)
+    .fetch_one(db)
+    .await?;
+    Ok(due_at)
+}
+
 /// About how many unfinished deliveries there are, by what the database has noted.
 pub async fn estimate(db: &mut PgConnection) -> Result<i64, Error> {
     let rows = sqlx::query_scalar(

@@ -213,6 +213,18 @@ pub async fn plan_once_by_key(db: &mut PgConnection) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
+/// The same until the transaction ends, with rows read in the order of an index: for answers from the history. It has a partition for each day, and
+/// to plan for all of them takes many times as long as the answer.
+pub async fn plan_once_here(db: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(
+        "set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; set local enable_mergejoin = off;
+         set local enable_bitmapscan = off; set local enable_sort = off",
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// How long a session's statements may take, and wait for somebody's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {

@@ -20,6 +20,7 @@ mod outages;
 mod partners;
 mod plans;
 mod poison;
+mod reads;
 mod retries;
 mod stubborn;
 mod upkeep;

@@ -28,7 +28,8 @@ doomed as materialized (
 ),
 gone as (
     delete from queue q using doomed d
-    where q.partner_id = d.partner_id and q.delivery_id = d.delivery_id
+    -- A lookup by key, whatever the planner believes (docs/decisions/0027).
+    where q.partner_id = any (array[d.partner_id]) and q.delivery_id between d.delivery_id and d.delivery_id
     returning q.partner_id, q.delivery_id, q.event_id, q.subscription_id
 )
 insert into attempts (partner_id, delivery_id, id, event_id, subscription_id, event_type, outcome, final_state, started_at, latency_ms)
