@@ -35,6 +35,8 @@ use crate::telemetry::Pulse;
 const ROOM: usize = 40 * batches::SIZE_MAX;
 /// While more than this is free, each callback may have as much out as may be under way to it at a time.
 const KEPT: usize = ROOM / 2;
+/// What is formed in one round at most; the next follows at once. Nobody waits for long because a crowd came before.
+const FORMED: usize = ROOM / 4;
 /// The longest sleep.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The shortest. What is due and cannot be had is in somebody else's hands at this moment.
@@ -164,7 +166,7 @@ impl Batcher {
             let mut except_of = except.callbacks.clone();
             except_of.extend(claimed.iter().flatten().filter_map(|row| row.callback_id).map(CallbackId));
             except_of.dedup();
-            terms.room = i64::try_from(left).map_err(Error::internal)?;
+            terms.room = i64::try_from(left.min(FORMED)).map_err(Error::internal)?;
             terms.except_of = &except_of;
             claimed.extend(batches::form(db, &terms, linger_ms).await?);
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use herald::config::RawConfig;
+use herald::domain::id::NodeId;
+use herald::store::batches::{self, Terms};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
@@ -99,6 +101,60 @@ async fn rule_20_a_hanging_callback_has_no_more_room_for_having_many_subscriptio
     let healthy = healthy(&database).await;
     let _app = App::start(&database, hanging()).await;
     assert_eq!(told(&healthy.wait_for(1).await[0]).len(), 200);
+}
+
+/// Subscribers to batches of 10 that have so many deliveries due each, one after the other.
+async fn due(database: &TestDatabase, counts: &[i32]) -> Vec<Subscriber> {
+    let mut subscribers = Vec::new();
+    for (number, count) in counts.iter().enumerate() {
+        let event_type = format!("order.paid.{number}");
+        let subscriber = subscribe(&database.pool, &event_type, "https://partner.example/", 10).await;
+        fill(&database.pool, &subscriber, true, *count, 0).await;
+        subscribers.push(subscriber);
+    }
+    subscribers
+}
+
+/// What is formed in one round: for which of them, and how many deliveries.
+async fn formed(database: &TestDatabase, subscribers: &[Subscriber], room: i64) -> Vec<(usize, usize)> {
+    let terms =
+        Terms { owner: NodeId::new(), lease_ms: 30_000, room, each_max: 8, except: &[], except_of: &[] };
+    let mut db = database.pool.acquire().await.unwrap();
+    let formed = batches::form(&mut db, &terms, 0).await.unwrap();
+    let number_of = |id| subscribers.iter().position(|subscriber| subscriber.id.0 == id).unwrap();
+    let mut formed: Vec<_> =
+        formed.iter().map(|batch| (number_of(batch[0].subscription_id), batch.len())).collect();
+    formed.sort();
+    formed
+}
+
+#[tokio::test]
+async fn nobody_gets_a_second_batch_before_everybody_got_the_first() {
+    let database = ready().await;
+    let subscribers = due(&database, &[80, 80, 80, 80, 1]).await;
+    let firsts = [(0, 10), (1, 10), (2, 10), (3, 10), (4, 1)];
+    assert_eq!(formed(&database, &subscribers, 45).await, firsts);
+    let more = formed(&database, &subscribers, 80).await;
+    assert_eq!(more, [0, 0, 1, 1, 2, 2, 3, 3].map(|number| (number, 10)));
+}
+
+#[tokio::test]
+async fn who_wants_little_need_not_wait_for_a_crowd_nor_the_crowd_for_all_of_these() {
+    let database = ready().await;
+    let subscribers = due(&database, &[80, 80, 80, 80, 1, 1, 1, 1]).await;
+    assert_eq!(formed(&database, &subscribers, 23).await, [(0, 10), (1, 10), (4, 1), (5, 1)]);
+}
+
+/// Those who come first, and have nothing to give because somebody has locked it, take nobody's place.
+#[tokio::test]
+async fn what_somebody_has_locked_takes_nobodys_place() {
+    let database = ready().await;
+    let subscribers = due(&database, &[10, 10, 10]).await;
+    let mut somebody = database.pool.begin().await.unwrap();
+    let lock = "select from queue where subscription_id = any ($1) for update";
+    let locked = vec![subscribers[0].id.0, subscribers[1].id.0];
+    sqlx::query(lock).bind(locked).execute(&mut *somebody).await.unwrap();
+    assert_eq!(formed(&database, &subscribers, 10).await, [(2, 10)]);
 }
 
 /// Of events of 250 KiB, those that are leased: in memory, or on their way there.

@@ -4,6 +4,7 @@
 use herald::domain::id::{CallbackId, DeliveryId, NodeId, PartnerId, SubscriptionId};
 use herald::store::batches::{self, Terms};
 use herald::store::{event_keys, idempotency, partitions, queue, sessions};
+use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -101,6 +102,82 @@ async fn batches_are_formed_and_claimed_without_reading_what_is_left() {
     // It finds 64 that are due, locks as many of these as a callback may have, and takes what there is room for.
     assert_read_little(&mut claiming, "queue", 100, 400).await;
     assert_read_little(&mut claiming, "events", 4, 16).await;
+}
+
+/// So many subscriptions of partners of their own, each with as many deliveries due.
+async fn crowd(pool: &PgPool, subscriptions: i64, each: i64) {
+    let partners = "with p as (insert into partners (id, name) select gen_random_uuid(), 'one' from generate_series(1, $1) returning id),
+            c as (insert into callbacks (id, partner_id, surface, url, batch_size)
+                  select id, id, 'notifications', 'https://partner.example/', $2 from p returning id)
+        insert into subscriptions (id, partner_id, surface, external_key, callback_id) select id, id, 'notifications', 'one', id from c";
+    sqlx::query(partners).bind(subscriptions).bind(BATCH_SIZE).execute(pool).await.unwrap();
+    let rows = "with events as (
+            insert into events (id, partner_id, type, source, payload, occurred_at, matched)
+            select herald_uuid7_beside(herald_uuid7_floor(herald_now())), s.id, 'it.happened', '/', '', herald_now(), 1
+            from subscriptions s, generate_series(1, $1) returning id, partner_id)
+        insert into queue (partner_id, delivery_id, event_id, subscription_id, batched, due_at)
+        select partner_id, herald_uuid7_beside(id), id, partner_id, true, herald_now() from events";
+    sqlx::query(rows).bind(each).execute(pool).await.unwrap();
+}
+
+/// Does once more what this session has planned, and undoes it: how many deliveries it took, and how many rows all steps of its plan looked at.
+async fn looked_at(db: &mut PgConnection, statement: &str, arguments: &str) -> (i64, i64) {
+    let name = "select name from pg_prepared_statements where statement like $1";
+    let name: String = sqlx::query_scalar(name).bind(statement).fetch_one(&mut *db).await.unwrap();
+    begin(db).await;
+    let explained = format!("explain (analyze, timing off, format json) execute {name} ({arguments})");
+    let explained = sqlx::query_scalar(sqlx::AssertSqlSafe(explained));
+    let explained: Value = explained.fetch_one(&mut *db).await.unwrap();
+    sqlx::raw_sql("rollback").execute(db).await.unwrap();
+    let plan = &explained[0]["Plan"];
+    (plan["Actual Rows"].as_f64().unwrap() as i64, rows_of(plan))
+}
+
+fn rows_of(step: &Value) -> i64 {
+    let each = ["Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter"]
+        .map(|rows| step[rows].as_f64().unwrap_or_default());
+    let all = each.iter().sum::<f64>() * step["Actual Loops"].as_f64().unwrap();
+    all as i64 + step["Plans"].as_array().into_iter().flatten().map(rows_of).sum::<i64>()
+}
+
+#[tokio::test]
+async fn batches_of_a_crowd_cost_as_much_each_as_those_of_one() {
+    const SUBSCRIPTIONS: i64 = 300;
+    let database = said_to_be_empty().await;
+    let terms = Terms {
+        owner: NodeId::new(),
+        lease_ms: LEASE_MS,
+        room: TAKEN,
+        each_max: 8,
+        except: &[],
+        except_of: &[],
+    };
+    let in_order = sessions::in_index_order(&database.pool, 1);
+    let mut in_order = in_order.acquire().await.unwrap();
+    assert!(batches::form(&mut in_order, &terms, 0).await.unwrap().is_empty());
+    assert!(batches::claim(&mut in_order, &terms).await.unwrap().is_empty());
+
+    let each = i64::from(BATCH_SIZE);
+    crowd(&database.pool, SUBSCRIPTIONS, 10 * each).await;
+    let form = "-- Gathers what is due%";
+    for (room, takes) in [(TAKEN, TAKEN), (SUBSCRIPTIONS * each, SUBSCRIPTIONS * each)] {
+        let arguments =
+            format!("gen_random_uuid(), {LEASE_MS}, 0, {room}, '{{}}', 8, {}, '{{}}', 8192", 4 * 1024 * 1024);
+        let (taken, rows) = looked_at(&mut in_order, form, &arguments).await;
+        assert_eq!(taken, takes);
+        // Of each subscription it is seen whether it has a full batch.
+        let most = 80 * taken + 80 * SUBSCRIPTIONS;
+        assert!(rows < most, "{rows} rows were looked at for {taken}");
+    }
+
+    let all = Terms { room: SUBSCRIPTIONS * each, ..terms };
+    assert_eq!(batches::form(&mut in_order, &all, 0).await.unwrap().len() as i64, SUBSCRIPTIONS);
+    let due = "update queue set due_at = herald_now() where batch_id is not null";
+    sqlx::raw_sql(due).execute(&database.pool).await.unwrap();
+    let arguments = format!("gen_random_uuid(), {LEASE_MS}, '{{}}', {ROWS}, '{{}}', 8, 8192");
+    let (taken, rows) = looked_at(&mut in_order, "-- Leases batches%limit 64%", &arguments).await;
+    assert_eq!(taken, 64 * each);
+    assert!(rows < 80 * taken, "{rows} rows were looked at for {taken}");
 }
 
 #[tokio::test]

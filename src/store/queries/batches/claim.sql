@@ -44,15 +44,19 @@ locked as materialized (
     where d.turn <= $6
 --}
 ),
+-- A batch brings its deliveries along, as in form.sql.
 whole as materialized (
-    select b.batch_id
+    select b.callback_id, b.partner_id, b.deliveries
     from (
-        select l.batch_id, count(*) as deliveries,
+        select l.batch_id, l.callback_id, l.partner_id, array_agg(l.delivery_id) as deliveries,
                sum(sum(1 + coalesce(octet_length(e.payload), 0) / $7)) over (order by min(l.due_at), l.batch_id) as room_so_far
         from locked l left join lateral (select payload from events where id = l.event_id limit 1) e on true
-        group by l.batch_id
+        group by l.batch_id, l.callback_id, l.partner_id
     ) as b
-    where b.room_so_far <= $4 and b.deliveries = (select count(*) from queue q where q.batch_id = b.batch_id)
+    where b.room_so_far <= $4 and cardinality(b.deliveries) = (select count(*) from queue q where q.batch_id = b.batch_id)
+),
+members as materialized (
+    select callback_id, partner_id, unnest(deliveries) as delivery_id from whole
 ),
 -- Read when a row is among these that names an owner, and then once.
 at_work as materialized (select id from nodes_at_work),
@@ -62,9 +66,9 @@ claimed as (
         lease_epoch = q.lease_epoch + 1,
         crashes = q.crashes + ((q.lease_owner <> $1 and not exists (select from at_work w where w.id = q.lease_owner)) is true)::int,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
-    from locked l join whole w on w.batch_id = l.batch_id
-    where q.partner_id = any (array[l.partner_id]) and q.delivery_id between l.delivery_id and l.delivery_id
-    returning q.batch_id, l.callback_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes,
+    from members m
+    where q.partner_id = any (array[m.partner_id]) and q.delivery_id between m.delivery_id and m.delivery_id
+    returning q.batch_id, m.callback_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes,
               q.draining, q.line, q.place
 )
 select c.*, e.type, e.source, e.payload, e.occurred_at

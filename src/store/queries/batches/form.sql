@@ -18,10 +18,15 @@ with recursive gathering as (
     from gathering g where g.subscription_id is not null
 ),
 ready as materialized (
-    select s.id as subscription_id, s.callback_id, c.batch_size, s.state = 'active' as flows
+    select s.id as subscription_id, s.callback_id, c.batch_size, s.state = 'active' as flows, firsts.oldest,
+           least(firsts.due + followers.waiting, c.batch_size) as wants,
+           row_number() over (partition by s.callback_id order by firsts.oldest, s.id) as turn
     from gathering g
-    join subscriptions s on s.id = g.subscription_id and s.id <> all ($5) and s.callback_id <> all ($8)
-    join callbacks c on c.id = s.callback_id
+    -- Each is looked up by its key, whatever the planner believes of the tables, see docs/decisions/0027.
+    cross join lateral (
+        select id, partner_id, callback_id, state from subscriptions
+        where id between g.subscription_id and g.subscription_id order by id limit 1) as s
+    cross join lateral (select batch_size from callbacks where id = s.callback_id limit 1) as c
     cross join lateral (
         select count(*) as due, min(due_at) as oldest from (
             select q.due_at from queue q
@@ -35,21 +40,32 @@ ready as materialized (
               and q.partner_id = s.partner_id and q.subscription_id = s.id and q.line is not null and q.waits and q.batch_id is null
             limit c.batch_size) as w
     ) as followers
-    where firsts.due > 0
+    where s.id <> all ($5) and s.callback_id <> all ($8) and firsts.due > 0
       and (firsts.due + followers.waiting >= c.batch_size or firsts.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
 ),
+-- Who has waited longest and who wants least come first, by turns: those who want little need not wait for a crowd, nor the others for ever.
+asked as (
+    select r.*, (sum(r.wants) over ())::bigint as wanted,
+           least(row_number() over (order by r.turn, r.oldest, r.subscription_id),
+                 row_number() over (order by r.turn, r.wants, r.oldest, r.subscription_id)) as rank
+    from ready r where r.turn <= $6
+),
+-- Nobody is asked once there is more than there is room for: a round costs what it takes, whatever else is due. While not everybody's first batch
+-- fits, nobody brings a second. Without an order of its own, what is read stays in the order of who is asked, and reading ends at the limit;
+-- what somebody has locked does not count.
 firsts as materialized (
-    select r.subscription_id, r.callback_id, r.batch_size, r.flows, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
-    from ready r cross join lateral (
+    select r.subscription_id, r.callback_id, r.batch_size, r.flows, r.rank, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
+    from (select * from asked order by rank, subscription_id) r cross join lateral (
         select q.partner_id, q.delivery_id, q.event_id, q.line, q.place, q.due_at
         from queue q
         where q.subscription_id = r.subscription_id and q.batched and q.batch_id is null and not q.waits and q.due_at <= herald_now()
         order by q.due_at, q.event_id
-        limit r.batch_size * $6
+        limit r.batch_size * least($6, greatest(1, $4 / r.wanted))
         for update skip locked) as f
+    limit $4 + 1
 ),
 followers as (
-    select f.subscription_id, f.callback_id, f.batch_size, f.partner_id, n.delivery_id, n.event_id, f.line, n.place, f.due_at, n.fits
+    select f.subscription_id, f.callback_id, f.batch_size, f.rank, f.partner_id, n.delivery_id, n.event_id, f.line, n.place, f.due_at
     from firsts f cross join lateral (
         -- One that leaves alone (its callback took no batches when it came) ends the part of its line that may go along.
         select q.delivery_id, q.event_id, q.place, bool_and(q.batched and q.waits and q.batch_id is null) over (order by q.place) as fits
@@ -57,12 +73,14 @@ followers as (
         where q.partner_id = f.partner_id and q.subscription_id = f.subscription_id and q.line = f.line and q.place > f.place
         order by q.place
         limit f.batch_size - 1) as n
-    where f.line is not null and f.flows
+    where f.line is not null and f.flows and n.fits
+    -- Long lines make a round no longer either. Who is cut off is of those for whom there is hardly room.
+    limit 4 * $4
 ),
 candidates as (
-    select subscription_id, callback_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from firsts
+    select subscription_id, callback_id, batch_size, rank, partner_id, delivery_id, event_id, line, place, due_at from firsts
     union all
-    select subscription_id, callback_id, batch_size, partner_id, delivery_id, event_id, line, place, due_at from followers where fits
+    select subscription_id, callback_id, batch_size, rank, partner_id, delivery_id, event_id, line, place, due_at from followers
 ),
 aged as (
     select c.*, coalesce(octet_length(e.payload), 0) as bytes,
@@ -99,28 +117,32 @@ going as (
       and (p.size = p.batch_size or p.batch < p.last_batch or p.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
 ),
 turns as (
-    select g.subscription_id, g.batch, min(g.due_at) as oldest, sum(1 + g.bytes / $9) as room,
+    select g.subscription_id, g.batch, g.callback_id, g.partner_id, array_agg(g.delivery_id) as deliveries,
+           g.rank, sum(1 + g.bytes / $9) as room,
            row_number() over (partition by g.callback_id order by min(g.due_at), g.subscription_id, g.batch) as turn
-    from going g group by g.callback_id, g.subscription_id, g.batch
+    from going g group by g.callback_id, g.partner_id, g.subscription_id, g.rank, g.batch
 ),
+-- A batch brings its deliveries along: joined with all batches, each delivery was compared with each of them. What an UPDATE joins is kept narrow,
+-- because its rows are copied whole.
 formed as materialized (
-    select w.subscription_id, w.batch, w.batch_id
+    select herald_uuid7_beside(herald_uuid7_floor(herald_now())) as batch_id, w.callback_id, w.partner_id, w.deliveries
     from (
-        select t.subscription_id, t.batch, herald_uuid7_beside(herald_uuid7_floor(herald_now())) as batch_id,
-               sum(t.room) over (order by t.oldest, t.subscription_id, t.batch) as room_so_far
-        from turns t where t.turn <= $6
+        select t.*, sum(t.room) over (order by t.turn, t.rank, t.subscription_id, t.batch) as room_so_far from turns t where t.turn <= $6
     ) as w
     where w.room_so_far <= $4
 ),
+members as materialized (
+    select batch_id, callback_id, partner_id, unnest(deliveries) as delivery_id from formed
+),
 claimed as (
     update queue q set
-        batch_id = f.batch_id,
+        batch_id = m.batch_id,
         lease_owner = $1,
         lease_epoch = q.lease_epoch + 1,
         due_at = herald_now() + make_interval(secs => $2 / 1000.0)
-    from going g join formed f on f.subscription_id = g.subscription_id and f.batch = g.batch
-    where q.partner_id = any (array[g.partner_id]) and q.delivery_id between g.delivery_id and g.delivery_id and q.batch_id is null
-    returning q.batch_id, g.callback_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.draining, q.line, q.place
+    from members m
+    where q.partner_id = any (array[m.partner_id]) and q.delivery_id between m.delivery_id and m.delivery_id and q.batch_id is null
+    returning q.batch_id, m.callback_id, q.partner_id, q.delivery_id, q.event_id, q.subscription_id, q.attempts, q.lease_epoch, q.crashes, q.draining, q.line, q.place
 )
 select c.*, e.type, e.source, e.payload, e.occurred_at
 from claimed c
