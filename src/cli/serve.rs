@@ -37,14 +37,14 @@ pub async fn run(raw: &RawConfig) -> ExitCode {
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Start(message)) => {
-            eprintln!("herald cannot start: {message}");
+            telemetry::last_words(format!("herald cannot start: {message}"));
             ExitCode::FAILURE
         }
         Err(Failure::Fallen(fallen)) => {
-            eprintln!(
+            telemetry::last_words(format!(
                 "herald stopped: {fallen}. Start it again; nothing that was accepted is lost. The log says what \
                  happened: please report it, for it is a defect."
-            );
+            ));
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,5 @@
 //! `POST /events`: one event as JSON, or a batch with one on each line. Its body limits are its own, because an event may be larger than
-//! any other request, and a batch much larger. A batch that says it is no larger than an event may be is treated as one is: it needs no place.
+//! any other request, and a batch much larger. A batch that says it is small is treated as an event is: it needs no place.
 
 use axum::Json;
 use axum::body::HttpBody as _;
@@ -22,6 +22,8 @@ use crate::surfaces::kit::body;
 use crate::surfaces::kit::problem::Failure;
 
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// In so much are some dozens of usual events, and no more than hundreds of the smallest.
+const SMALL_BYTES_MAX: usize = 16 * 1024;
 
 pub async fn publish(
     State(operator): State<Operator>,
@@ -44,9 +46,9 @@ async fn publish_one(operator: &Operator, caller: &Caller, request: Request) -> 
 
 async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -> Result<Response, Failure> {
     let body = request.into_body();
-    let is_small = body.size_hint().upper().is_some_and(|bytes_max| bytes_max <= EVENT_BYTES_MAX as u64);
+    let is_small = body.size_hint().upper().is_some_and(|bytes_max| bytes_max <= SMALL_BYTES_MAX as u64);
     let (events, _place) = if is_small {
-        (event_body::batch(&body::read(body, EVENT_BYTES_MAX).await?)?, None)
+        (event_body::batch(&body::read(body, SMALL_BYTES_MAX).await?)?, None)
     } else {
         let place = operator.batch_places.take(caller.partner).await?;
         let text = body::read(body, BATCH_BYTES_MAX).await?;

@@ -18,6 +18,8 @@ const SHARED_MAX: u32 = 21;
 /// How long a request waits for a session before it is told to come back.
 const SESSION_WITHIN: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Reasons that are told apart.
+const REASONS_MAX: usize = 8;
 
 /// Of every session: statements are bounded, and a commit means that it is on disk.
 const ANY: &str = "set synchronous_commit = on; set statement_timeout = '30s'; set lock_timeout = '10s';
@@ -100,14 +102,15 @@ async fn set_up(session: &mut PgConnection, settings: &[&'static str]) -> Result
     check_takes_writes(session).await
 }
 
-/// Why no session can be had, now and then. A pool tries again at once for each who waits, who are only told that they waited in vain; what it says
-/// itself each time is not among the lines that are asked for by default.
+/// Why no session can be had, each reason now and then. A pool tries again at once for each who waits, who are only told that they waited in vain; what
+/// it says itself each time is not among the lines that are asked for by default.
 fn complain(error: &sqlx::Error) {
-    static SAID_AT: Mutex<Option<Instant>> = Mutex::new(None);
-    let now = Instant::now();
-    let mut said_at = SAID_AT.lock().unwrap_or_else(PoisonError::into_inner);
-    if said_at.is_none_or(|at| now.duration_since(at) >= COMPLAIN_EVERY) {
-        *said_at = Some(now);
+    static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
+    let (now, reason) = (Instant::now(), error.to_string());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    said.retain(|(_, at)| now.duration_since(*at) < COMPLAIN_EVERY);
+    if said.len() < REASONS_MAX && said.iter().all(|(known, _)| *known != reason) {
+        said.push((reason, now));
         tracing::warn!(%error, "no session of the database can be had; it is tried again");
     }
 }

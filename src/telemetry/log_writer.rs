@@ -4,14 +4,14 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Of lines that wait to be written.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long the last lines may take when the process ends.
+/// How long the last words may take when the process ends.
 const LAST_WITHIN: Duration = Duration::from_millis(500);
 
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);
@@ -52,6 +52,18 @@ impl Drop for LastLines {
     }
 }
 
+/// Says on standard error why the process ends, but does not wait for ever for somebody to read it.
+pub fn last_words(words: String) {
+    let (said, is_said) = mpsc::channel();
+    let say = move || {
+        let _nobody_reads = writeln!(io::stderr(), "{words}");
+        let _gone = said.send(());
+    };
+    if std::thread::Builder::new().name("last words".to_owned()).spawn(say).is_ok() {
+        let _nobody_reads = is_said.recv_timeout(LAST_WITHIN);
+    }
+}
+
 impl LogWriter {
     /// Begins to write to `out`. Errors: there is no thread to be had.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<(LogWriter, LastLines)> {
@@ -76,15 +88,19 @@ impl LogWriter {
             let lost = std::mem::take(&mut line.lost);
             drop(line);
 
-            // Where nobody reads any more there is nobody to tell.
-            let _nobody_reads = out.write_all(&taken).and_then(|()| out.flush());
-            taken.clear();
+            // There is room for it at this moment, and what is missing is missing behind what was taken.
             if lost > 0 {
                 tracing::warn!(
                     lines = lost,
                     "lines are missing here: the log was not read as fast as it was written"
                 );
             }
+            if out.write_all(&taken).and_then(|()| out.flush()).is_err() {
+                // Where nobody reads any more there is nobody to tell.
+                let lines = taken.iter().filter(|byte| **byte == b'\n').count();
+                LINES_LOST.fetch_add(lines as u64, Ordering::Relaxed);
+            }
+            taken.clear();
             self.line().writing = false;
             self.0.changed.notify_all();
         }
@@ -121,7 +137,7 @@ impl Write for &LogWriter {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::sync::mpsc::{Receiver, Sender};
 
     use super::*;
 

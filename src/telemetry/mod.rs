@@ -9,6 +9,7 @@ pub mod metrics;
 mod pulse;
 
 pub use health::{Health, Heartbeat};
+pub use log_writer::last_words;
 pub use logging::install;
 pub use metrics::Metrics;
 pub use pulse::Pulse;

@@ -1,6 +1,6 @@
 //! Results on their way to the recorder. Most of them gather, since nobody waits for them. Of some the next depends: what is behind a delivery with
 //! an ordering key is not sent before that has ended, and a callback has only so many batches out. These come on a way of their own and are
-//! written at once, without those that gather.
+//! written at once, without those that gather. So does what turns a subscription, since whoever is judged after that is judged by it.
 
 use std::time::Duration;
 
@@ -29,8 +29,9 @@ pub struct Incoming {
     usual: mpsc::UnboundedReceiver<Finished>,
     awaited: mpsc::UnboundedReceiver<Finished>,
     gathering: Vec<Finished>,
-    /// When those are to be written.
+    /// When those are to be written. There are some exactly if there is such a moment.
     complete_at: Option<Instant>,
+    at_once: Vec<Finished>,
 }
 
 pub(super) enum Next {
@@ -44,8 +45,8 @@ pub(super) enum Next {
 
 pub fn results() -> (Results, Incoming) {
     let ((usual, to_usual), (awaited, to_awaited)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
-    let incoming =
-        Incoming { usual: to_usual, awaited: to_awaited, gathering: Vec::new(), complete_at: None };
+    let (gathering, at_once) = (Vec::new(), Vec::new());
+    let incoming = Incoming { usual: to_usual, awaited: to_awaited, gathering, complete_at: None, at_once };
     (Results { usual, awaited }, incoming)
 }
 
@@ -59,7 +60,7 @@ impl Results {
 
 impl Finished {
     fn is_awaited(&self) -> bool {
-        self.held.lease.in_line || self.held.lease.batch.is_some()
+        self.held.lease.in_line || self.held.lease.batch.is_some() || self.turn.is_some()
     }
 }
 
@@ -68,45 +69,52 @@ impl Incoming {
     pub(super) async fn next(&mut self, time: Option<std::time::Instant>) -> Next {
         let time = time.map(Instant::from);
         loop {
-            let no_more_usual = self.usual.is_closed() && self.usual.is_empty();
-            let no_more_awaited = self.awaited.is_closed() && self.awaited.is_empty();
-            if no_more_usual && no_more_awaited && self.gathering.is_empty() {
+            self.receive();
+            if let Some(batch) = self.ready() {
+                return Next::Batch(batch);
+            }
+            let (more_usual, more_awaited) = (!self.usual.is_closed(), !self.awaited.is_closed());
+            if !more_usual && !more_awaited {
                 return Next::Over;
             }
-            let mut batch = Vec::new();
             tokio::select! {
-                biased;
-                received = self.awaited.recv_many(&mut batch, BATCH_MAX), if !no_more_awaited => {
-                    if received > 0 {
-                        return Next::Batch(batch);
-                    }
-                }
-                () = at(self.complete_at), if self.complete_at.is_some() => return Next::Batch(self.gathered()),
-                received = self.usual.recv_many(&mut self.gathering, BATCH_MAX),
-                    if self.complete_at.is_none() && !no_more_usual =>
-                {
-                    // The rest of those whose senders are all gone need not be waited for.
-                    if self.usual.is_closed() || self.gathering.len() >= GATHERED {
-                        return Next::Batch(self.gathered());
-                    }
-                    if received > 0 {
-                        self.complete_at = Some(Instant::now() + GATHER_FOR);
-                    }
-                }
+                _ = self.awaited.recv_many(&mut self.at_once, BATCH_MAX), if more_awaited => {}
+                _ = self.usual.recv_many(&mut self.gathering, BATCH_MAX), if more_usual && self.complete_at.is_none() => {}
+                () = at(self.complete_at), if self.complete_at.is_some() => {}
                 () = at(time), if time.is_some() => return Next::Time,
             }
         }
     }
 
-    /// What gathered, and what came meanwhile.
-    fn gathered(&mut self) -> Vec<Finished> {
-        self.complete_at = None;
-        while self.gathering.len() < BATCH_MAX
-            && let Ok(finished) = self.usual.try_recv()
-        {
-            self.gathering.push(finished);
+    /// Both ways are looked at each time, so that neither keeps the other waiting.
+    fn receive(&mut self) {
+        take(&mut self.awaited, &mut self.at_once);
+        take(&mut self.usual, &mut self.gathering);
+        if self.complete_at.is_none() && !self.gathering.is_empty() {
+            self.complete_at = Some(Instant::now() + GATHER_FOR);
         }
-        std::mem::take(&mut self.gathering)
+    }
+
+    fn ready(&mut self) -> Option<Vec<Finished>> {
+        let mut batch = std::mem::take(&mut self.at_once);
+        // Of those whose senders are all gone the rest need not be waited for.
+        let is_complete = self.complete_at.is_some_and(|at| at <= Instant::now())
+            || self.gathering.len() >= GATHERED
+            || self.usual.is_closed();
+        if is_complete {
+            self.complete_at = None;
+            batch.append(&mut self.gathering);
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// Takes what is there, up to a batch.
+fn take(from: &mut mpsc::UnboundedReceiver<Finished>, into: &mut Vec<Finished>) {
+    while into.len() < BATCH_MAX
+        && let Ok(finished) = from.try_recv()
+    {
+        into.push(finished);
     }
 }
 
@@ -164,5 +172,33 @@ mod tests {
         (0..GATHERED).for_each(|_| results.send(finished(false).0));
         assert_eq!(deliveries(incoming.next(None).await).len(), GATHERED);
         assert!(incoming.complete_at.is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_is_waited_for_keeps_nobody_waiting() {
+        let (results, mut incoming) = results();
+        let (usual, usual_id) = finished(false);
+        results.send(usual);
+        // There is always one.
+        let came = loop {
+            let (awaited, awaited_id) = finished(true);
+            results.send(awaited);
+            let batch = deliveries(incoming.next(None).await);
+            assert_eq!(batch[0], awaited_id);
+            if batch.len() > 1 {
+                break batch[1];
+            }
+        };
+        assert_eq!(came, usual_id);
+    }
+
+    #[tokio::test]
+    async fn what_turns_a_subscription_is_not_overtaken_by_what_is_judged_after_it() {
+        let (results, mut incoming) = results();
+        let ((mut well, well_id), (failed, failed_id)) = (finished(false), finished(true));
+        well.turn = Some(super::super::Turn::Well);
+        results.send(well);
+        results.send(failed);
+        assert_eq!(deliveries(incoming.next(None).await), [well_id, failed_id]);
     }
 }

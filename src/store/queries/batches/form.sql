@@ -46,8 +46,8 @@ ready as materialized (
 -- Who has waited longest and who wants least come first, by turns: those who want little need not wait for a crowd, nor the others for ever.
 asked as (
     select r.*, (sum(r.wants) over ())::bigint as wanted,
-           least(row_number() over (order by r.turn, r.oldest, r.subscription_id),
-                 row_number() over (order by r.turn, r.wants, r.oldest, r.subscription_id)) as rank
+           least(2 * row_number() over (order by r.turn, r.oldest, r.subscription_id) - 1,
+                 2 * row_number() over (order by r.turn, r.wants, r.oldest, r.subscription_id)) as rank
     from ready r where r.turn <= $6
 ),
 -- Nobody is asked once there is more than there is room for: a round costs what it takes, whatever else is due. While not everybody's first batch
@@ -55,7 +55,7 @@ asked as (
 -- what somebody has locked does not count.
 firsts as materialized (
     select r.subscription_id, r.callback_id, r.batch_size, r.flows, r.rank, f.partner_id, f.delivery_id, f.event_id, f.line, f.place, f.due_at
-    from (select * from asked order by rank, subscription_id) r cross join lateral (
+    from (select * from asked order by rank) r cross join lateral (
         select q.partner_id, q.delivery_id, q.event_id, q.line, q.place, q.due_at
         from queue q
         where q.subscription_id = r.subscription_id and q.batched and q.batch_id is null and not q.waits and q.due_at <= herald_now()
