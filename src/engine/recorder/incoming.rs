@@ -179,8 +179,10 @@ mod tests {
         let (results, mut incoming) = results();
         let (usual, usual_id) = finished(false);
         results.send(usual);
+        let begun = Instant::now();
         // There is always one.
         let came = loop {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it is not written at all");
             let (awaited, awaited_id) = finished(true);
             results.send(awaited);
             let batch = deliveries(incoming.next(None).await);
