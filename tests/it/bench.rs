@@ -106,6 +106,8 @@ fn scenario(kind: &str) -> Value {
 async fn a_bench_counts_everything_that_it_asked_for_and_writes_a_report() {
     let kinds = ["latency", "full-path", "publish", "callbacks", "hanging", "neighbour", "fan-out"];
     let mut scenarios = kinds.map(scenario);
+    scenarios[1]["requestIds"] = true.into();
+    scenarios[2]["orderingKeys"] = 2.into();
     // So few that a slow machine keeps up with them.
     scenarios[5]["ratePerS"] = 50.into();
     // By turns to two partners.

@@ -43,6 +43,8 @@ pub struct Load {
     pub callbacks: u16,
     /// The one callback that all of it is for; otherwise they take turns.
     pub only: Option<u16>,
+    /// Of each callback's events; nought where they have none.
+    pub ordering_keys: u16,
     /// Whether cancels have an `x-request-id`.
     pub request_ids: bool,
     /// The deliveries of the ledger to ask for.
@@ -210,8 +212,11 @@ impl Load {
     fn line(&self, number: usize) -> String {
         let callback = self.callback(number);
         let (id, partner) = (self.ledger.id(number, callback), self.place(callback).partner);
+        let turn = number / usize::from(self.callbacks);
+        let key = turn.checked_rem(usize::from(self.ordering_keys));
+        let key = key.map_or_else(String::new, |key| format!("\"orderingKey\":\"key-{key}\","));
         format!(
-            "{{\"type\":\"RedirectSessionCancelled\",\"partnerId\":\"{partner}\",\"data\":{}}}\n",
+            "{{\"type\":\"RedirectSessionCancelled\",\"partnerId\":\"{partner}\",{key}\"data\":{}}}\n",
             session_data(id)
         )
     }

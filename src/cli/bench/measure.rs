@@ -186,6 +186,7 @@ impl Measure<'_> {
             places: self.stage.places(fan_out),
             fan_out,
             only: None,
+            ordering_keys: self.scenario.ordering_keys,
             request_ids: self.scenario.request_ids && job == Job::Cancel,
             numbers: 0..ledger.deliveries(),
             callbacks: if bare { 1 } else { self.scenario.callbacks },

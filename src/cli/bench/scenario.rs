@@ -55,12 +55,19 @@ pub struct Scenario {
     /// Of `fan-out`: callbacks that each event is for, all of one partner.
     #[serde(default = "defaults::callbacks_per_event")]
     pub callbacks_per_event: u16,
+    /// Of `publish` and `fan-out`: the ordering keys of each callback's events, which take turns; of none no event has one.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub ordering_keys: u16,
     /// Of those that cancel: each request has an `x-request-id` of its own, and its answer is kept for a repeat.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub request_ids: bool,
     /// The receivers forget some arrivals, so that the run has to fail. For checking the check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lose: bool,
+}
+
+fn is_none(count: &u16) -> bool {
+    *count == 0
 }
 
 /// Deliveries that publishing has under way.
@@ -103,6 +110,7 @@ impl Scenario {
             hang_ms: defaults::hang_ms(),
             batch_events: defaults::batch_events(),
             callbacks_per_event: defaults::callbacks_per_event(),
+            ordering_keys: 0,
             request_ids: false,
             lose: false,
         }
