@@ -11,6 +11,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Of lines that wait to be written.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What is kept for the next, after more was written at once.
+const BYTES_USUAL: usize = 64 * 1024;
 /// How long the last words may take when the process ends.
 const LAST_WITHIN: Duration = Duration::from_millis(500);
 
@@ -101,6 +103,7 @@ impl LogWriter {
                 LINES_LOST.fetch_add(lines as u64, Ordering::Relaxed);
             }
             taken.clear();
+            taken.shrink_to(BYTES_USUAL);
             self.line().writing = false;
             self.0.changed.notify_all();
         }
