@@ -69,11 +69,12 @@ impl Incoming {
     pub(super) async fn next(&mut self, time: Option<std::time::Instant>) -> Next {
         let time = time.map(Instant::from);
         loop {
+            // Looked at first: what came before the end is received then.
+            let (more_usual, more_awaited) = (!self.usual.is_closed(), !self.awaited.is_closed());
             self.receive();
-            if let Some(batch) = self.ready() {
+            if let Some(batch) = self.ready(more_usual) {
                 return Next::Batch(batch);
             }
-            let (more_usual, more_awaited) = (!self.usual.is_closed(), !self.awaited.is_closed());
             if !more_usual && !more_awaited {
                 return Next::Over;
             }
@@ -95,12 +96,12 @@ impl Incoming {
         }
     }
 
-    fn ready(&mut self) -> Option<Vec<Finished>> {
+    fn ready(&mut self, more_usual: bool) -> Option<Vec<Finished>> {
         let mut batch = std::mem::take(&mut self.at_once);
         // Of those whose senders are all gone the rest need not be waited for.
         let is_complete = self.complete_at.is_some_and(|at| at <= Instant::now())
             || self.gathering.len() >= GATHERED
-            || self.usual.is_closed();
+            || !more_usual;
         if is_complete {
             self.complete_at = None;
             batch.append(&mut self.gathering);
