@@ -37,11 +37,11 @@ pub async fn run(raw: &RawConfig) -> ExitCode {
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Start(message)) => {
-            telemetry::last_words(format!("herald cannot start: {message}"));
+            telemetry::last_words(&format!("herald cannot start: {message}"));
             ExitCode::FAILURE
         }
         Err(Failure::Fallen(fallen)) => {
-            telemetry::last_words(format!(
+            telemetry::last_words(&format!(
                 "herald stopped: {fallen}. Start it again; nothing that was accepted is lost. The log says what \
                  happened: please report it, for it is a defect."
             ));

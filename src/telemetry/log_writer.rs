@@ -55,14 +55,19 @@ impl Drop for LastLines {
 }
 
 /// Says on standard error why the process ends, but does not wait for ever for somebody to read it.
-pub fn last_words(words: String) {
+pub fn last_words(words: &str) {
     let (said, is_said) = mpsc::channel();
-    let say = move || {
-        let _nobody_reads = writeln!(io::stderr(), "{words}");
-        let _gone = said.send(());
+    let say = {
+        let words = words.to_owned();
+        move || {
+            let _nobody_reads = writeln!(io::stderr(), "{words}");
+            let _gone = said.send(());
+        }
     };
-    if std::thread::Builder::new().name("last words".to_owned()).spawn(say).is_ok() {
-        let _nobody_reads = is_said.recv_timeout(LAST_WITHIN);
+    match std::thread::Builder::new().name("last words".to_owned()).spawn(say) {
+        Ok(_says_it) => drop(is_said.recv_timeout(LAST_WITHIN)),
+        // That there are no threads to be had may be why it ends.
+        Err(_no_thread) => drop(writeln!(io::stderr(), "{words}")),
     }
 }
 
