@@ -19,7 +19,7 @@ use crate::domain::key_ring::KeyRing;
 use crate::domain::partner_key::PartnerKey;
 use crate::domain::secret::Secret;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
-use crate::{descriptors, listener, telemetry};
+use crate::{descriptors, engine, listener, telemetry};
 
 /// How long a database that is set may take to be there: both may be starting.
 const DATABASE_WITHIN: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         telemetry::install(&config.log, config.log_format).map_err(|error| error.to_string())?;
     warn_of_what_is_odd(&config);
     let mut stop = stop_signal()?;
-    descriptors::raise_limit(2 * config.connections_max + config.in_flight_max);
+    descriptors::raise_limit(2 * config.connections_max + engine::connections_max(config.in_flight_max));
     let api = listener::bind(config.listen, "HERALD_LISTEN")?;
     let operator = listener::bind(config.operator_listen, "HERALD_OPERATOR_LISTEN")?;
     let api_address = api.local_addr().map_err(|error| error.to_string())?;

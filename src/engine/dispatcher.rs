@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use super::backlogs::{Backlogs, Drawn};
 use super::claimer::Claim;
-use super::landing::{Landed, Landing, Place};
-use super::lanes::Lanes;
+use super::landing::{Landed, Landing};
+use super::lanes::{Lanes, Place};
 use super::outbound::Outbound;
 use super::post::post;
 use super::recorder::{Finished, Results};
@@ -32,6 +32,8 @@ use crate::telemetry::Metrics;
 const BATCH_MAX: usize = 512;
 /// Well within the second that a target is believed for.
 const REFRESH_EVERY: Duration = Duration::from_millis(400);
+/// A post that is under way at the end of two of these takes long.
+const TICK_EVERY: Duration = Duration::from_millis(200);
 /// A lease that cannot be sent for a reason of ours is due again after this much.
 const DEFERRED_FOR: Duration = Duration::from_secs(2);
 /// Sending this delivery ended this many processes, or its result was not to be recorded so often: it is sent no more.
@@ -95,8 +97,11 @@ impl Dispatcher {
         mut claimed: mpsc::UnboundedReceiver<Claim>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut refresh = tokio::time::interval(REFRESH_EVERY);
-        refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let [mut refresh, mut tick] = [REFRESH_EVERY, TICK_EVERY].map(|every| {
+            let mut interval = tokio::time::interval(every);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            interval
+        });
         let (mut fresh, mut again, mut landings) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             tokio::select! {
@@ -110,6 +115,7 @@ impl Dispatcher {
                     self.targets.refresh().await;
                     self.draw(self.backlogs.callbacks());
                 }
+                _ = tick.tick() => self.metrics.attempts_taking_long(self.lanes.tick()),
                 n = handed.recv_many(&mut fresh, BATCH_MAX), if !handed.is_closed() || !handed.is_empty() => {
                     if n == 0 { continue }
                 }
@@ -117,7 +123,8 @@ impl Dispatcher {
                     if n == 0 { continue }
                 }
             }
-            let with_room: Vec<CallbackId> = landings.iter().map(|landed: &Landed| landed.place.0).collect();
+            let with_room: Vec<CallbackId> =
+                landings.iter().map(|landed: &Landed| landed.place.callback).collect();
             landings.drain(..).for_each(|landed| self.land(landed));
             // What panics in it is caught where it sends; anything else would lose its result without a word, and be sent again for ever.
             while let Some(ended) = self.posts.try_join_next() {
@@ -227,10 +234,10 @@ impl Dispatcher {
     /// Starts as many posts as there is room for.
     async fn start(&mut self) {
         let mut stale = Vec::new();
-        while let Some((callback, kind, held)) = self.lanes.take() {
+        while let Some((place, held)) = self.lanes.take() {
             match self.targets.fresh(held.lease.subscription) {
-                Some(target) => self.send((callback, kind), held, target),
-                None => stale.push(((callback, kind), held)),
+                Some(target) => self.send(place, held, target),
+                None => stale.push((place, held)),
             }
         }
         // What changes while it is read is read again. Changes that never stop do not keep anything from being sent.
@@ -248,11 +255,11 @@ impl Dispatcher {
                     Look::Stale(_) if could_be_read && reads_left > 0 => stale.push((place, held)),
                     Look::Stale(Some(target)) if could_be_read => self.send(place, held, target),
                     Look::Stale(_) => {
-                        self.lanes.landed(place.0, place.1);
+                        self.lanes.vacated(place);
                         self.finish(held, Ending::Release { delay_ms: 1_000 });
                     }
                     Look::Unknown => {
-                        self.lanes.landed(place.0, place.1);
+                        self.lanes.vacated(place);
                         self.without_target(held, &subscriptions);
                     }
                 }
@@ -299,12 +306,15 @@ impl Dispatcher {
                 Some(Some(Ending::Release { delay_ms: 0 }))
             }
             _ if lease.probe => None,
-            _ => match self.traffic.ask(place.0, (target.rate_per_s, lease.was_given_back()), Instant::now())
-            {
+            _ => match self.traffic.ask(
+                place.callback,
+                (target.rate_per_s, lease.was_given_back()),
+                Instant::now(),
+            ) {
                 Ok(()) => None,
                 Err(Refusal::Open) => {
-                    self.lanes.landed(place.0, place.1);
-                    return self.put_back(place.0, held);
+                    self.lanes.vacated(place);
+                    return self.put_back(place.callback, held);
                 }
                 Err(Refusal::Turn(wait)) => Some(Some(Ending::Release { delay_ms: millis(wait) })),
             },
@@ -312,7 +322,7 @@ impl Dispatcher {
         match unsent {
             None => self.launch(place, held, target),
             Some(ending) => {
-                self.lanes.landed(place.0, place.1);
+                self.lanes.vacated(place);
                 match ending {
                     None => self.cancel(held),
                     Some(ending @ Ending::Final(_)) => self.end(held, ending, Outcome::Crashed),
@@ -325,8 +335,8 @@ impl Dispatcher {
     fn launch(&mut self, place: Place, held: Held, target: Arc<Target>) {
         let Some(dialect) = self.dialects.get(&target.surface).cloned() else {
             tracing::error!(surface = target.surface.as_str(), "no dialect is installed for this surface");
-            self.traffic.withdraw(place.0, Instant::now());
-            self.lanes.landed(place.0, place.1);
+            self.traffic.withdraw(place.callback, Instant::now());
+            self.lanes.vacated(place);
             return self.finish(held, Ending::Release { delay_ms: millis(DEFERRED_FOR) });
         };
         let (outbound, results, metrics) =
@@ -345,24 +355,23 @@ impl Dispatcher {
         }));
     }
 
-    fn land(&mut self, landed: Landed) {
-        let (callback, kind) = landed.place;
-        match &landed.shown {
-            Some(shown) => {
-                // Chance is for those who fail, and dear.
-                let is_calm = !shown.failed && shown.leave_alone.is_none();
-                let chance = if is_calm { 0.0 } else { chance() };
-                self.traffic.note(callback, shown, Instant::now(), chance);
-                self.lanes.proven(callback, !shown.failed);
-                match shown.slow_down {
-                    true => self.lanes.paces.slow_down(callback, Instant::now()),
-                    false if !shown.failed => self.lanes.paces.took(callback),
-                    false => {}
-                }
-            }
-            None => self.traffic.withdraw(callback, Instant::now()),
+    fn land(&mut self, Landed { place, shown }: Landed) {
+        let (callback, now) = (place.callback, Instant::now());
+        let Some(shown) = shown else {
+            self.traffic.withdraw(callback, now);
+            return self.lanes.vacated(place);
+        };
+        // Chance is for those who fail, and dear.
+        let is_calm = !shown.failed && shown.leave_alone.is_none();
+        let chance = if is_calm { 0.0 } else { chance() };
+        self.traffic.note(callback, &shown, now, chance);
+        self.lanes.proven(callback, !shown.failed);
+        match shown.slow_down {
+            true => self.lanes.paces.slow_down(callback, now),
+            false if !shown.failed => self.lanes.paces.took(callback),
+            false => {}
         }
-        self.lanes.landed(callback, kind);
+        self.lanes.landed(place);
     }
 
     fn finish(&self, held: Held, ending: Ending) {
@@ -384,10 +393,4 @@ struct Arrival {
     held: Held,
     /// Born leased, not claimed.
     fresh: bool,
-}
-
-impl From<Handed> for Held {
-    fn from(handed: Handed) -> Self {
-        Self { lease: handed.lease, room: handed.room, place: None, alone: None }
-    }
 }

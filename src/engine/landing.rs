@@ -2,12 +2,8 @@
 
 use tokio::sync::mpsc;
 
-use super::lanes::Kind;
+use super::lanes::Place;
 use super::traffic::Shown;
-use crate::domain::id::CallbackId;
-
-/// Where a post stands in the lanes.
-pub type Place = (CallbackId, Kind);
 
 /// Says that a post is over, also when it panicked.
 pub struct Landing {

@@ -1,6 +1,10 @@
 //! Fairness in memory: a lane for each callback, with few posts under way and few waiting, so that one that hangs occupies its own lane and
 //! nobody else's. Lanes take turns. First attempts and retries have rooms of their own, so that neither can fill the process. Pure
-//! bookkeeping: it starts nothing and knows no time.
+//! bookkeeping: it starts nothing, and knows no time but the ticks that it is told.
+//!
+//! Many that hang at once (everybody behind one gateway) must not fill those rooms either: see [`rooms`].
+
+mod rooms;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +12,8 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use self::rooms::{Age, Rooms, UnderWay};
+pub use self::rooms::{Kind, Place, under_way_max};
 use super::Held;
 use super::pace::Paces;
 use crate::domain::id::{CallbackId, IdMap};
@@ -15,28 +21,11 @@ use crate::domain::id::{CallbackId, IdMap};
 /// How many leases may wait in one lane at most. What is beyond that waits in the queue, see `backlogs`.
 pub const PARKED_MAX: usize = 512;
 
-/// Which room a post takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    First,
-    Retry,
-    /// What was held and is brought back.
-    Drain,
-}
-
-impl Kind {
-    fn of(held: &Held) -> Self {
-        match &held.lease {
-            lease if lease.draining => Self::Drain,
-            lease if lease.attempts == 0 => Self::First,
-            _ => Self::Retry,
-        }
-    }
-}
-
 #[derive(Default)]
 struct Lane {
-    in_flight: usize,
+    under_way: UnderWay,
+    /// Whether a post has been under way for long, and none has landed soon since.
+    slow: bool,
     /// How many posts of all lanes had landed when the last of this one did, or when it was made.
     landed_at: u64,
     parked: VecDeque<Held>,
@@ -46,18 +35,6 @@ struct Lane {
     proven: bool,
     /// Whether the lane stands in the line of those that could start one.
     in_line: bool,
-}
-
-/// How many posts of one kind are under way, and how many may be.
-struct Room {
-    in_flight: usize,
-    max: usize,
-}
-
-impl Room {
-    fn is_full(&self) -> bool {
-        self.in_flight >= self.max
-    }
 }
 
 /// A room in memory of which each lane that moves has its share.
@@ -71,15 +48,15 @@ pub struct SharedRoom {
 }
 
 pub struct Lanes {
-    in_flight_max: usize,
     /// The rooms in memory that leases share.
     shared: Vec<SharedRoom>,
     pub paces: Paces,
-    first: Room,
-    retry: Room,
-    drain: Room,
+    rooms: Rooms,
     lanes: IdMap<CallbackId, Lane>,
-    line: VecDeque<CallbackId>,
+    /// Who could start a post, those that are not slow and those that are.
+    lines: [VecDeque<CallbackId>; 2],
+    /// Whether the slow ones are asked first the next time.
+    slow_first: bool,
     /// Posts of all lanes that have landed.
     landings: u64,
 }
@@ -89,18 +66,15 @@ const MOVES_WITHIN_TURNS: usize = 4;
 const MOVES_WITHIN_LANDINGS: usize = 256;
 
 impl Lanes {
-    /// First attempts may take three quarters of the whole, retries half, and what was held a quarter.
+    /// With so many posts under way, those that take long not counted, and so many of one callback.
     pub fn new(in_flight_max: usize, callback_in_flight_max: usize) -> Self {
-        let room = |max: usize| Room { in_flight: 0, max: max.max(1) };
         Self {
-            in_flight_max,
             shared: Vec::new(),
             paces: Paces::new(callback_in_flight_max),
-            first: room(in_flight_max - in_flight_max / 4),
-            retry: room(in_flight_max / 2),
-            drain: room(in_flight_max / 4),
+            rooms: Rooms::new(in_flight_max),
             lanes: IdMap::default(),
-            line: VecDeque::new(),
+            lines: Default::default(),
+            slow_first: false,
             landings: 0,
         }
     }
@@ -109,18 +83,6 @@ impl Lanes {
     pub fn sharing(mut self, room: SharedRoom) -> Self {
         self.shared.push(room);
         self
-    }
-
-    fn in_flight(&self) -> usize {
-        self.first.in_flight + self.retry.in_flight + self.drain.in_flight
-    }
-
-    fn room(&mut self, kind: Kind) -> &mut Room {
-        match kind {
-            Kind::First => &mut self.first,
-            Kind::Retry => &mut self.retry,
-            Kind::Drain => &mut self.drain,
-        }
     }
 
     /// Puts a lease in its callback's lane; gives it back when the lane is full. A lane may take as much as is still free of the room that the
@@ -185,35 +147,53 @@ impl Lanes {
     /// Takes the next lease to send, if there is room for one more post. It counts as under way until [`Lanes::landed`].
     ///
     /// A lane sends in the order of arrival; only when the room of one kind is full do those of the other kind overtake.
-    pub fn take(&mut self) -> Option<(CallbackId, Kind, Held)> {
-        for _ in 0..self.line.len() {
-            if self.in_flight() >= self.in_flight_max {
+    pub fn take(&mut self) -> Option<(Place, Held)> {
+        // By turns: where there is too much to do for either, each gets something done.
+        self.slow_first = !self.slow_first;
+        self.take_from(self.slow_first).or_else(|| self.take_from(!self.slow_first))
+    }
+
+    fn take_from(&mut self, slow: bool) -> Option<(Place, Held)> {
+        for _ in 0..self.lines[usize::from(slow)].len() {
+            if self.rooms.are_full(slow) {
                 return None;
             }
-            let callback = self.line.pop_front()?;
-            let is_full = [&self.first, &self.retry, &self.drain].map(Room::is_full);
+            let callback = self.lines[usize::from(slow)].pop_front()?;
             let width = self.paces.width(callback);
             let Some(lane) = self.lanes.get_mut(&callback) else { continue };
-            let fits = |held: &Held| !is_full[Kind::of(held) as usize];
-            // A lane in line may have been shed of everything since, or made narrower.
-            if lane.parked.is_empty() || lane.in_flight >= width {
+            // A lane in line may have been shed of everything since, or made narrower, or be another's by now.
+            if lane.parked.is_empty() || lane.under_way.all() >= width || lane.slow != slow {
                 lane.in_line = false;
+                self.line_up(callback);
                 self.forget_if_idle(callback);
                 continue;
             }
+            let fits = |held: &Held| self.rooms.has_room_for(Kind::of(held));
             let Some(held) = lane.parked.iter().position(fits).and_then(|place| lane.parked.remove(place))
             else {
-                self.line.push_back(callback);
+                self.lines[usize::from(slow)].push_back(callback);
                 continue;
             };
             lane.in_line = false;
-            lane.in_flight += 1;
             let kind = Kind::of(&held);
-            self.room(kind).in_flight += 1;
+            let since = self.rooms.started(kind, &mut lane.under_way, slow);
             self.line_up(callback);
-            return Some((callback, kind, held));
+            return Some((Place { callback, kind, since }, held));
         }
         None
+    }
+
+    /// A while has passed: what has been under way for one already takes long. Returns how many do.
+    pub fn tick(&mut self) -> usize {
+        self.rooms.tick();
+        for lane in self.lanes.values_mut() {
+            lane.under_way.tick();
+            if lane.under_way.long > 0 && !lane.slow {
+                lane.slow = true;
+                self.rooms.slow += lane.under_way;
+            }
+        }
+        self.rooms.all().long
     }
 
     /// What a post has shown of its callback.
@@ -224,21 +204,31 @@ impl Lanes {
     }
 
     /// A lease that was taken is no longer under way.
-    pub fn landed(&mut self, callback: CallbackId, kind: Kind) {
-        let room = self.room(kind);
-        room.in_flight = room.in_flight.saturating_sub(1);
+    pub fn landed(&mut self, place: Place) {
+        if let Some(lane) = self.lanes.get_mut(&place.callback)
+            && lane.slow
+            && self.rooms.age(&place) != Age::Long
+        {
+            lane.slow = false;
+            self.rooms.slow -= lane.under_way;
+        }
+        self.vacated(place);
+    }
+
+    /// A lease that was taken was not sent after all.
+    pub fn vacated(&mut self, place: Place) {
         self.landings += 1;
-        if let Some(lane) = self.lanes.get_mut(&callback) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
+        if let Some(lane) = self.lanes.get_mut(&place.callback) {
+            self.rooms.landed(&place, &mut lane.under_way, lane.slow);
             lane.landed_at = self.landings;
         }
-        self.line_up(callback);
-        self.forget_if_idle(callback);
+        self.line_up(place.callback);
+        self.forget_if_idle(place.callback);
     }
 
     /// A lane that still stands in line is forgotten when its turn comes: it must not get a second place.
     fn forget_if_idle(&mut self, callback: CallbackId) {
-        let idle = |lane: &Lane| lane.in_flight == 0 && lane.parked.is_empty() && !lane.in_line;
+        let idle = |lane: &Lane| lane.under_way.all() == 0 && lane.parked.is_empty() && !lane.in_line;
         if self.lanes.get(&callback).is_some_and(idle) {
             self.lanes.remove(&callback);
         }
@@ -260,7 +250,7 @@ impl Lanes {
 
     /// Everything that waits: what a stop gives back.
     pub fn empty(&mut self) -> Vec<Held> {
-        self.line.clear();
+        self.lines.iter_mut().for_each(VecDeque::clear);
         let waiting = |lane: &mut Lane| {
             lane.in_line = false;
             lane.parked.drain(..).collect::<Vec<_>>()
@@ -273,13 +263,15 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(&callback)
             && !lane.in_line
             && !lane.parked.is_empty()
-            && lane.in_flight < self.paces.width(callback)
+            && lane.under_way.all() < self.paces.width(callback)
         {
             lane.in_line = true;
-            self.line.push_back(callback);
+            self.lines[usize::from(lane.slow)].push_back(callback);
         }
     }
 }
 
+#[cfg(test)]
+mod slow_tests;
 #[cfg(test)]
 pub(super) mod tests;

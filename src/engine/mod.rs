@@ -60,6 +60,7 @@ use crate::domain::id::NodeId;
 use crate::domain::key_ring::KeyRing;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::surface::Surface;
+use crate::hub::Handed;
 use crate::hub::handoff::Intake;
 use crate::telemetry::{Health, Metrics};
 use crate::{own_thread, store};
@@ -72,6 +73,11 @@ use self::worker::{Foreman, ended};
 pub const WRITE_RESULTS_WITHIN: Duration = Duration::from_secs(2);
 /// And giving back what is left.
 pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How many connections to callbacks there are at most, with so many deliveries in flight.
+pub fn connections_max(in_flight_max: usize) -> usize {
+    lanes::under_way_max(in_flight_max) + outbound::Limits::default().idle_total_max
+}
 
 /// How each surface speaks to its callbacks.
 pub type Dialects = HashMap<Surface, Arc<dyn Dialect>>;
@@ -293,6 +299,12 @@ struct Held {
     place: Option<batcher::OutPlace>,
     /// Of a delivery that may be what killed its senders: while this is held, no other such is claimed.
     alone: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+impl From<Handed> for Held {
+    fn from(handed: Handed) -> Self {
+        Self { lease: handed.lease, room: handed.room, place: None, alone: None }
+    }
 }
 
 /// Returns when it is time to stop.

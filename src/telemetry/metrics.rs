@@ -86,6 +86,7 @@ struct Counters {
     attempt_seconds: Family<SurfaceLabel, Histogram>,
     deliveries: Family<StateLabel, Counter>,
     in_flight: Gauge,
+    taking_long: Gauge,
     restarts: Family<WorkerLabel, Counter>,
 }
 
@@ -110,6 +111,7 @@ impl Default for Metrics {
             attempt_seconds: Family::new_with_constructor(|| Histogram::new(ATTEMPT_SECONDS)),
             deliveries: Family::default(),
             in_flight: Gauge::default(),
+            taking_long: Gauge::default(),
             restarts: Family::default(),
         };
         counters.registry = counters.register();
@@ -155,6 +157,11 @@ impl Metrics {
     pub fn attempt_started(&self) -> InFlight {
         self.0.in_flight.inc();
         InFlight(self.0.in_flight.clone())
+    }
+
+    /// So many attempts have been under way for long.
+    pub fn attempts_taking_long(&self, count: usize) {
+        self.0.taking_long.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// An attempt came to its end.
@@ -265,6 +272,11 @@ impl Counters {
         );
         registry.register("attempts_in_flight", "Delivery attempts under way", self.in_flight.clone());
         registry.register(
+            "attempts_taking_long",
+            "Of these, those that have been for over 0.2 to 0.4 seconds",
+            self.taking_long.clone(),
+        );
+        registry.register(
             "worker_restarts",
             "Background workers that panicked and began anew",
             self.restarts.clone(),
@@ -309,6 +321,7 @@ mod tests {
         let under_way = metrics.attempt_started();
         let _shared = metrics.clone().attempt_started();
         drop(under_way);
+        metrics.attempts_taking_long(3);
         let text = metrics.render(
             Some(QueueDepth { pending: 7, held: 2, oldest_due_age_s: 1.5 }),
             &[Pulse::new("testing")],
@@ -325,6 +338,7 @@ mod tests {
             r#"herald_deliveries_ended_total{state="dead"} 1"#,
             r#"herald_deliveries_ended_total{state="delivered"} 0"#,
             "herald_attempts_in_flight 1",
+            "herald_attempts_taking_long 3",
             r#"herald_work_failing_seconds{work="testing"} 0.0"#,
             "herald_queue_pending 7",
             "herald_queue_held 2",

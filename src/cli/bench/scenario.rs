@@ -220,6 +220,7 @@ pub fn built_in() -> Vec<Scenario> {
         Scenario { callbacks: 60, batch_events: 50, ..new("fan-out", Kind::FanOut) },
         Scenario { callbacks: 1_000, ..new("callbacks", Kind::Callbacks) },
         Scenario { callbacks: 1_000, ..new("hanging", Kind::Hanging) },
+        Scenario { callbacks: 1_000, hanging_percent: 50.0, ..new("hanging-half", Kind::Hanging) },
         new("backlog", Kind::Backlog),
         Scenario { callbacks: 2, rate_per_s: 10, ..new("neighbour", Kind::Neighbour) },
     ]

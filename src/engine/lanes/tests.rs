@@ -41,6 +41,18 @@ pub(in crate::engine) fn held() -> Held {
     held_in(&Arc::new(Semaphore::new(10_000)))
 }
 
+pub(super) fn take_all(lanes: &mut Lanes) -> Vec<Place> {
+    std::iter::from_fn(|| lanes.take().map(|(place, _)| place)).collect()
+}
+
+pub(super) fn callbacks(places: &[Place]) -> Vec<CallbackId> {
+    places.iter().map(|place| place.callback).collect()
+}
+
+fn kinds(places: &[Place]) -> Vec<Kind> {
+    places.iter().map(|place| place.kind).collect()
+}
+
 #[test]
 fn rule_20_one_callback_takes_its_own_room_and_no_more() {
     let (dead, healthy) = (CallbackId::new(), CallbackId::new());
@@ -49,13 +61,11 @@ fn rule_20_one_callback_takes_its_own_room_and_no_more() {
         assert!(lanes.park(dead, held()).is_none());
     }
     assert!(lanes.park(healthy, held()).is_none());
-    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
-    assert_eq!(taken.iter().filter(|callback| **callback == dead).count(), 2);
-    assert_eq!(taken.iter().filter(|callback| **callback == healthy).count(), 1);
-    lanes.landed(dead, Kind::First);
-    assert_eq!(lanes.take().map(|(callback, ..)| callback), Some(dead), "one landed, one starts");
-    assert!(lanes.take().is_none());
-    assert_eq!(lanes.in_flight(), 3);
+    let taken = take_all(&mut lanes);
+    assert_eq!(taken.iter().filter(|place| place.callback == dead).count(), 2);
+    assert_eq!(taken.iter().filter(|place| place.callback == healthy).count(), 1);
+    lanes.landed(*taken.iter().find(|place| place.callback == dead).unwrap());
+    assert_eq!(callbacks(&take_all(&mut lanes)), [dead], "one landed, one starts");
 }
 
 #[test]
@@ -68,10 +78,10 @@ fn lanes_take_turns_and_the_whole_is_bounded() {
     for _ in 0..4 {
         lanes.park(other, held());
     }
-    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(callback, ..)| callback)).collect();
-    assert_eq!(taken, [one, other, one, other]);
+    let taken = take_all(&mut lanes);
+    assert_eq!(callbacks(&taken), [one, other, one, other]);
     assert_eq!(lanes.empty().len(), 4, "the rest waits");
-    lanes.landed(one, Kind::First);
+    lanes.landed(taken[0]);
     assert!(lanes.take().is_none(), "nothing waits any more");
 }
 
@@ -151,14 +161,18 @@ fn rule_20_a_lane_that_does_not_move_with_the_others_has_no_share() {
     let mut fresh: Vec<Held> = (0..16).map(|_| held_in(&room)).collect();
     let mut park = |lanes: &mut Lanes, callback| lanes.park(callback, fresh.pop().unwrap()).is_none();
     assert!(park(&mut lanes, slow) && park(&mut lanes, quick));
-    let (_, kind, _under_way) = lanes.take().unwrap();
+    let under_way: Vec<_> = std::iter::from_fn(|| lanes.take()).collect();
+    assert_eq!([under_way[0].0.callback, under_way[1].0.callback], [slow, quick]);
     assert!(park(&mut lanes, slow), "it may be about to move");
-    for _ in 0..=lanes.moves_within() {
-        lanes.landed(quick, kind);
+    lanes.landed(under_way[1].0);
+    for _ in 0..MOVES_WITHIN_TURNS * 2 + MOVES_WITHIN_LANDINGS {
+        lanes.park(quick, held());
+        let (place, _) = lanes.take().unwrap();
+        lanes.landed(place);
     }
     assert!(park(&mut lanes, quick));
     assert!(!park(&mut lanes, slow));
-    lanes.landed(slow, kind);
+    lanes.landed(under_way[0].0);
     assert!(park(&mut lanes, slow));
 }
 
@@ -197,9 +211,10 @@ fn rule_23_what_has_waited_too_long_to_be_sent_is_given_back() {
     }
     let ends = |held: &[Held]| held.iter().map(|held| held.lease.until).collect::<Vec<_>>();
     assert_eq!(ends(&lanes.shed(in_s(10))), [in_s(5), in_s(9)]);
-    assert_eq!(lanes.take().map(|(.., held)| held.lease.until), Some(in_s(30)), "the rest in its order");
+    let (place, held) = lanes.take().unwrap();
+    assert_eq!(held.lease.until, in_s(30), "the rest in its order");
     assert_eq!(ends(&lanes.shed(in_s(60))), [in_s(20)]);
-    lanes.landed(callback, Kind::First);
+    lanes.landed(place);
     assert!(lanes.take().is_none() && lanes.lanes.is_empty());
 }
 
@@ -212,7 +227,7 @@ fn a_lane_that_was_shed_while_in_line_keeps_its_one_place() {
     for _ in 0..3 {
         lanes.park(callback, held());
     }
-    let taken = std::iter::from_fn(|| lanes.take()).count();
+    let taken = take_all(&mut lanes).len();
     assert_eq!(taken, 1, "no more than its own room");
 }
 
@@ -227,20 +242,19 @@ fn rule_20_first_attempts_and_retries_cannot_fill_each_others_room() {
     for _ in 0..8 {
         lanes.park(CallbackId::new(), retry());
     }
-    assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 4, "retries take half");
+    assert_eq!(take_all(&mut lanes).len(), 4, "retries take half");
     for _ in 0..8 {
         lanes.park(CallbackId::new(), held());
     }
-    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
-    assert_eq!(taken, [Kind::First; 4], "and leave the rest");
+    assert_eq!(kinds(&take_all(&mut lanes)), [Kind::First; 4], "and leave the rest");
 
     let mut lanes = Lanes::new(8, 1);
     for _ in 0..8 {
         lanes.park(CallbackId::new(), held());
     }
-    assert_eq!(std::iter::from_fn(|| lanes.take()).count(), 6, "first attempts take three quarters");
+    assert_eq!(take_all(&mut lanes).len(), 6, "first attempts take three quarters");
     lanes.park(CallbackId::new(), retry());
-    assert_eq!(lanes.take().map(|(_, kind, _)| kind), Some(Kind::Retry));
+    assert_eq!(kinds(&take_all(&mut lanes)), [Kind::Retry]);
 }
 
 #[test]
@@ -251,8 +265,10 @@ fn rule_21_what_was_held_takes_a_quarter() {
         (held.lease.draining, held.lease.attempts) = (true, place % 2);
         lanes.park(CallbackId::new(), held);
     }
-    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
-    assert_eq!(taken, [Kind::Drain; 2]);
+    assert_eq!(kinds(&take_all(&mut lanes)), [Kind::Drain; 2]);
+    lanes.tick();
+    lanes.tick();
+    assert_eq!(take_all(&mut lanes).len(), 0, "however long it takes");
 }
 
 #[test]
@@ -264,8 +280,8 @@ fn both_kinds_of_a_lane_share_its_cap() {
         held.lease.attempts = attempts;
         lanes.park(callback, held);
     }
-    let taken: Vec<_> = std::iter::from_fn(|| lanes.take().map(|(_, kind, _)| kind)).collect();
-    assert_eq!(taken, [Kind::First, Kind::Retry]);
-    lanes.landed(callback, Kind::First);
-    assert!(lanes.take().is_some() && lanes.take().is_none());
+    let taken = take_all(&mut lanes);
+    assert_eq!(kinds(&taken), [Kind::First, Kind::Retry]);
+    lanes.landed(taken[0]);
+    assert_eq!(take_all(&mut lanes).len(), 1);
 }

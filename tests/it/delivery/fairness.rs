@@ -335,6 +335,36 @@ async fn rule_20_a_start_over_backlogs_for_many_hanging_callbacks_brings_the_oth
 }
 
 #[tokio::test]
+async fn rule_20_more_callbacks_that_hang_than_there_are_places_leave_one_for_the_next() {
+    const PLACES: usize = 8;
+    let (database, hanging, healthy) =
+        (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    // None that hangs is over before the test is.
+    let narrow = RawConfig {
+        in_flight_max: Some(PLACES.to_string()),
+        delivery_timeout_ms: Some("120000".to_owned()),
+        lease_ms: Some("300000".to_owned()),
+        ..settings()
+    };
+    let app = App::start(&database, narrow).await;
+    hanging.always(Reply::Gate(gate(), 204));
+    for number in 0..2 * PLACES {
+        app.subscribe(&format!("{}/{number}", hanging.url)).await;
+    }
+    app.cancel_one().await;
+    hanging.wait_for(2 * PLACES).await;
+    app.subscribe(&healthy.url).await;
+    for number in 1..=10 {
+        app.cancel_one().await;
+        healthy.wait_for(number).await;
+    }
+    let hang = hanging.calls().len();
+    assert!((2 * PLACES..=4 * PLACES).contains(&hang), "{hang} posts hang");
+    // A stop would wait for them.
+    app.kill();
+}
+
+#[tokio::test]
 async fn rule_20_a_partner_has_a_few_test_events_under_way_whoever_hung_up() {
     let (database, hanging) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
