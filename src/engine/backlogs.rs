@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::lanes::PARKED_MAX;
+use super::targets::Targets;
 use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
 use crate::hub::SetAside;
 
@@ -89,6 +90,28 @@ impl Backlogs {
         }
     }
 
+    /// Sees to it that subscriptions that have moved to another callback do not go on waiting for the former one.
+    pub async fn follow(&mut self, targets: &mut Targets) {
+        let set_aside = self.callbacks.iter().flat_map(|(callback, backlog)| {
+            backlog.subscriptions.iter().map(|subscription| (*subscription, *callback))
+        });
+        for (subscription, from) in targets.moved(set_aside.collect()).await {
+            self.forget(from, &[subscription]);
+        }
+    }
+
+    /// These are not set aside for a callback any more.
+    fn forget(&mut self, callback: CallbackId, subscriptions: &[SubscriptionId]) {
+        let Some(backlog) = self.callbacks.get_mut(&callback) else { return };
+        for subscription in subscriptions {
+            self.is_back |= backlog.subscriptions.remove(subscription);
+        }
+        self.changed |= self.is_back;
+        if backlog.subscriptions.is_empty() {
+            self.callbacks.remove(&callback);
+        }
+    }
+
     /// Whether something is set aside for a callback: what comes fresh gets in line behind it.
     pub fn has(&self, callback: CallbackId) -> bool {
         self.callbacks.contains_key(&callback)
@@ -120,15 +143,10 @@ impl Backlogs {
 
     /// A draw was answered.
     pub fn drawn(&mut self, drawn: &Drawn) {
-        let Some(backlog) = self.callbacks.get_mut(&drawn.callback) else { return };
-        backlog.drawing = false;
-        for subscription in &drawn.drained {
-            self.is_back |= backlog.subscriptions.remove(subscription);
+        if let Some(backlog) = self.callbacks.get_mut(&drawn.callback) {
+            backlog.drawing = false;
         }
-        self.changed |= self.is_back;
-        if backlog.subscriptions.is_empty() {
-            self.callbacks.remove(&drawn.callback);
-        }
+        self.forget(drawn.callback, &drawn.drained);
     }
 
     /// Tells the claimer and the writer what changed since they were told last.

@@ -71,9 +71,6 @@ impl Dispatcher {
         metrics: Metrics,
     ) -> Self {
         let (landed, landings) = mpsc::unbounded_channel();
-        let posts = JoinSet::new();
-        let timeout_max = settings.timeout;
-        let traffic = Traffic::new(settings.callback_rate_per_s);
         Self {
             targets,
             outbound,
@@ -81,13 +78,13 @@ impl Dispatcher {
             lanes,
             backlogs,
             claims_room,
-            traffic,
-            timeout_max,
+            traffic: Traffic::new(settings.callback_rate_per_s),
+            timeout_max: settings.timeout,
             metrics,
             results,
             landed,
             landings,
-            posts,
+            posts: JoinSet::new(),
         }
     }
 
@@ -113,6 +110,7 @@ impl Dispatcher {
                     self.traffic.forget(Instant::now());
                     self.lanes.paces.forget(Instant::now());
                     self.targets.refresh().await;
+                    self.backlogs.follow(&mut self.targets).await;
                     self.draw(self.backlogs.callbacks());
                 }
                 _ = tick.tick() => self.metrics.attempts_taking_long(self.lanes.tick()),
@@ -221,13 +219,15 @@ impl Dispatcher {
             match self.targets.callback(held.lease.subscription) {
                 // Oldest first: what is fresh gets in line behind what is set aside.
                 Some(callback) if fresh && self.backlogs.has(callback) => self.put_back(callback, held),
-                Some(callback) => {
-                    if let Some(held) = self.lanes.park(callback, held) {
-                        self.put_back(callback, held);
-                    }
-                }
+                Some(callback) => self.put_in_lane(callback, held),
                 None => self.without_target(held, &unknown),
             }
+        }
+    }
+
+    fn put_in_lane(&mut self, callback: CallbackId, held: Held) {
+        if let Some(held) = self.lanes.park(callback, held) {
+            self.put_back(callback, held);
         }
     }
 
@@ -291,6 +291,10 @@ impl Dispatcher {
 
     /// The last look before a post: whether it may, need and can be sent now.
     fn send(&mut self, place: Place, held: Held, target: Arc<Target>) {
+        if target.callback != place.callback {
+            self.lanes.vacated(place);
+            return self.put_in_lane(target.callback, held);
+        }
         let lease = &held.lease;
         let unsent = match target.state {
             SubscriptionState::Deleted => Some(None),

@@ -28,6 +28,9 @@ const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// What nobody asked for in this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
+/// How long it may take until it is seen that another process has moved a subscription of which nothing is sent.
+const FOLLOWED_EVERY: Duration = Duration::from_secs(5);
+
 /// Everything that is sent waits for these reads.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
@@ -104,6 +107,8 @@ pub struct Targets {
     changes: Arc<AtomicU64>,
     pulse: Pulse,
     known: IdMap<SubscriptionId, Known>,
+    /// When it was looked last whether subscriptions have moved to other callbacks, and what had changed in this process by then.
+    followed: (Instant, u64),
 }
 
 impl Targets {
@@ -115,7 +120,8 @@ impl Targets {
         changes: Arc<AtomicU64>,
         pulse: Pulse,
     ) -> Self {
-        Self { pool, keys, egress, settings, changes, pulse, known: IdMap::default() }
+        let followed = (Instant::now(), changes.load(Ordering::Acquire));
+        Self { pool, keys, egress, settings, changes, pulse, known: IdMap::default(), followed }
     }
 
     /// The target as it was at most a second ago; `None` when that is not known.
@@ -138,10 +144,42 @@ impl Targets {
         }
     }
 
-    /// The callback of a subscription, as far as it is known: which lane it is in. One that has moved to another callback within this second
-    /// waits in the lane of the former, and is sent to the present one.
+    /// The callback of a subscription, as far as it is known: which lane it is in. What waits for one that has moved within this second is in the lane of
+    /// the former callback.
     pub fn callback(&self, id: SubscriptionId) -> Option<CallbackId> {
         self.known.get(&id).map(|known| known.target.callback)
+    }
+
+    /// Those of these subscriptions that have another callback than this one by now. Nothing of theirs need be sent, so that nobody else looks at
+    /// them: they are looked at when this process has changed something, and now and then.
+    pub async fn moved(
+        &mut self,
+        which: Vec<(SubscriptionId, CallbackId)>,
+    ) -> Vec<(SubscriptionId, CallbackId)> {
+        let (looked_at, change) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let is_time = self.followed.1 != change || self.followed.0.elapsed() >= FOLLOWED_EVERY;
+        if which.is_empty() || !is_time {
+            return Vec::new();
+        }
+        let ids: Vec<SubscriptionId> = which.iter().map(|(id, _)| *id).collect();
+        let read = async { targets::callbacks(&mut *self.pool.acquire().await?, &ids).await };
+        let now: IdMap<SubscriptionId, CallbackId> = match read_in_time(read).await {
+            Ok(rows) => rows.into_iter().collect(),
+            Err(error) => {
+                self.pulse.failed(&error, "subscriptions cannot be read now");
+                return Vec::new();
+            }
+        };
+        self.pulse.well();
+        self.followed = (looked_at, change);
+        let moved: Vec<_> = which
+            .into_iter()
+            .filter(|(id, callback)| now.get(id).is_some_and(|now| now != callback))
+            .collect();
+        for (id, _) in &moved {
+            self.known.remove(id);
+        }
+        moved
     }
 
     /// Reads these subscriptions anew. What the database does not know is forgotten. Returns those that are there and not understood, for instance

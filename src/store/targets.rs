@@ -63,6 +63,19 @@ pub async fn find(db: &mut PgConnection, ids: &[SubscriptionId]) -> Result<Vec<T
     Ok(rows)
 }
 
+/// The callbacks that these subscriptions have now.
+pub async fn callbacks(
+    db: &mut PgConnection,
+    ids: &[SubscriptionId],
+) -> Result<Vec<(SubscriptionId, CallbackId)>, Error> {
+    let rows: Vec<(Uuid, Uuid)> =
+        sqlx::query_as("select id, callback_id from subscriptions where id = any ($1)")
+            .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+            .fetch_all(db)
+            .await?;
+    Ok(rows.into_iter().map(|(id, callback)| (SubscriptionId(id), CallbackId(callback))).collect())
+}
+
 /// A callback as a target of its own, whichever subscriptions have it: active, with the default policy, under the callback's id.
 pub async fn find_callback(db: &mut PgConnection, id: CallbackId) -> Result<Option<TargetRow>, Error> {
     let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(

@@ -219,6 +219,33 @@ async fn a_callback_that_moves_and_a_subscription_that_changes_callbacks_are_fol
 }
 
 #[tokio::test]
+async fn a_subscription_that_leaves_a_dead_callback_leaves_its_breaker_behind() {
+    const BACKLOG: i64 = 40;
+    let (database, dead, alive) =
+        (cluster::database().await, Receiver::start().await, Receiver::start().await);
+    let app = App::start(&database, settings()).await;
+    app.make_callback("dead", &dead.url).await;
+    app.make_callback("alive", &alive.url).await;
+    for (name, kind) in [("leaves", "SMS_FAILED"), ("stays", "MMS_FAILED")] {
+        app.make_subscription(name, "dead", &[kind]).await;
+    }
+    dead.always(500);
+    for number in 0..BACKLOG {
+        app.publish(json!({ "type": "MMS_FAILED", "data": {} })).await;
+        app.publish(json!({ "type": "SMS_FAILED", "data": { "n": number } })).await;
+    }
+    // Its breaker is open by then, and what else there is waits for it.
+    dead.wait_for(10).await;
+    app.set_status("leaves", "alive", "SMS_FAILED", "ACTIVE").await;
+    app.publish(json!({ "type": "SMS_FAILED", "data": { "n": BACKLOG } })).await;
+    // Some have failed at the former callback, and wait for their next attempt.
+    let fresh = |calls: &[Call]| numbers(calls).contains(&BACKLOG) && calls.len() > BACKLOG as usize / 2;
+    alive.wait_until("all that was not tried yet", fresh).await;
+    let attempts = dead.calls().len();
+    assert!(attempts < BACKLOG as usize, "{attempts}: the former breaker was open");
+}
+
+#[tokio::test]
 async fn those_who_share_a_callback_share_its_fate_but_not_each_others() {
     let (database, receiver) = (cluster::database().await, Receiver::start().await);
     let app = App::start(&database, settings()).await;
