@@ -76,7 +76,7 @@ pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How many connections to callbacks there are at most, with so many deliveries in flight.
 pub fn connections_max(in_flight_max: usize) -> usize {
-    lanes::under_way_max(in_flight_max) + outbound::Limits::default().idle_total_max
+    lanes::under_way_max(in_flight_max) + outbound::Limits::default().idle_max
 }
 
 /// How each surface speaks to its callbacks.

@@ -36,7 +36,8 @@ use self::connect::Connector;
 use self::exchange::{Exchange, exchange};
 use self::pool::{Connection, Pool};
 pub use self::reply::{Phase, Reply, ReplyKind};
-pub use self::resolve::{Lookup, Resolve, SystemResolver};
+pub use self::resolve::{Lookup, Resolve};
+use self::resolve::{Lookups, SystemResolver};
 use self::stream::Received;
 use crate::domain::callback_url::CallbackUrl;
 use crate::domain::egress::EgressPolicy;
@@ -59,8 +60,8 @@ pub struct Limits {
     pub response_header_bytes_max: usize,
     /// How long a connection may wait for its next request.
     pub idle: Duration,
-    pub idle_per_origin_max: usize,
-    pub idle_total_max: usize,
+    /// Connections that may wait, whatever their origin: hundreds of callbacks can have one in common, and then need as many.
+    pub idle_max: usize,
 }
 
 impl Default for Limits {
@@ -73,8 +74,7 @@ impl Default for Limits {
             response_body_bytes_max: 16 * 1024,
             response_header_bytes_max: 32 * 1024,
             idle: Duration::from_secs(60),
-            idle_per_origin_max: 128,
-            idle_total_max: 1_024,
+            idle_max: 2_048,
         }
     }
 }
@@ -90,7 +90,7 @@ pub struct Extras {
 
 impl Default for Extras {
     fn default() -> Extras {
-        Extras { extra_roots: Vec::new(), resolver: Arc::new(SystemResolver::new()), proxy: None }
+        Extras { extra_roots: Vec::new(), resolver: Arc::new(Lookups::new(SystemResolver)), proxy: None }
     }
 }
 

@@ -53,7 +53,6 @@ impl Drop for Connection {
 pub(super) struct Pool {
     shelf: Mutex<Shelf>,
     idle: Duration,
-    per_origin_max: usize,
     total_max: usize,
 }
 
@@ -71,12 +70,7 @@ struct Waiting {
 impl Pool {
     /// Also starts the task that closes what has waited too long; it ends with the pool.
     pub(super) fn start(limits: &Limits) -> Arc<Pool> {
-        let pool = Arc::new(Pool {
-            shelf: Mutex::default(),
-            idle: limits.idle,
-            per_origin_max: limits.idle_per_origin_max,
-            total_max: limits.idle_total_max,
-        });
+        let pool = Arc::new(Pool { shelf: Mutex::default(), idle: limits.idle, total_max: limits.idle_max });
         let (weak, pause) = (Arc::downgrade(&pool), (limits.idle / 2).max(Duration::from_millis(10)));
         tokio::spawn(async move {
             loop {
@@ -123,12 +117,9 @@ impl Pool {
 
     fn put(&self, origin: String, connection: Connection) {
         let mut shelf = self.shelf();
-        if shelf.total >= self.total_max {
-            return;
-        }
-        let waiting = shelf.by_origin.entry(origin).or_default();
-        if waiting.len() < self.per_origin_max {
-            waiting.push(Waiting { connection, since: Instant::now() });
+        if shelf.total < self.total_max {
+            let waiting = Waiting { connection, since: Instant::now() };
+            shelf.by_origin.entry(origin).or_default().push(waiting);
             shelf.total += 1;
         }
     }

@@ -223,34 +223,29 @@ async fn dropping_a_call_closes_its_connection() {
 
 #[tokio::test]
 async fn only_so_many_connections_wait() {
-    for limits in [
-        Limits { idle_per_origin_max: 1, ..Limits::default() },
-        Limits { idle_total_max: 1, ..Limits::default() },
-    ] {
-        let all_in = Arc::new(tokio::sync::Barrier::new(4));
-        let receiver = Receiver::start(move |mut peer| {
-            let all_in = Arc::clone(&all_in);
-            async move {
-                peer.request().await;
-                all_in.wait().await;
-                peer.say(OK).await;
-                peer.stall().await;
-            }
-        })
-        .await;
-        let outbound = outbound(limits);
-        let target = receiver.url();
-        tokio::join!(
-            post(&outbound, &target, AMPLE),
-            post(&outbound, &target, AMPLE),
-            post(&outbound, &target, AMPLE),
-            post(&outbound, &target, AMPLE)
-        );
-        for _ in 0..3 {
-            receiver.ended().await; // all but one
+    let all_in = Arc::new(tokio::sync::Barrier::new(4));
+    let receiver = Receiver::start(move |mut peer| {
+        let all_in = Arc::clone(&all_in);
+        async move {
+            peer.request().await;
+            all_in.wait().await;
+            peer.say(OK).await;
+            peer.stall().await;
         }
-        assert!(tokio::time::timeout(SHORT, receiver.ended()).await.is_err(), "and that one stays");
+    })
+    .await;
+    let outbound = outbound(Limits { idle_max: 1, ..Limits::default() });
+    let target = receiver.url();
+    tokio::join!(
+        post(&outbound, &target, AMPLE),
+        post(&outbound, &target, AMPLE),
+        post(&outbound, &target, AMPLE),
+        post(&outbound, &target, AMPLE)
+    );
+    for _ in 0..3 {
+        receiver.ended().await; // all but one
     }
+    assert!(tokio::time::timeout(SHORT, receiver.ended()).await.is_err(), "and that one stays");
 }
 
 #[tokio::test]
