@@ -59,5 +59,5 @@ pub async fn run(pool: PgPool, bells: Bells, pulse: Pulse, mut stop: watch::Rece
 }
 
 async fn drain(pool: &PgPool) -> Result<Resumed, Error> {
-    in_time(async { queue::resume_stranded(&mut *pool.acquire().await?, CHUNK).await }).await
+    in_time(async { queue::resume(&mut *pool.acquire().await?, CHUNK).await }).await
 }

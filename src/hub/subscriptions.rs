@@ -21,7 +21,7 @@ use crate::store::subscriptions::{self, NewSubscription};
 use crate::store::{self, partitions, queue};
 
 /// How many held or doomed deliveries a request sees to itself; the janitor does the rest within seconds.
-pub(super) const ROWS_PER_REQUEST: i64 = 1_000;
+const ROWS_PER_REQUEST: i64 = 1_000;
 
 /// Everything a redirect subscription is made of. Event types are sorted and without duplicates.
 #[derive(Debug)]
@@ -236,7 +236,6 @@ async fn update(
         subscriptions::replace_event_types(db, (partner, id, Surface::Redirect), event_types, Some(&room))
             .await?;
     }
-    queue::resume(db, id, ROWS_PER_REQUEST).await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Hub;
-use super::subscriptions::{ROWS_PER_REQUEST, credentials_identity, delete, signing_key_identity};
+use super::subscriptions::{credentials_identity, delete, signing_key_identity};
 use crate::domain::caller::Caller;
 use crate::domain::id::{CallbackId, PartnerId, SubscriptionId};
 use crate::domain::key_ring::KeyRing;
@@ -18,11 +18,11 @@ use crate::domain::subscription::SubscriptionState;
 use crate::domain::surface::Surface;
 use crate::domain::webhook::{AccountId, EventName, HISTORY_MAX, Tried, Webhook, WebhookSecret};
 use crate::domain::{Error, Noun, Violations};
+use crate::store;
 use crate::store::callbacks::{self, NewCallback};
 use crate::store::sessions::plan_once_here;
 use crate::store::subscriptions::{self, NewSubscription};
 use crate::store::webhooks::{self, Filter, Kept, NewWebhook};
-use crate::store::{self, queue};
 
 /// Subscriptions in one answer at most.
 pub const LISTED_MAX: usize = 1_000;
@@ -305,9 +305,6 @@ async fn change(
     if let Some(event) = &command.event {
         let account = kept.account.as_deref().and_then(AccountId::parse);
         take_event(db, partner, id, event, AccountId::room(account.as_ref())).await?;
-    }
-    if state == SubscriptionState::Active {
-        queue::resume(db, id, ROWS_PER_REQUEST).await?;
     }
     Ok(())
 }

@@ -66,15 +66,6 @@ pub struct Resumed {
     pub unfinished: bool,
 }
 
-/// Makes the oldest of what is held for an active subscription due, up to `limit`, as far as enough of it is not on its way already.
-pub async fn resume(
-    db: &mut PgConnection,
-    subscription: SubscriptionId,
-    limit: i64,
-) -> Result<Resumed, Error> {
-    resume_of(db, Some(subscription), limit).await
-}
-
 /// Counts a crash of deliveries whose results will not be written, under the leases that this node still has of them: these end without a word,
 /// as if their sender had gone.
 pub async fn count_crashes(
@@ -125,16 +116,11 @@ pub async fn pull_in(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     Ok(done.rows_affected())
 }
 
-/// Makes the oldest of what is held although its subscription is active due, up to `limit`: what is still to come of a resume, and what a race
-/// between a hold and a resume left behind.
-pub async fn resume_stranded(db: &mut PgConnection, limit: i64) -> Result<Resumed, Error> {
-    resume_of(db, None, limit).await
-}
-
-async fn resume_of(db: &mut PgConnection, of: Option<SubscriptionId>, limit: i64) -> Result<Resumed, Error> {
+/// Makes the oldest of what is held although its subscription is active due, up to `limit`, as far as enough of it is not on its way already: what
+/// a resume left to come, or a race between a hold and a resume.
+pub async fn resume(db: &mut PgConnection, limit: i64) -> Result<Resumed, Error> {
     let resumed = sqlx::query_as(include_str!("queries/queue/resume.sql"))
         .bind(limit)
-        .bind(of.map(|id| id.0))
         .bind(DRAINING_MAX)
         .fetch_one(db)
         .await?;

@@ -30,7 +30,8 @@ const BY_KEY: &str =
     "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_mergejoin = off";
 /// Who takes the first few of very many reads them in the order of an index. Left to itself PostgreSQL reads all there are and sorts them,
 /// each time, because it takes them to be few.
-const IN_INDEX_ORDER: &str = "set enable_bitmapscan = off; set enable_sort = off";
+const IN_INDEX_ORDER: &str =
+    "set enable_bitmapscan = off; set enable_sort = off; set enable_incremental_sort = off";
 
 /// Locks are waited for a little at a time: whoever comes later waits behind who waits.
 const PATIENT: &str = "set statement_timeout = 0; set lock_timeout = '3s'";
@@ -221,7 +222,7 @@ pub async fn plan_once_by_key(db: &mut PgConnection) -> Result<(), sqlx::Error> 
 pub async fn plan_once_here(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(
         "set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; set local enable_mergejoin = off;
-         set local enable_bitmapscan = off; set local enable_sort = off",
+         set local enable_bitmapscan = off; set local enable_sort = off; set local enable_incremental_sort = off",
     )
     .execute(db)
     .await?;

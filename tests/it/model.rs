@@ -185,7 +185,7 @@ impl World<'_> {
             }
             Step::Turn { subscription, state } => self.turn(subscription, state).await,
             Step::Sweep => {
-                queue::resume_stranded(self.db, 1_000).await.unwrap();
+                queue::resume(self.db, 1_000).await.unwrap();
                 queue::cancel_deleted(self.db, None, 1_000).await.unwrap();
                 self.model.sweep();
             }
@@ -403,9 +403,6 @@ impl World<'_> {
         let touched =
             subscriptions::touch(self.db, self.partner, id, Version(version), state, None).await.is_ok();
         assert_eq!(touched, self.model.turn(subscription, state), "deleted is for good");
-        if touched && state == SubscriptionState::Active {
-            queue::resume(self.db, id, 1_000).await.unwrap();
-        }
         if touched && state == SubscriptionState::Deleted {
             queue::cancel_deleted(self.db, Some(id), 1_000).await.unwrap();
         }

@@ -12,11 +12,11 @@ use crate::domain::subscription::SubscriptionState;
 use crate::domain::surface::Surface;
 use crate::domain::{Error, Noun, Violations};
 use crate::hub::Hub;
-use crate::hub::subscriptions::{ROWS_PER_REQUEST, cancel_deliveries};
+use crate::hub::subscriptions::cancel_deliveries;
+use crate::store;
 use crate::store::named_callbacks::{self, NamedCallback};
 use crate::store::notifications::{self, Notification};
 use crate::store::subscriptions::{self, NewSubscription};
-use crate::store::{self, queue};
 
 impl Hub {
     /// Makes an active subscription. Errors: the update's, but for the first, and `SubscriptionNameTaken`.
@@ -169,11 +169,7 @@ async fn update(
     }
     notifications::update(db, partner, id, callback.id, filters).await?;
     let active = state == SubscriptionState::Active;
-    take_event_types(db, partner, id, (&granted.event_types, [filters, &current.filters], active)).await?;
-    if active {
-        queue::resume(db, id, ROWS_PER_REQUEST).await?;
-    }
-    Ok(())
+    take_event_types(db, partner, id, (&granted.event_types, [filters, &current.filters], active)).await
 }
 
 /// Refuses filters that are more than there were before, if a partner's filters are too much together with them.

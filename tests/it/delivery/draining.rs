@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use herald::config::RawConfig;
-use herald::domain::id::SubscriptionId;
 use herald::store::queue::{self, Resumed};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -115,7 +114,7 @@ async fn a_held_batch_of_which_somebody_has_a_part_is_neither_waited_for_nor_tor
         let mut somebody = database.pool.begin().await.unwrap();
         let lock = "select from queue where delivery_id = $1 for update nowait";
         sqlx::query(lock).bind(Uuid::from_u128(somebodys)).execute(&mut *somebody).await.unwrap();
-        let resumed = queue::resume(&mut drainer, SubscriptionId(one), limit).await.unwrap();
+        let resumed = queue::resume(&mut drainer, limit).await.unwrap();
         assert_eq!(resumed, Resumed { moved: 0, unfinished: true }, "somebody has {somebodys}");
         let rest = "select from queue where delivery_id <> $1 for update nowait";
         let rest = sqlx::query(rest).bind(Uuid::from_u128(somebodys));
@@ -125,7 +124,7 @@ async fn a_held_batch_of_which_somebody_has_a_part_is_neither_waited_for_nor_tor
         another.rollback().await.unwrap();
         somebody.rollback().await.unwrap();
     }
-    let resumed = queue::resume(&mut drainer, SubscriptionId(one), limit).await.unwrap();
+    let resumed = queue::resume(&mut drainer, limit).await.unwrap();
     assert_eq!(resumed.moved, HELD);
     let due = "select count(distinct due_at) from queue where draining and due_at < 'infinity'";
     assert_eq!(sqlx::query_scalar::<_, i64>(due).fetch_one(&database.pool).await.unwrap(), 1);

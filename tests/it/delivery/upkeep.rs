@@ -41,16 +41,16 @@ async fn rows_held_for_an_active_subscription_are_made_due_and_those_of_others_a
     for state in ["paused", "disabled"] {
         let changed = sqlx::query("update subscriptions set state = $1").bind(state);
         changed.execute(&mut *db).await.unwrap();
-        assert_eq!(queue::resume_stranded(db, 10).await.unwrap().moved, 0, "{state}");
+        assert_eq!(queue::resume(db, 10).await.unwrap().moved, 0, "{state}");
     }
     run(db, "update subscriptions set state = 'active'").await;
-    assert_eq!(queue::resume_stranded(db, 2).await.unwrap().moved, 2, "a chunk at a time");
+    assert_eq!(queue::resume(db, 2).await.unwrap().moved, 2, "a chunk at a time");
     assert_eq!((count(db, HELD).await, count(db, DUE).await), (1, 2));
     let oldest_is_held = "select count(*) from queue where due_at = 'infinity'
                               and delivery_id < (select max(delivery_id::text) from queue where due_at < 'infinity')::uuid";
     assert_eq!(count(db, oldest_is_held).await, 0, "oldest first");
-    assert_eq!(queue::resume_stranded(db, 2).await.unwrap().moved, 1);
-    assert_eq!(queue::resume_stranded(db, 2).await.unwrap().moved, 0);
+    assert_eq!(queue::resume(db, 2).await.unwrap().moved, 1);
+    assert_eq!(queue::resume(db, 2).await.unwrap().moved, 0);
 }
 
 #[tokio::test]

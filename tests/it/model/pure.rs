@@ -332,9 +332,9 @@ impl Model {
         }
         self.subscriptions[subscription] = state;
         match state {
-            SubscriptionState::Active => self.resume(subscription),
             SubscriptionState::Deleted => self.cancel(subscription),
-            SubscriptionState::Paused | SubscriptionState::Disabled => {}
+            // What is held is brought back by the next sweep.
+            SubscriptionState::Active | SubscriptionState::Paused | SubscriptionState::Disabled => {}
         }
         true
     }

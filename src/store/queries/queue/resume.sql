@@ -1,16 +1,16 @@
--- Makes the oldest of what is held for active subscriptions due (for $2 alone, if that is given): up to $1 rows in all, shared among the
--- subscriptions, and of each no more than leaves $3 of those on their way that were held before. Each is due a microsecond after the one before
+-- Makes the oldest of what is held for active subscriptions due: up to $1 rows in all, shared among the
+-- subscriptions, and of each no more than leaves $2 of those on their way that were held before. Each is due a microsecond after the one before
 -- it, so that they are claimed in their order. Of a batch all rows are made due, or its first could be left behind: who holds the first of those that
 -- wait for nobody takes the others, and makes them due only if it got them all (as batches/claim.sql does). Nobody is waited for: what somebody
 -- else holds is left for the next time. Answers with how many that were, and whether there was anything to do, done or not.
 with recursive holding as (
     -- From one subscription to the next by the index, whatever the number of their deliveries.
     (select q.subscription_id from queue q
-     where q.due_at = 'infinity' and not q.waits and ($2::uuid is null or q.subscription_id = $2)
+     where q.due_at = 'infinity' and not q.waits
      order by q.subscription_id limit 1)
     union all
     select (select q.subscription_id from queue q
-            where q.due_at = 'infinity' and not q.waits and $2::uuid is null and q.subscription_id > h.subscription_id
+            where q.due_at = 'infinity' and not q.waits and q.subscription_id > h.subscription_id
             order by q.subscription_id limit 1)
     from holding h where h.subscription_id is not null
 ),
@@ -20,7 +20,7 @@ active as materialized (
     join subscriptions s on s.id = h.subscription_id and s.state = 'active'
     cross join lateral (
         select count(*) from (
-            select from queue q where q.subscription_id = s.id and q.draining and q.due_at < 'infinity' limit $3) as few
+            select from queue q where q.subscription_id = s.id and q.draining and q.due_at < 'infinity' limit $2) as few
     ) as on_their_way
 ),
 -- Not locked here: a batch is locked from its first row on, by whoever comes first.
@@ -31,7 +31,7 @@ oldest as materialized (
         from queue q
         where q.subscription_id = a.subscription_id and q.due_at = 'infinity' and not q.waits
         order by q.event_id
-        limit least($3 - a.on_their_way, greatest($1 / nullif((select count(*) from active where on_their_way < $3), 0), 1))
+        limit least($2 - a.on_their_way, greatest($1 / nullif((select count(*) from active where on_their_way < $2), 0), 1))
     ) as c
     limit $1
 ),
