@@ -184,8 +184,13 @@ impl App {
         let operator_state = Operator::new(hub, health.clone(), metrics.clone(), Arc::new(settings));
         let answers = (self::api(state, metrics), self::operator(operator_state));
         let (stopping, stopped) = watch::channel(false);
-        let serving_api = listener::serve(api, answers.0, config.connections_max, drain, stopped.clone());
-        let serving_operator = listener::serve(operator, answers.1, config.connections_max, drain, stopped);
+        let bounds = listener::Bounds {
+            connections_max: config.connections_max,
+            unread_within: listener::UNREAD_WITHIN,
+            drain,
+        };
+        let serving_api = listener::serve(api, answers.0, bounds, stopped.clone());
+        let serving_operator = listener::serve(operator, answers.1, bounds, stopped);
         let started_to_stop = async {
             let fallen = tokio::select! {
                 biased;

@@ -15,6 +15,7 @@ mod together;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -25,6 +26,7 @@ use crate::domain::egress::Nat64Prefix;
 use crate::domain::egress_proxy::EgressProxy;
 use crate::domain::key_ring::{KeyRing, KeyRingError};
 use crate::domain::partner_key::PartnerKey;
+use crate::domain::retry::RetryPolicy;
 use crate::domain::secret::Secret;
 
 pub use problem::{Problem, Problems};
@@ -32,7 +34,6 @@ pub use raw::RawConfig;
 use read::{Reader, list, present, switch};
 
 const OPERATOR_PORT: u16 = 8081;
-const RETRY_DELAYS_S: [u64; 10] = [5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200, 86_400, 86_400];
 const RETRY_DELAY_S_MAX: u64 = 7 * 86_400;
 const RETRIES_MAX: usize = 50;
 /// In a schedule that a subscription asks for.
@@ -338,7 +339,7 @@ fn retry_delays_s(raw: &RawConfig, r: &mut Reader) -> Vec<u64> {
     r.value("HERALD_RETRY_DELAYS_S", raw.retry_delays_s.as_deref(), &instead, |text| {
         list(text, delay).filter(|delays| delays.len() <= RETRIES_MAX)
     })
-    .unwrap_or_else(|| RETRY_DELAYS_S.to_vec())
+    .unwrap_or_else(|| RetryPolicy::default().delays.iter().map(Duration::as_secs).collect())
 }
 
 fn log(raw: &RawConfig, r: &mut Reader) -> String {

@@ -1,4 +1,7 @@
-//! A listening socket and its connections: bounded in number, impatient with slow headers, and drained on stop. Knows no routes.
+//! A listening socket and its connections: bounded in number, impatient with slow headers and with who does not read, and drained on stop.
+//! Knows no routes.
+
+mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,8 +20,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::{Service, ServiceExt as _};
 
+use unread::Impatient;
+
 /// A client that has not sent its whole header by then is let go (SECURITY rule 14). It also bounds an idle keep-alive connection.
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
+/// A client of whose answer nothing leaves for so long does not read, and is let go (SECURITY rule 14).
+pub const UNREAD_WITHIN: Duration = Duration::from_secs(30);
+/// What the kernel keeps of answers that a client has not taken yet; twice as much with what it counts beside them. It says that there is
+/// room again when a third of that is free, so this decides how slow a reader may be: one of some 3 kB/s is seen to read within
+/// [`UNREAD_WITHIN`], while the megabytes that Linux would grow to ask for fifteen times as much. One answer is seldom larger.
+const UNREAD_BYTES_MAX: u32 = 128 * 1024;
 /// Request headers altogether.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Connections that the kernel keeps until they are accepted, if it allows as many. A client that finds no place there is not told so; it asks again
@@ -31,6 +42,8 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Or a server could not be started again while connections of the last one linger.
     socket.set_reuseaddr(true)?;
+    // Connections have what their listening socket had.
+    socket.set_send_buffer_size(UNREAD_BYTES_MAX)?;
     socket.bind(address)?;
     socket.listen(LINE_MAX)
 }
@@ -55,15 +68,25 @@ impl<S> Responder for S where
 {
 }
 
-/// Has requests answered until told to stop; then lets those under way finish within `drain`.
+/// How much a listener takes upon itself, and for how long it waits for its clients.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Beyond these, clients wait in the kernel's line.
+    pub connections_max: usize,
+    /// How long nothing of an answer may leave: [`UNREAD_WITHIN`], but for tests.
+    pub unread_within: Duration,
+    /// How long requests may take that are under way when it stops.
+    pub drain: Duration,
+}
+
+/// Has requests answered until told to stop; then lets those under way finish.
 pub async fn serve(
     listener: TcpListener,
     responder: impl Responder,
-    connections_max: usize,
-    drain: Duration,
+    bounds: Bounds,
     mut stop: watch::Receiver<bool>,
 ) {
-    let connections = Arc::new(Semaphore::new(connections_max));
+    let connections = Arc::new(Semaphore::new(bounds.connections_max));
     let graceful = GracefulShutdown::new();
     loop {
         // The place is taken before the connection is: beyond the cap clients wait in the kernel's line.
@@ -77,7 +100,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = graceful.watch(connection(stream, peer, responder.clone()));
+                let connection =
+                    graceful.watch(connection(stream, peer, responder.clone(), bounds.unread_within));
                 tokio::spawn(async move {
                     // A connection that breaks is the client's affair; what its requests did is logged where they are handled.
                     let _broken = connection.await;
@@ -91,7 +115,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(bounds.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still under way when the time to drain was over");
     }
 }
@@ -100,6 +124,7 @@ fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     responder: impl Responder,
+    unread_within: Duration,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send {
     // Answers are small and whole; waiting to fill a packet would only delay them.
     let _kept_waiting = stream.set_nodelay(true);
@@ -113,5 +138,5 @@ fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Impatient::new(stream, unread_within)), service)
 }

@@ -17,10 +17,18 @@ const SPREAD: f64 = 0.2;
 enum State {
     /// Everything passes; so many failures in a row were seen.
     Closed { failures: u32 },
-    /// Nothing passes until then.
-    Open { until: Instant, open_for: Duration },
+    /// Nothing passes until then. `asked` if the receiver wants it so.
+    Open { until: Instant, asked: bool, spell: Spell },
     /// One is out as a probe, and its outcome decides.
-    HalfOpen { open_for: Duration },
+    HalfOpen(Spell),
+}
+
+/// What a probe that fails goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Spell {
+    /// In a row. Fewer than [`FAILURES_MIN`] where the receiver asked for time before there were so many.
+    failures: u32,
+    open_for: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,12 +63,12 @@ impl Breaker {
     pub fn ask(&mut self, now: Instant) -> Permission {
         match self.0 {
             State::Closed { .. } => Permission::Granted,
-            State::Open { until, open_for } if now >= until => {
-                self.0 = State::HalfOpen { open_for };
+            State::Open { until, spell, .. } if now >= until => {
+                self.0 = State::HalfOpen(spell);
                 Permission::Granted
             }
             State::Open { until, .. } => Permission::Denied(until - now),
-            State::HalfOpen { open_for } => Permission::Denied(open_for),
+            State::HalfOpen(spell) => Permission::Denied(spell.open_for),
         }
     }
 
@@ -68,39 +76,47 @@ impl Breaker {
         match self.0 {
             State::Closed { .. } => Standing::Closed,
             State::Open { until, .. } if now >= until => Standing::ProbeDue,
-            State::Open { .. } | State::HalfOpen { .. } => Standing::Shut,
+            State::Open { .. } | State::HalfOpen(_) => Standing::Shut,
         }
     }
 
-    /// Takes note of an outcome. One of a post that was under way when it opened changes nothing, unless it is a success. `chance` is a fresh
-    /// number in `0.0..1.0`.
+    /// Takes note of an outcome. One of a post that was under way when it opened changes nothing, unless it is a success: that closes it, but not while
+    /// the receiver wants to be left alone. `chance` is a fresh number in `0.0..1.0`.
     pub fn note(&mut self, failed: bool, now: Instant, chance: f64) {
-        let open = |open_for: Duration| State::Open { until: now + spread(open_for, chance), open_for };
         self.0 = match (&self.0, failed) {
+            (State::Open { until, asked: true, .. }, false) if now < *until => {
+                let spell = Spell { failures: 0, open_for: OPEN_FOR_MIN };
+                State::Open { until: *until, asked: true, spell }
+            }
             (_, false) => State::Closed { failures: 0 },
-            (State::Closed { failures }, true) if failures + 1 < FAILURES_MIN => {
+            (State::Closed { failures } | State::HalfOpen(Spell { failures, .. }), true)
+                if failures + 1 < FAILURES_MIN =>
+            {
                 State::Closed { failures: failures + 1 }
             }
-            (State::Closed { .. }, true) => open(OPEN_FOR_MIN),
-            (State::HalfOpen { open_for }, true) => open((*open_for * 2).min(OPEN_FOR_MAX)),
+            (State::HalfOpen(Spell { failures: FAILURES_MIN.., open_for }), true) => {
+                open((*open_for * 2).min(OPEN_FOR_MAX), now, chance)
+            }
+            (State::Closed { .. } | State::HalfOpen(_), true) => open(OPEN_FOR_MIN, now, chance),
             (open @ State::Open { .. }, true) => open.clone(),
         }
     }
 
     /// Opens it for as long as the receiver asked to be left alone, but for no longer than any spell may be. It never shortens one.
-    pub fn leave_alone(&mut self, asked: Duration, now: Instant, chance: f64) {
-        let asked_until = now + spread(asked.min(OPEN_FOR_MAX), chance);
-        self.0 = match self.0 {
-            State::Closed { .. } => State::Open { until: asked_until, open_for: OPEN_FOR_MIN },
-            State::Open { until, open_for } => State::Open { until: until.max(asked_until), open_for },
-            State::HalfOpen { open_for } => State::Open { until: asked_until, open_for },
+    pub fn leave_alone(&mut self, wanted: Duration, now: Instant, chance: f64) {
+        let wanted = now + spread(wanted.min(OPEN_FOR_MAX), chance);
+        let (until, spell) = match self.0 {
+            State::Closed { failures } => (wanted, Spell { failures, open_for: OPEN_FOR_MIN }),
+            State::Open { until, spell, .. } => (until.max(wanted), spell),
+            State::HalfOpen(spell) => (wanted, spell),
         };
+        self.0 = State::Open { until, asked: true, spell };
     }
 
     /// A granted post was not started after all: if it was the probe, another may go.
     pub fn withdraw(&mut self, now: Instant) {
-        if let State::HalfOpen { open_for } = self.0 {
-            self.0 = State::Open { until: now, open_for };
+        if let State::HalfOpen(spell) = self.0 {
+            self.0 = State::Open { until: now, asked: false, spell };
         }
     }
 
@@ -108,6 +124,11 @@ impl Breaker {
     pub fn is_at_rest(&self) -> bool {
         self.0 == State::Closed { failures: 0 }
     }
+}
+
+fn open(open_for: Duration, now: Instant, chance: f64) -> State {
+    let until = now + spread(open_for, chance);
+    State::Open { until, asked: false, spell: Spell { failures: FAILURES_MIN, open_for } }
 }
 
 fn spread(open_for: Duration, chance: f64) -> Duration {
@@ -216,6 +237,47 @@ mod tests {
         assert_eq!(breaker.ask(now), Permission::Denied(OPEN_FOR_MIN), "it shortens nothing");
         breaker.leave_alone(s(10), now, 1.0);
         assert_eq!(breaker.ask(now), Permission::Denied(s(12)), "and is spread as well");
+    }
+
+    #[test]
+    fn rule_21_who_asks_for_time_again_and_again_gets_no_more_of_it_until_there_were_enough_failures() {
+        let (mut now, s) = (Instant::now(), Duration::from_secs);
+        let mut breaker = Breaker::default();
+        for failure in 1..=FAILURES_MIN + 2 {
+            assert_eq!(breaker.ask(now), Permission::Granted);
+            breaker.note(true, now, 0.0);
+            breaker.leave_alone(s(1), now, 0.0);
+            let spell = match failure.checked_sub(FAILURES_MIN) {
+                None => s(1),
+                Some(beyond) => OPEN_FOR_MIN * 2_u32.pow(beyond),
+            };
+            assert_eq!(breaker.ask(now), Permission::Denied(spell), "failure {failure}");
+            now += spell;
+        }
+        let mut breaker = Breaker::default();
+        breaker.note(true, now, 0.0);
+        breaker.leave_alone(s(1), now, 0.0);
+        assert_eq!(breaker.ask(now + s(1)), Permission::Granted);
+        breaker.note(true, now + s(1), 0.0);
+        assert_eq!(
+            breaker.standing(now + s(1)),
+            Standing::Closed,
+            "two failures are few, and nobody asks any more"
+        );
+    }
+
+    #[test]
+    fn rule_21_who_wants_to_be_left_alone_is_whatever_comes_of_posts_under_way() {
+        let (now, s) = (Instant::now(), Duration::from_secs);
+        let mut breaker = opened(now);
+        breaker.note(false, now, 0.0);
+        assert!(breaker.is_at_rest(), "who never asked is well again");
+        breaker.leave_alone(s(10), now, 0.0);
+        breaker.note(false, now + s(1), 0.0);
+        assert_eq!(breaker.ask(now + s(1)), Permission::Denied(s(9)));
+        assert_eq!(breaker.ask(now + s(10)), Permission::Granted, "the probe");
+        breaker.note(false, now + s(10), 0.0);
+        assert!(breaker.is_at_rest());
     }
 
     #[test]

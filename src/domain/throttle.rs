@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 /// Longer than a callback that is down is left alone.
 const GONE_AFTER: Duration = Duration::from_secs(120);
+/// As long as a schedule may wait, and no longer: what is put off for days more is taken for what a clock did, and is made due
+/// (`store::queue::pull_in`). Whose place is further away comes back for the rest of the way.
+const PUT_OFF_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 #[derive(Debug, Clone)]
 pub struct Throttle {
@@ -82,7 +85,8 @@ impl Throttle {
     }
 
     /// Takes a token; or says after how long this one shall try again. Those that are put off are spread at the rate, and who was not put off
-    /// yet goes behind those that were. Who was, and comes in vain, is spread with those alone.
+    /// yet goes behind those that were. Who was, and comes in vain, is spread with those alone. Nobody is put off for longer than a week: places that
+    /// are further away are given when their time has come so near, to those who come back then, in the order in which they do.
     pub fn take(&mut self, was_put_off: bool, now: Instant) -> Result<(), Duration> {
         let rate = self.refill(now);
         if self.tokens >= 1.0 && (was_put_off || self.next_place <= now || !self.has_line(now)) {
@@ -93,7 +97,7 @@ impl Throttle {
         let next_token = now + Duration::from_secs_f64((1.0 - self.tokens).max(0.0) / rate);
         let line = if was_put_off { &mut self.next_again } else { &mut self.next_place };
         *line = (*line + Duration::from_secs_f64(1.0 / rate)).max(next_token);
-        Err(*line - now)
+        Err((*line - now).min(PUT_OFF_MAX))
     }
 }
 
@@ -114,10 +118,13 @@ mod tests {
         let later = now + Duration::from_millis(100);
         assert_eq!(throttle.admit(later), Ok(()));
         assert_eq!(throttle.admit(later), Err(Duration::from_millis(100)));
-        assert!(throttle.is_full(later + Duration::from_secs(1)));
-        assert!(
-            throttle.admit(now).is_err() || throttle.admit(now).is_ok(),
-            "a clock that goes back is no panic"
+        let full = later + Duration::from_secs(1);
+        assert!(throttle.is_full(full));
+        assert_eq!((0..20).filter(|_| throttle.admit(full).is_ok()).count(), 10);
+        assert_eq!(
+            throttle.admit(now),
+            Err(Duration::from_millis(100)),
+            "a clock that goes back brings nothing"
         );
     }
 
@@ -171,5 +178,28 @@ mod tests {
         assert_eq!(throttle.take(true, in_s(90)), Ok(()));
         assert!(throttle.is_full(in_s(300)));
         assert_eq!(throttle.take(false, in_s(300)), Ok(()));
+    }
+
+    #[test]
+    fn places_further_away_than_a_week_are_given_when_they_are_near_and_in_their_order() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let week = 7 * 24 * 3_600;
+        let mut throttle = Throttle::new(1, now);
+        assert_eq!(throttle.take(false, now), Ok(()));
+        for place in 1..=week {
+            assert_eq!(throttle.take(false, now), Err(place * second));
+        }
+        for _ in 0..1_000 {
+            assert_eq!(throttle.take(false, now), Err(week * second), "a schedule may wait for as long");
+        }
+        // Whoever has a place comes back to it, the last of them by the end of the week.
+        assert!((1..=week).all(|place| throttle.take(true, now + place * second).is_ok()));
+        // The others come then, and get theirs; who is new goes behind all of them.
+        let then = now + week * second;
+        for place in 1..=1_000 {
+            assert_eq!(throttle.take(true, then), Err(place * second));
+        }
+        assert_eq!(throttle.take(false, then), Err(1_001 * second));
+        assert!((1..=1_001).all(|place| throttle.take(true, then + place * second).is_ok()));
     }
 }

@@ -19,7 +19,10 @@ const ACCOUNT_CHARS_MAX: usize = 100;
 /// The only content type that deliveries may have.
 pub const CONTENT_TYPE: &str = "application/json";
 /// What history shows of one subscription.
-pub const HISTORY_MAX: i64 = 100;
+const HISTORY_MAX: i64 = 100;
+/// Of each where more than [`MANY`] are shown together: a thousand whole histories would be a hundred thousand attempts.
+const HISTORY_OF_MANY_MAX: i64 = 10;
+const MANY: usize = 100;
 
 /// A subscription to one event, as its owner sees it. The secret is not in it.
 #[derive(Debug, Clone)]
@@ -107,10 +110,15 @@ impl AccountId {
     }
 
     /// The digest that stands for the account in an index; no account is an account of its own.
-    pub fn room(account: Option<&Self>) -> [u8; 32] {
+    pub fn digest_of(account: Option<&Self>) -> [u8; 32] {
         let text = account.map_or("", Self::as_str);
         digest(&SHA256, text.as_bytes()).as_ref().try_into().expect("SHA-256 gives 32 bytes")
     }
+}
+
+/// How many attempts history shows of each of so many subscriptions.
+pub fn history_max(subscriptions: usize) -> i64 {
+    if subscriptions > MANY { HISTORY_OF_MANY_MAX } else { HISTORY_MAX }
 }
 
 /// A subscription's name, if it is one: printable and not too long.
@@ -201,6 +209,6 @@ mod tests {
         for bad in [String::new(), "é".repeat(101), "a\0".to_owned(), "a\nb".to_owned()] {
             assert!(name(&bad).is_none() && AccountId::parse(&bad).is_none(), "{bad:?}");
         }
-        assert_ne!(AccountId::room(None), AccountId::room(AccountId::parse("1").as_ref()));
+        assert_ne!(AccountId::digest_of(None), AccountId::digest_of(AccountId::parse("1").as_ref()));
     }
 }

@@ -4,17 +4,21 @@
 //!
 //! Of each callback a few batches may be out at a time, waiting in memory or under way; what is beyond that waits in the database, where
 //! it can still be gathered into fuller ones. The room in memory is bounded in deliveries and in bytes. Once half of it is taken, the rest is for
-//! callbacks that have nothing out: those that hang keep what they have, and others still get theirs.
+//! callbacks that have nothing out; and those of which nobody knows that they answer promptly ([`out`]) have a part of it only, or some dozens that hang,
+//! with two hundred deliveries each, would leave nothing to the others. So each of these is soon asked with a few.
 //!
 //! A batch that may be what killed its senders is claimed by itself, while nothing else is sent alone, be it a batch or not.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod out;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use self::out::Out;
+pub use self::out::OutPlace;
 use super::claimer::Claim;
 use super::recorder::Results;
 use super::verdict::{ended, millis};
@@ -35,10 +39,18 @@ use crate::telemetry::Pulse;
 const ROOM: usize = 40 * batches::SIZE_MAX;
 /// While more than this is free, each callback may have as much out as may be under way to it at a time.
 const KEPT: usize = ROOM / 2;
-/// What is formed in one round at most; the next follows at once. Nobody waits for long because a crowd came before.
+/// What is formed in one round at most, and what is claimed; the next follows at once. Nobody waits for long because a crowd came before.
 const FORMED: usize = ROOM / 4;
+/// Once callbacks that are not known to be prompt have so much, each of them is asked with a few, and once they have so much, with nothing. With what
+/// a round brings beyond that there is still room for the largest batch of those that are prompt.
+const OTHERS_WARY: usize = ROOM / 8;
+const OTHERS_MAX: usize = ROOM / 2;
+/// How large those few are.
+const FEW: i32 = 4;
 /// The longest sleep.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// While nothing of some is taken.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The shortest. What is due and cannot be had is in somebody else's hands at this moment.
 const POLL_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 
@@ -67,7 +79,7 @@ impl Batcher {
         claims: mpsc::UnboundedSender<Claim>,
         results: Results,
     ) -> Self {
-        let out = Out { bell: bell.clone(), by_callback: Arc::default() };
+        let out = Out::new(bell.clone());
         let room = Arc::new(Semaphore::new(ROOM));
         Self { pool, pulse, settings, bell, room, alone, out, set_aside, claims, results }
     }
@@ -108,14 +120,22 @@ impl Batcher {
                     continue;
                 }
             }
-            let except = Except {
-                callbacks: self.out.full(each_max),
-                subscriptions: self.set_aside.borrow_and_update().clone(),
-            };
+            let now = Instant::now();
+            let others = Others::with(self.out.room_of_others(now));
+            let share = self.out.share(now, (each_max, others.each_max.min(each_max)));
+            let except =
+                Except { callbacks: share.full, subscriptions: self.set_aside.borrow_and_update().clone() };
             // The connection goes back between rounds; what follows may wait for room for a long time.
             let mut connection = self.pool.acquire().await?;
             let until = Instant::now() + self.settings.lease;
-            let round = Round { except: &except, each_max, linger_ms, room: room.num_permits() };
+            let round = Round {
+                except: &except,
+                prompt: &share.prompt,
+                others,
+                each_max,
+                linger_ms,
+                room: room.num_permits(),
+            };
             let claimed = in_time(self.round(&mut connection, round)).await?;
             if claimed.is_empty() {
                 drop(room);
@@ -124,7 +144,8 @@ impl Batcher {
                 let next = in_time(next).await?;
                 let next = next
                     .map_or(POLL_EVERY, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
-                return Ok(next.clamp(POLL_AT_MOST_EVERY, POLL_EVERY));
+                let soonest = if others.size == 0 { LOOK_AGAIN_AFTER } else { POLL_AT_MOST_EVERY };
+                return Ok(next.clamp(soonest, POLL_EVERY));
             }
             drop(connection);
             self.pass_on(claimed, until, room);
@@ -149,14 +170,17 @@ impl Batcher {
 
     /// First what is due again, then what is new; each as far as there is room.
     async fn round(&self, db: &mut PgConnection, round: Round<'_>) -> Result<Vec<Vec<Claimed>>, Error> {
-        let Round { except, each_max, linger_ms, room } = round;
+        let Round { except, prompt, others, each_max, linger_ms, room } = round;
         let mut terms = Terms {
             owner: self.settings.node,
             lease_ms: millis(self.settings.lease),
-            room: i64::try_from(room).map_err(Error::internal)?,
+            room: i64::try_from(room.min(others.round_max)).map_err(Error::internal)?,
             each_max: i32::try_from(each_max).unwrap_or(i32::MAX).min(EACH_MAX),
             except: &except.subscriptions,
             except_of: &except.callbacks,
+            prompt,
+            others_size: others.size,
+            others_each_max: 1,
         };
         let mut claimed = batches::claim(db, &terms).await?;
         let taken: usize = claimed.iter().flatten().map(Claimed::room).sum();
@@ -165,8 +189,7 @@ impl Batcher {
             // Whoever got some of theirs again gets no more in the same round.
             let mut except_of = except.callbacks.clone();
             except_of.extend(claimed.iter().flatten().filter_map(|row| row.callback_id).map(CallbackId));
-            except_of.dedup();
-            terms.room = i64::try_from(left.min(FORMED)).map_err(Error::internal)?;
+            terms.room = i64::try_from(left.min(others.round_max)).map_err(Error::internal)?;
             terms.except_of = &except_of;
             claimed.extend(batches::form(db, &terms, linger_ms).await?);
         }
@@ -217,7 +240,7 @@ impl Batcher {
         let size: usize = here.iter().map(Claimed::room).sum();
         let Some(lease) = together(here, until) else { return };
         let Some(share) = room.split(size.min(room.num_permits())) else { return };
-        let place = callback.map(|callback| self.out.one_more(callback));
+        let place = callback.map(|callback| self.out.one_more(callback, size));
         let _stopped = self.claims.send(Claim::Lease(Held { lease, room: share, place, alone }));
     }
 }
@@ -237,9 +260,33 @@ struct Except {
 
 struct Round<'a> {
     except: &'a Except,
+    prompt: &'a [CallbackId],
+    others: Others,
     each_max: usize,
     linger_ms: i64,
     room: usize,
+}
+
+/// What a round takes of callbacks that are not known to be prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Others {
+    /// Of a new batch, of which a round forms one for each of them; with 0 nothing of theirs is taken.
+    size: i32,
+    /// Batches that each of them may have out.
+    each_max: usize,
+    /// What is claimed of anybody in a round, and what is formed.
+    round_max: usize,
+}
+
+impl Others {
+    /// While they have so much of the room.
+    fn with(room: usize) -> Self {
+        match room {
+            OTHERS_MAX.. => Self { size: 0, each_max: 1, round_max: FORMED },
+            OTHERS_WARY.. => Self { size: FEW, each_max: 1, round_max: batches::ROOM_MAX },
+            _ => Self { size: i32::MAX, each_max: usize::MAX, round_max: FORMED },
+        }
+    }
 }
 
 /// Batches of one callback that a round takes at most.
@@ -288,62 +335,5 @@ fn event(row: Claimed) -> Event {
         source: row.source.unwrap_or_default(),
         payload: row.payload.unwrap_or_default(),
         occurred_at: row.occurred_at.unwrap_or_default(),
-    }
-}
-
-/// How many batches of each callback are out.
-#[derive(Clone)]
-struct Out {
-    bell: Arc<Notify>,
-    by_callback: Arc<Mutex<HashMap<CallbackId, usize>>>,
-}
-
-impl Out {
-    fn one_more(&self, callback: CallbackId) -> OutPlace {
-        let mut counts = self.by_callback.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(callback).or_default() += 1;
-        OutPlace { out: self.clone(), callback }
-    }
-
-    /// The callbacks that have as many out as they may.
-    fn full(&self, max: usize) -> Vec<CallbackId> {
-        let counts = self.by_callback.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().filter(|(_, count)| **count >= max).map(|(callback, _)| *callback).collect()
-    }
-}
-
-/// Of a batch that is out, until what came of it is written.
-pub struct OutPlace {
-    out: Out,
-    callback: CallbackId,
-}
-
-impl Drop for OutPlace {
-    fn drop(&mut self) {
-        let mut counts = self.out.by_callback.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.callback) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.callback);
-            }
-        }
-        self.out.bell.notify_one();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_place_that_is_free_again_rings() {
-        let out = Out { bell: Arc::default(), by_callback: Arc::default() };
-        let (one, other) = (CallbackId::new(), CallbackId::new());
-        let places = [out.one_more(one), out.one_more(one), out.one_more(other)];
-        assert_eq!(out.full(2), [one]);
-        assert!(out.full(3).is_empty());
-        drop(places);
-        assert!(out.full(1).is_empty());
-        tokio::time::timeout(Duration::from_secs(5), out.bell.notified()).await.unwrap();
     }
 }

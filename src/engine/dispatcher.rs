@@ -283,7 +283,7 @@ impl Dispatcher {
     /// A subscription that was read and is not there any more ends its deliveries; one that could not be read delays them.
     fn without_target(&self, held: Held, read: &[SubscriptionId]) {
         if read.binary_search(&held.lease.subscription).is_ok() {
-            self.cancel(held);
+            self.end(held, Ending::Final(DeliveryState::Cancelled), Outcome::Cancelled);
         } else {
             self.finish(held, Ending::Release { delay_ms: 1_000 });
         }
@@ -328,7 +328,7 @@ impl Dispatcher {
             Some(ending) => {
                 self.lanes.vacated(place);
                 match ending {
-                    None => self.cancel(held),
+                    None => self.end(held, Ending::Final(DeliveryState::Cancelled), Outcome::Cancelled),
                     Some(ending @ Ending::Final(_)) => self.end(held, ending, Outcome::Crashed),
                     Some(ending) => self.finish(held, ending),
                 }
@@ -350,8 +350,11 @@ impl Dispatcher {
         // Boxed: the runtime would copy all of it into its task, and once more when it has ended.
         self.posts.spawn(Box::pin(async move {
             let (started, in_flight) = (Instant::now(), metrics.attempt_started());
+            held.place.iter().for_each(|place| place.posted(started));
             let posted = post(&outbound, &dialect, &target, &held.lease).await;
-            metrics.attempt_finished(target.surface, posted.outcome, started.elapsed());
+            let took = started.elapsed();
+            held.place.iter().for_each(|place| place.ended(took, started + took));
+            metrics.attempt_finished(target.surface, posted.outcome, took);
             landing.shown = shown(&target, held.lease.attempts, &posted);
             let excused = posted.reached == Some(false) && cut_off.load(Ordering::Relaxed);
             results.send(judge(held, &target, posted, started, excused));
@@ -380,10 +383,6 @@ impl Dispatcher {
 
     fn finish(&self, held: Held, ending: Ending) {
         self.results.send(Finished { held, ending, record: None, disable: None, turn: None });
-    }
-
-    fn cancel(&self, held: Held) {
-        self.end(held, Ending::Final(DeliveryState::Cancelled), Outcome::Cancelled);
     }
 
     /// Ends a delivery without a post.

@@ -1,14 +1,15 @@
 //! Brings back what was held, once its subscription is active again: oldest first, and of each subscription a little at a time, so that what is
 //! due remains short and others find their place in it. The lanes give it a quarter of the posts at most.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::stopped;
 use crate::domain::Error;
+use crate::domain::id::SubscriptionId;
+use crate::hub::handoff::Bells;
 use crate::store::queue::{self, Resumed};
 use crate::store::sessions::in_time;
 use crate::telemetry::Pulse;
@@ -23,17 +24,10 @@ const SLOWLY: Duration = Duration::from_millis(500);
 /// what another process was draining when it died.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Who is told of what the drainer did, and who tells it that there may be something to do.
-#[derive(Clone)]
-pub struct Bells {
-    pub resumed: Arc<Notify>,
-    pub due: Arc<Notify>,
-    pub gather: Arc<Notify>,
-}
-
 pub async fn run(pool: PgPool, bells: Bells, pulse: Pulse, mut stop: watch::Receiver<bool>) {
+    let mut draining = Draining::default();
     loop {
-        let drained = drain(&pool).await;
+        let drained = draining.step(&pool).await;
         if drained.is_ok() {
             pulse.well();
         }
@@ -41,8 +35,7 @@ pub async fn run(pool: PgPool, bells: Bells, pulse: Pulse, mut stop: watch::Rece
             Ok(Resumed { moved: 0, unfinished: false }) => LOOK_EVERY,
             Ok(Resumed { moved: 0, unfinished: true }) => SLOWLY,
             Ok(_) => {
-                bells.due.notify_one();
-                bells.gather.notify_one();
+                bells.ring_here();
                 AGAIN_AFTER
             }
             Err(error) => {
@@ -52,12 +45,31 @@ pub async fn run(pool: PgPool, bells: Bells, pulse: Pulse, mut stop: watch::Rece
         };
         tokio::select! {
             () = stopped(&mut stop) => return,
-            () = bells.resumed.notified() => {}
+            () = bells.resumed.notified() => draining.looked_at = None,
             () = tokio::time::sleep(sleep) => {}
         }
     }
 }
 
-async fn drain(pool: &PgPool) -> Result<Resumed, Error> {
-    in_time(async { queue::resume(&mut *pool.acquire().await?, CHUNK).await }).await
+/// Whose is brought back. To find them all that hold something are looked at, which may be many more and are not looked at in each step.
+#[derive(Default)]
+struct Draining {
+    subscriptions: Vec<SubscriptionId>,
+    /// None once somebody has rung.
+    looked_at: Option<Instant>,
+}
+
+impl Draining {
+    async fn step(&mut self, pool: &PgPool) -> Result<Resumed, Error> {
+        in_time(async {
+            let db = &mut *pool.acquire().await?;
+            if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                // A bell that rings meanwhile is heard after this step.
+                self.subscriptions = queue::held_of_active(db).await?;
+                self.looked_at = Some(Instant::now());
+            }
+            queue::resume(db, &self.subscriptions, CHUNK).await
+        })
+        .await
+    }
 }

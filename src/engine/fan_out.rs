@@ -2,14 +2,14 @@
 //! time, and what partners are to be told of their own subscriptions. Any number of nodes may do it at once: a chunk or a notice is taken by
 //! one of them, in one statement, and is there again if that statement fails.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::stopped;
 use crate::domain::Error;
+use crate::hub::handoff::Bells;
 use crate::store::sessions::in_time;
 use crate::store::{fanouts, notices, partitions};
 use crate::telemetry::Pulse;
@@ -23,20 +23,13 @@ pub struct Pulses {
     pub tell: Pulse,
 }
 
-/// `bell` rings when there are chunks, `due` are rung when their deliveries are in the queue.
-pub async fn run(
-    pool: PgPool,
-    bell: Arc<Notify>,
-    due: Vec<Arc<Notify>>,
-    pulses: Pulses,
-    mut stop: watch::Receiver<bool>,
-) {
+pub async fn run(pool: PgPool, bells: Bells, pulses: Pulses, mut stop: watch::Receiver<bool>) {
     loop {
-        match spread_all(&pool, &due, &stop).await {
+        match spread_all(&pool, &bells, &stop).await {
             Ok(()) => pulses.spread.well(),
             Err(error) => pulses.spread.failed(&error, "large fan-outs cannot be spread now"),
         }
-        match tell_all(&pool, &due, &stop).await {
+        match tell_all(&pool, &bells, &stop).await {
             Ok(()) => pulses.tell.well(),
             Err(error) => {
                 pulses
@@ -46,28 +39,28 @@ pub async fn run(
         }
         tokio::select! {
             () = stopped(&mut stop) => return,
-            () = bell.notified() => {}
+            () = bells.fan_out.notified() => {}
             () = tokio::time::sleep(POLL_EVERY) => {}
         }
     }
 }
 
-async fn spread_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<bool>) -> Result<(), Error> {
+async fn spread_all(pool: &PgPool, bells: &Bells, stop: &watch::Receiver<bool>) -> Result<(), Error> {
     while !*stop.borrow() {
         let spread = in_time(async { fanouts::spread(&mut *pool.acquire().await?).await }).await?;
         let Some((event, deliveries)) = spread else { return Ok(()) };
         tracing::debug!(%event, deliveries, "a chunk of a large fan-out is in the queue");
-        due.iter().for_each(|bell| bell.notify_one());
+        bells.ring_here();
     }
     Ok(())
 }
 
-async fn tell_all(pool: &PgPool, due: &[Arc<Notify>], stop: &watch::Receiver<bool>) -> Result<(), Error> {
+async fn tell_all(pool: &PgPool, bells: &Bells, stop: &watch::Receiver<bool>) -> Result<(), Error> {
     while !*stop.borrow() {
         match in_time(tell(pool)).await? {
             None => return Ok(()),
             Some(0) => {}
-            Some(_deliveries) => due.iter().for_each(|bell| bell.notify_one()),
+            Some(_deliveries) => bells.ring_here(),
         }
     }
     Ok(())

@@ -5,7 +5,6 @@
 //! is on its way is said by the next, so a burst of commits costs a few. NOTIFY takes a lock at commit that all of the database shares: that
 //! is why hints go out after the commits that they speak of, and why nothing is said of deliveries that are born leased.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -15,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use super::stopped;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
+use crate::hub::handoff::Bells;
 use crate::store::nodes;
 use crate::store::sessions::in_time;
 
@@ -23,24 +23,17 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A connection on which nothing was heard for so long is made anew: it may be one of those that end without a word.
 const SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// Those of `due` are rung when another node has something, `tell` is rung when this one has.
-#[derive(Clone)]
-pub struct Bells {
-    pub due: Vec<Arc<Notify>>,
-    pub tell: Arc<Notify>,
-}
-
 pub async fn run(pool: PgPool, node: NodeId, bells: Bells, mut stop: watch::Receiver<bool>) {
     tokio::select! {
         () = stopped(&mut stop) => {}
-        () = hear(&pool, node, &bells.due) => {}
+        () = hear(&pool, node, &bells) => {}
         () = tell(&pool, node, &bells.tell) => {}
     }
 }
 
-async fn hear(pool: &PgPool, node: NodeId, due: &[Arc<Notify>]) {
+async fn hear(pool: &PgPool, node: NodeId, bells: &Bells) {
     loop {
-        match listen(pool, node, due).await {
+        match listen(pool, node, bells).await {
             Ok(()) => tracing::debug!("nothing was heard from other nodes for a while; listening anew"),
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "this node cannot hear others now; trying again");
@@ -48,26 +41,22 @@ async fn hear(pool: &PgPool, node: NodeId, due: &[Arc<Notify>]) {
             }
         }
         // Something may have been said meanwhile.
-        ring(due);
+        bells.ring_here();
     }
 }
 
 /// Listens until there has been silence for long, or until it is no longer possible.
-async fn listen(pool: &PgPool, node: NodeId, due: &[Arc<Notify>]) -> Result<(), Error> {
+async fn listen(pool: &PgPool, node: NodeId, bells: &Bells) -> Result<(), Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(nodes::HINTS).await?;
     while let Ok(heard) = tokio::time::timeout(SILENT_MAX, listener.try_recv()).await {
         match heard? {
             Some(hint) if hint.payload() == node.to_string() => {}
             // None is a connection that was lost; the next call makes it anew.
-            Some(_) | None => ring(due),
+            Some(_) | None => bells.ring_here(),
         }
     }
     Ok(())
-}
-
-fn ring(bells: &[Arc<Notify>]) {
-    bells.iter().for_each(|bell| bell.notify_one());
 }
 
 async fn tell(pool: &PgPool, node: NodeId, bell: &Notify) {

@@ -72,11 +72,13 @@ async fn sweep(pool: &PgPool, metrics: &Metrics) -> Result<(), Error> {
     let mut connection = pool.acquire().await?;
     let db = &mut *connection;
     let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
-    loop {
-        let cancelled = in_time(queue::cancel_deleted(db, None, limit)).await?;
-        metrics.deliveries_ended(DeliveryState::Cancelled, cancelled);
-        if cancelled < CHUNK {
-            break;
+    for deleted in in_time(queue::unfinished_of_deleted(db)).await? {
+        loop {
+            let cancelled = in_time(queue::cancel_deleted(db, deleted, limit)).await?;
+            metrics.deliveries_ended(DeliveryState::Cancelled, cancelled);
+            if cancelled < CHUNK {
+                break;
+            }
         }
     }
     while in_time(queue::pull_in(db, limit)).await? >= CHUNK {}

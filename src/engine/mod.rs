@@ -52,7 +52,6 @@ use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::domain::Error;
 use crate::domain::delivery::Lease;
 use crate::domain::dialect::Dialect;
 use crate::domain::egress::EgressPolicy;
@@ -133,7 +132,7 @@ impl Engine {
         let foreman = Foreman { health, metrics: metrics.clone(), stop };
         let (results, recorded) = recorder::results();
         let (claims, claimed) = mpsc::unbounded_channel();
-        let (backlogs, wishes) = backlogs::Backlogs::new(intake.set_aside, intake.due.clone());
+        let (backlogs, wishes) = backlogs::Backlogs::new(intake.set_aside, intake.bells.due.clone());
         let own = roll_call::Own { node: settings.node, ring: keys.fingerprints() };
         let reading = store::sessions::apart(&pool, 1);
         let in_index_order = || store::sessions::in_index_order(&pool, 1);
@@ -150,7 +149,7 @@ impl Engine {
             in_index_order(),
             pulse("claim"),
             settings.clone(),
-            intake.due.clone(),
+            intake.bells.due.clone(),
             claims.clone(),
             results.clone(),
             wishes,
@@ -158,7 +157,7 @@ impl Engine {
         let batcher = batcher::Batcher::new(
             (in_index_order(), pulse("gather_batches")),
             settings.clone(),
-            intake.gather.clone(),
+            intake.bells.gather.clone(),
             claimer.alone(),
             set_aside,
             claims,
@@ -185,21 +184,13 @@ impl Engine {
             metrics.clone(),
         );
         let (node, changes) = (settings.node, intake.changes.clone());
-        let bells = [intake.due.clone(), intake.gather.clone()];
-        let drainer_bells = drainer::Bells {
-            resumed: intake.resumed.clone(),
-            due: intake.due.clone(),
-            gather: intake.gather.clone(),
-        };
-        let replayer_bells = replayer::Bells { replay: intake.replay, due: bells.to_vec() };
-        let hint_bells = hints::Bells { due: bells.to_vec(), tell: intake.tell.clone() };
+        let bells = || intake.bells.clone();
         let janitor_pulses =
             janitor::Pulses { sweeps: pulse("sweep"), partitions: pulse("make_and_drop_partitions") };
         let fan_out_pulses =
             fan_out::Pulses { spread: pulse("spread_fan_outs"), tell: pulse("tell_of_disabled") };
-        let recorder_bells = recorder::Bells { due: intake.due.clone(), gather: intake.gather };
         let heartbeat = foreman.health.worker("recorder");
-        let (recorder_metrics, records) = (metrics.clone(), pulse("record_results"));
+        let (recorder_bells, recorder_metrics, records) = (bells(), metrics.clone(), pulse("record_results"));
         let recorder = own_thread::spawn("recorder", &pool, recorder::CONNECTIONS_MAX, async move |pool| {
             let (bells, metrics) = (recorder_bells, recorder_metrics);
             recorder::Recorder::run(pool, node, bells, changes, metrics, records, recorded).await;
@@ -215,7 +206,7 @@ impl Engine {
                 foreman.holding("batcher", |stop| batcher.run(stop)),
                 foreman.looking(
                     "drainer",
-                    (in_index_order(), drainer_bells, pulse("bring_back_held")),
+                    (in_index_order(), bells(), pulse("bring_back_held")),
                     |(pool, bells, pulse), stop| drainer::run(pool, bells, pulse, stop),
                 ),
                 foreman.looking(
@@ -234,22 +225,22 @@ impl Engine {
                 ),
                 foreman.looking(
                     "fan_out",
-                    (pool.clone(), intake.fan_out, bells, fan_out_pulses),
-                    |(pool, bell, due, pulses), stop| fan_out::run(pool, bell, due.to_vec(), pulses, stop),
+                    (pool.clone(), bells(), fan_out_pulses),
+                    |(pool, bells, pulses), stop| fan_out::run(pool, bells, pulses, stop),
                 ),
                 foreman.looking(
                     "replayer",
-                    (in_index_order(), replayer_bells, pulse("replay")),
+                    (in_index_order(), bells(), pulse("replay")),
                     move |(pool, bells, pulse), stop| {
                         replayer::run(pool, settings.backlog_max, bells, pulse, stop)
                     },
                 ),
-                foreman.looking("hints", (pool.clone(), hint_bells), move |(pool, bells), stop| {
+                foreman.looking("hints", (pool.clone(), bells()), move |(pool, bells), stop| {
                     hints::run(pool, node, bells, stop)
                 }),
                 foreman.looking(
                     "roll_call",
-                    (pool.clone(), own, intake.due, pulse("show_presence")),
+                    (pool.clone(), own, intake.bells.due.clone(), pulse("show_presence")),
                     |(pool, own, due, pulse), stop| roll_call::run(pool, own, due, pulse, stop),
                 ),
             ],
@@ -280,8 +271,7 @@ impl Engine {
             return;
         }
         let release = async { store::queue::release_all(&mut *self.pool.acquire().await?, self.node).await };
-        let late = |_elapsed| Err(Error::unavailable("the database did not answer in time"));
-        match tokio::time::timeout(RELEASE_WITHIN, release).await.unwrap_or_else(late) {
+        match store::sessions::within(RELEASE_WITHIN, release).await {
             Ok(0) => {}
             Ok(leases) => tracing::info!(leases, "released unfinished leases"),
             Err(error) => {
@@ -295,7 +285,6 @@ impl Engine {
 struct Held {
     lease: Lease,
     room: tokio::sync::OwnedSemaphorePermit,
-    #[expect(dead_code, reason = "it is free again when this is dropped")]
     place: Option<batcher::OutPlace>,
     /// Of a delivery that may be what killed its senders: while this is held, no other such is claimed.
     alone: Option<tokio::sync::OwnedSemaphorePermit>,

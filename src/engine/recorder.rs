@@ -11,8 +11,6 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
@@ -24,6 +22,8 @@ use self::stubborn::Stubborn;
 use self::writer::{Failure, Writer};
 use super::Held;
 use crate::domain::id::{NodeId, SubscriptionId};
+use crate::hub::changes::Changes;
+use crate::hub::handoff::Bells;
 use crate::store::queue::{Ending, Record};
 use crate::store::subscriptions::AsRead;
 use crate::telemetry::{Metrics, Pulse};
@@ -66,15 +66,6 @@ pub enum Turn {
     Well,
 }
 
-/// Who waits for results to be written.
-#[derive(Clone)]
-pub struct Bells {
-    /// The claimer.
-    pub due: Arc<Notify>,
-    /// The batcher.
-    pub gather: Arc<Notify>,
-}
-
 /// Whom some results concern, once they are written and dropped: with what was sent alone goes what kept others from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Concerned {
@@ -93,15 +84,13 @@ impl Concerned {
             Self { due: concerned.due || alone || short_wait, gather: concerned.gather || alone }
         })
     }
-}
 
-impl Bells {
-    fn ring_for(&self, concerned: Concerned) {
-        if concerned.due {
-            self.due.notify_one();
+    fn told_by(self, bells: &Bells) {
+        if self.due {
+            bells.due.notify_one();
         }
-        if concerned.gather {
-            self.gather.notify_one();
+        if self.gather {
+            bells.gather.notify_one();
         }
     }
 }
@@ -134,7 +123,7 @@ impl Recorder {
         pool: PgPool,
         node: NodeId,
         bells: Bells,
-        changes: Arc<AtomicU64>,
+        changes: Changes,
         metrics: Metrics,
         pulse: Pulse,
         results: Incoming,
@@ -171,7 +160,7 @@ impl Recorder {
             self.record_all(&mut batch).await;
             let concerned = Concerned::by(&batch);
             drop(batch);
-            self.bells.ring_for(concerned);
+            concerned.told_by(&self.bells);
         }
     }
 

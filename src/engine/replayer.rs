@@ -2,15 +2,15 @@
 //! at a time, so that what happens now finds its place among them. Any number of nodes may do it at once: each step is one transaction,
 //! which locks its replay.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::{backlog_watch, stopped};
 use crate::domain::Error;
 use crate::domain::replay::ReplayState;
+use crate::hub::handoff::Bells;
 use crate::store::queue;
 use crate::store::replays::{self, Looked, Replay, Step};
 use crate::store::sessions::in_time;
@@ -31,14 +31,6 @@ const GIVE_WAY_FOR: Duration = Duration::from_secs(5);
 /// After a step that failed, so that others have their turn.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-#[derive(Clone)]
-pub struct Bells {
-    /// Rings when there is a new replay.
-    pub replay: Arc<Notify>,
-    /// Rung when deliveries are in the queue.
-    pub due: Vec<Arc<Notify>>,
-}
-
 /// `backlog_max` is the bound beyond which nothing is published.
 pub async fn run(
     pool: PgPool,
@@ -49,7 +41,7 @@ pub async fn run(
 ) {
     let mut way = Way { backlog_max, looked: None };
     loop {
-        let sleep = match go_on(&pool, &mut way, &bells.due, &stop).await {
+        let sleep = match go_on(&pool, &mut way, &bells, &stop).await {
             Ok(sleep) => {
                 pulse.well();
                 sleep
@@ -71,7 +63,7 @@ pub async fn run(
 async fn go_on(
     pool: &PgPool,
     way: &mut Way,
-    due: &[Arc<Notify>],
+    bells: &Bells,
     stop: &watch::Receiver<bool>,
 ) -> Result<Duration, Error> {
     while !*stop.borrow() {
@@ -84,7 +76,7 @@ async fn go_on(
         match in_time(step(pool, is_free)).await? {
             None => return Ok(LOOK_SOON),
             Some(0) => {}
-            Some(_queued) => due.iter().for_each(|bell| bell.notify_one()),
+            Some(_queued) => bells.ring_here(),
         }
     }
     Ok(LOOK_EVERY)

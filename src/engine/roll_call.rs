@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use super::stopped;
 use crate::domain::Error;
 use crate::domain::id::NodeId;
+use crate::store::sessions::within;
 use crate::store::{self, bundles, nodes, queue};
 use crate::telemetry::Pulse;
 
@@ -73,7 +74,7 @@ pub async fn run(pool: PgPool, own: Own, due: Arc<Notify>, pulse: Pulse, mut sto
     }
     // What is still under way is released by the stop itself, or passes by time.
     if let Some(mut connection) = present {
-        let struck = within(nodes::strike(&mut connection, own.node)).await;
+        let struck = within(STEP_WITHIN, nodes::strike(&mut connection, own.node)).await;
         if let Err(error) = struck {
             tracing::debug!(error = %error.chain(), "this node could not be taken off the list");
         }
@@ -84,13 +85,13 @@ pub async fn run(pool: PgPool, own: Own, due: Arc<Notify>, pulse: Pulse, mut sto
 /// Sees to it that this node's lock is held, on the connection that held it or on a new one.
 async fn attend(pool: &PgPool, own: &Own, present: Option<PgConnection>) -> Result<PgConnection, Error> {
     if let Some(mut connection) = present
-        && let Ok(true) = within(nodes::is_joined(&mut connection, own.node, &own.ring)).await
+        && let Ok(true) = within(STEP_WITHIN, nodes::is_joined(&mut connection, own.node, &own.ring)).await
     {
         return Ok(connection);
     }
     let options = pool.connect_options();
-    let mut connection = within(async { Ok(PgConnection::connect_with(&options).await?) }).await?;
-    within(async {
+    let mut connection = within(STEP_WITHIN, PgConnection::connect_with(&options)).await?;
+    within(STEP_WITHIN, async {
         // A machine that vanishes must not keep its lock for the hours that TCP would wait.
         let settings = "set statement_timeout = '5s'; set lock_timeout = '1s'; set timezone = 'UTC';
              set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3";
@@ -104,29 +105,22 @@ async fn attend(pool: &PgPool, own: &Own, present: Option<PgConnection>) -> Resu
 /// Looks who is there, and passes on the leases of those who are gone.
 async fn call(db: &mut PgConnection, due: &Notify) -> Result<(), Error> {
     let ms = |time: Duration| i64::try_from(time.as_millis()).map_err(Error::internal);
-    for gone in within(nodes::call_roll(db, ms(GRACE)?, ms(LOOK_GAP)?)).await? {
+    for gone in within(STEP_WITHIN, nodes::call_roll(db, ms(GRACE)?, ms(LOOK_GAP)?)).await? {
         // No further than now: should the node live after all, it has new ones all the time.
-        let now = within(store::now(db)).await?;
-        while within(bundles::take_apart_of(db, gone, now, MEMBERS)).await? > 0 {}
+        let now = within(STEP_WITHIN, store::now(db)).await?;
+        while within(STEP_WITHIN, bundles::take_apart_of(db, gone, now, MEMBERS)).await? > 0 {}
         let mut leases = 0;
         loop {
             let limit = i64::try_from(CHUNK).map_err(Error::internal)?;
-            let ended = within(queue::end_leases(db, gone, limit)).await?;
+            let ended = within(STEP_WITHIN, queue::end_leases(db, gone, limit)).await?;
             leases += ended;
             if ended < CHUNK {
                 break;
             }
         }
-        within(nodes::strike(db, gone)).await?;
+        within(STEP_WITHIN, nodes::strike(db, gone)).await?;
         tracing::warn!(node = %gone, leases, "a node is gone; its leases are passed on");
         due.notify_one();
     }
     Ok(())
-}
-
-async fn within<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(STEP_WITHIN, step).await {
-        Ok(done) => done,
-        Err(elapsed) => Err(Error::unavailable(elapsed)),
-    }
 }

@@ -2,7 +2,6 @@
 //! that a pause, a deletion or a new secret anywhere is obeyed everywhere within that second.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
@@ -11,14 +10,16 @@ use super::Settings;
 use crate::domain::Error;
 use crate::domain::callback_url::CallbackUrl;
 use crate::domain::egress::EgressPolicy;
-use crate::domain::id::{CallbackId, IdMap, SubscriptionId};
+use crate::domain::id::{CallbackId, IdMap, PartnerId, SubscriptionId};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::secret::Secret;
 use crate::domain::signature::SigningKey;
 use crate::domain::subscription::SubscriptionState;
 use crate::domain::surface::Surface;
+use crate::hub::changes::Changes;
 use crate::hub::subscriptions::{credentials_identity, signing_key_identity};
+use crate::store::sessions::within;
 use crate::store::subscriptions::AsRead;
 use crate::store::targets::{self, TargetRow};
 use crate::telemetry::Pulse;
@@ -27,6 +28,8 @@ use crate::telemetry::Pulse;
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// What nobody asked for in this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Who looks twice within this uses a target once.
+const ONCE: Duration = Duration::from_millis(100);
 
 /// How long it may take until it is seen that another process has moved a subscription of which nothing is sent.
 const FOLLOWED_EVERY: Duration = Duration::from_secs(5);
@@ -82,21 +85,23 @@ impl Sending {
 /// How a target is known. Only what is not known after it was read is not there.
 pub enum Look {
     Fresh(Arc<Target>),
-    /// Something has changed in this process since it was read, perhaps this. With the target as it was, if that is a second ago at most.
+    /// Something of its partner has changed in this process since it was read, perhaps this. With the target as it was, if that is a second ago at most.
     Stale(Option<Arc<Target>>),
     Unknown,
 }
 
 struct Known {
+    partner: PartnerId,
     target: Arc<Target>,
     read_at: Instant,
     change: u64,
     asked_at: Instant,
 }
 
-async fn read_in_time<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let late = |_elapsed| Err(Error::unavailable("subscriptions could not be read within 5 s"));
-    tokio::time::timeout(READ_WITHIN, read).await.unwrap_or_else(late)
+impl Known {
+    fn is_asked_again(&self) -> bool {
+        self.asked_at.saturating_duration_since(self.read_at) > ONCE
+    }
 }
 
 pub struct Targets {
@@ -104,7 +109,7 @@ pub struct Targets {
     keys: KeyRing,
     egress: Arc<EgressPolicy>,
     settings: Settings,
-    changes: Arc<AtomicU64>,
+    changes: Changes,
     pulse: Pulse,
     known: IdMap<SubscriptionId, Known>,
     /// When it was looked last whether subscriptions have moved to other callbacks, and what had changed in this process by then.
@@ -117,10 +122,10 @@ impl Targets {
         keys: KeyRing,
         egress: Arc<EgressPolicy>,
         settings: Settings,
-        changes: Arc<AtomicU64>,
+        changes: Changes,
         pulse: Pulse,
     ) -> Self {
-        let followed = (Instant::now(), changes.load(Ordering::Acquire));
+        let followed = (Instant::now(), changes.count());
         Self { pool, keys, egress, settings, changes, pulse, known: IdMap::default(), followed }
     }
 
@@ -134,11 +139,14 @@ impl Targets {
 
     /// What is known of a target, and how well.
     pub fn look(&mut self, id: SubscriptionId) -> Look {
-        let change = self.changes.load(Ordering::Acquire);
+        let change = self.changes.count();
         let Some(known) = self.known.get_mut(&id) else { return Look::Unknown };
         known.asked_at = Instant::now();
         match known.read_at.elapsed() < BELIEVED_FOR {
-            true if known.change == change => Look::Fresh(known.target.clone()),
+            true if !self.changes.is_there_one_of(known.partner, known.change) => {
+                known.change = change;
+                Look::Fresh(known.target.clone())
+            }
             true => Look::Stale(Some(known.target.clone())),
             false => Look::Stale(None),
         }
@@ -156,14 +164,14 @@ impl Targets {
         &mut self,
         which: Vec<(SubscriptionId, CallbackId)>,
     ) -> Vec<(SubscriptionId, CallbackId)> {
-        let (looked_at, change) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let (looked_at, change) = (Instant::now(), self.changes.count());
         let is_time = self.followed.1 != change || self.followed.0.elapsed() >= FOLLOWED_EVERY;
         if which.is_empty() || !is_time {
             return Vec::new();
         }
         let ids: Vec<SubscriptionId> = which.iter().map(|(id, _)| *id).collect();
         let read = async { targets::callbacks(&mut *self.pool.acquire().await?, &ids).await };
-        let now: IdMap<SubscriptionId, CallbackId> = match read_in_time(read).await {
+        let now: IdMap<SubscriptionId, CallbackId> = match within(READ_WITHIN, read).await {
             Ok(rows) => rows.into_iter().collect(),
             Err(error) => {
                 self.pulse.failed(&error, "subscriptions cannot be read now");
@@ -186,8 +194,9 @@ impl Targets {
     /// because a newer server wrote them. `None` when nothing can be read now, which is said in the log.
     pub async fn read(&mut self, ids: &[SubscriptionId]) -> Option<Vec<SubscriptionId>> {
         // Both taken before the query, so that a change during it makes the result stale rather than the other way round.
-        let (read_at, change) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        let rows = read_in_time(async { targets::find(&mut *self.pool.acquire().await?, ids).await }).await;
+        let (read_at, change) = (Instant::now(), self.changes.count());
+        let rows =
+            within(READ_WITHIN, async { targets::find(&mut *self.pool.acquire().await?, ids).await }).await;
         let rows = match rows {
             Ok(rows) => rows,
             Err(error) => {
@@ -201,11 +210,11 @@ impl Targets {
         }
         let mut not_understood = Vec::new();
         for row in rows {
-            let id = SubscriptionId(row.subscription_id);
+            let (id, partner) = (SubscriptionId(row.subscription_id), PartnerId(row.partner_id));
             match self.target(row) {
                 Ok(target) => {
                     let target = Arc::new(target);
-                    self.known.insert(id, Known { target, read_at, change, asked_at: read_at });
+                    self.known.insert(id, Known { partner, target, read_at, change, asked_at: read_at });
                 }
                 Err(error) => {
                     tracing::error!(subscription = %id, error = %error.chain(), "a subscription is not understood; what is for it waits");
@@ -218,18 +227,20 @@ impl Targets {
 
     /// A callback as it is now, whichever subscriptions have it; `None` when there is no such callback.
     pub async fn read_callback(&self, id: CallbackId) -> Result<Option<Target>, Error> {
-        let row = read_in_time(async { targets::find_callback(&mut *self.pool.acquire().await?, id).await })
-            .await?;
+        let row =
+            within(READ_WITHIN, async { targets::find_callback(&mut *self.pool.acquire().await?, id).await })
+                .await?;
         row.map(|row| self.target(row)).transpose()
     }
 
-    /// Reads what is in use anew before it grows too old to be believed, and forgets what is not.
+    /// Reads what is in use anew before it grows too old to be believed, and forgets what is not. What was asked for once and not again is not in use:
+    /// with one delivery for each of thousands, each would be read five times.
     pub async fn refresh(&mut self) {
         self.known.retain(|_, known| known.asked_at.elapsed() < FORGOTTEN_AFTER);
         let in_use: Vec<(SubscriptionId, Instant)> = self
             .known
             .iter()
-            .filter(|(_, known)| known.asked_at.elapsed() < BELIEVED_FOR * 2)
+            .filter(|(_, known)| known.asked_at.elapsed() < BELIEVED_FOR * 2 && known.is_asked_again())
             .map(|(id, known)| (*id, known.asked_at))
             .collect();
         // What failed is tried until it is known to be well again, also when nobody needs it any more.

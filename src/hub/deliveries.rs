@@ -6,10 +6,9 @@ use chrono::{DateTime, Utc};
 
 use super::Hub;
 use super::subscriptions::signing_key_identity;
-use crate::domain::attempt::Attempt;
 use crate::domain::caller::Caller;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::id::{DeliveryId, EventId};
+use crate::domain::id::{AttemptId, DeliveryId, EventId};
 use crate::domain::secret::Secret;
 use crate::domain::signature::SigningKey;
 use crate::domain::subscription::Subscription;
@@ -41,7 +40,7 @@ pub struct PolicyChange {
 /// How a subscription is doing.
 pub struct SubscriptionStanding {
     pub subscription: Subscription,
-    /// Deliveries that wait for it to be active again.
+    /// Deliveries that wait for it to be active again, counted up to [`queue::COUNTED_MAX`].
     pub held: i64,
     pub health: attempts::Health,
     pub policy: PolicyRow,
@@ -86,17 +85,20 @@ impl Hub {
         deliveries::list(&mut moment, caller.partner, &filter, before, limit, LOOKED_AT_MAX).await
     }
 
-    /// One delivery of the caller with its history. Errors: `NotFound`.
+    /// One delivery of the caller with a page of its attempts. The last ones come first, and oldest first within their page.
+    /// Errors: `NotFound`.
     pub async fn find_delivery(
         &self,
         caller: &Caller,
         id: DeliveryId,
-    ) -> Result<(DeliveryView, Vec<Attempt>), Error> {
+        before: Option<AttemptId>,
+        limit: i64,
+    ) -> Result<(DeliveryView, attempts::Listed), Error> {
         let mut moment = self.snapshot().await?;
         plan_once_here(&mut moment).await?;
         let view = deliveries::find(&mut moment, caller.partner, id).await?;
         let view = view.ok_or(Error::NotFound(Noun::Delivery))?;
-        let attempts = attempts::list(&mut moment, caller.partner, id).await?;
+        let attempts = attempts::list(&mut moment, caller.partner, id, before, limit).await?;
         Ok((view, attempts))
     }
 
@@ -130,9 +132,9 @@ impl Hub {
         let mut moment = self.snapshot().await?;
         let subscription = subscriptions::find(&mut moment, caller.partner, surface, key).await?;
         let subscription = subscription.ok_or(Error::NotFound(Noun::Subscription))?;
-        let held = queue::count_held(&mut moment, subscription.id).await?;
         let policy = subscriptions::find_policy(&mut moment, caller.partner, subscription.id).await?;
         plan_once_here(&mut moment).await?;
+        let held = queue::count_held(&mut moment, subscription.id, queue::COUNTED_MAX).await?;
         let health = attempts::health(&mut moment, caller.partner, subscription.id).await?;
         Ok(SubscriptionStanding { subscription, held, health, policy })
     }
@@ -192,7 +194,7 @@ impl Hub {
         let present_per_s = self.rate_of(&mut transaction, subscription.callback).await?;
         let changed_at = store::now(&mut transaction).await?;
         transaction.commit().await?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         if present_per_s > former_per_s {
             self.move_up(subscription.callback, former_per_s, changed_at);
         }
@@ -220,7 +222,7 @@ impl Hub {
                 .await?;
         let created_at = store::now(&mut transaction).await?;
         transaction.commit().await?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         Ok(NewSigningKey { text: fresh.text(), created_at, previous_valid_until: until })
     }
 }

@@ -1,12 +1,13 @@
 //! From whoever commits work to the engine that sends it, within one process: leases by value, hints by bell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::verifications::{Place, VERIFICATIONS_MAX, Verification, Verifications};
+use super::changes::Changes;
+use super::verifications::{Place, TRIALS_MAX, Trials, Verification};
 use crate::domain::Error;
 use crate::domain::delivery::Lease;
 use crate::domain::id::{CallbackId, PartnerId, SubscriptionId};
@@ -36,20 +37,40 @@ pub enum Waited {
     InVain,
 }
 
+/// Each wakes one worker of this process. A worker that is not asleep looks once more.
+#[derive(Clone, Default)]
+pub struct Bells {
+    /// Rings when rows were made due that nobody has leased.
+    pub due: Arc<Notify>,
+    /// Rings with it, for the other nodes to be told.
+    pub tell: Arc<Notify>,
+    /// Rings when there may be something to gather into batches.
+    pub gather: Arc<Notify>,
+    /// Rings when there are chunks of large fan-outs.
+    pub fan_out: Arc<Notify>,
+    /// Rings when there is a new replay.
+    pub replay: Arc<Notify>,
+    /// Rings when there may be something that was held and is held no more.
+    pub resumed: Arc<Notify>,
+}
+
+impl Bells {
+    /// Rows were made due that leave alone or in batches: for this node only.
+    pub fn ring_here(&self) {
+        self.due.notify_one();
+        self.gather.notify_one();
+    }
+}
+
 /// The hub's end. Memory is bounded by `room`: rows that find none are left to the database, and nobody waits.
 #[derive(Clone)]
 pub struct Handoff {
     leases: mpsc::UnboundedSender<Handed>,
     verifications: mpsc::Sender<Verification>,
-    verifying: Verifications,
+    trials: Trials,
     room: Arc<Semaphore>,
-    due: Arc<Notify>,
-    tell: Arc<Notify>,
-    gather: Arc<Notify>,
-    fan_out: Arc<Notify>,
-    replay: Arc<Notify>,
-    resumed: Arc<Notify>,
-    changes: Arc<AtomicU64>,
+    bells: Bells,
+    changes: Changes,
     backlog_full: Arc<AtomicBool>,
     set_aside: watch::Receiver<SetAside>,
 }
@@ -63,20 +84,8 @@ pub struct Intake {
     pub verifications: mpsc::Receiver<Verification>,
     pub room: Arc<Semaphore>,
     pub room_max: usize,
-    /// Rings when rows were made due that nobody has leased.
-    pub due: Arc<Notify>,
-    /// Rings with it, for the other nodes to be told.
-    pub tell: Arc<Notify>,
-    /// Rings when there may be something to gather into batches.
-    pub gather: Arc<Notify>,
-    /// Rings when there are chunks of large fan-outs.
-    pub fan_out: Arc<Notify>,
-    /// Rings when there is a new replay.
-    pub replay: Arc<Notify>,
-    /// Rings when there may be something that was held and is held no more.
-    pub resumed: Arc<Notify>,
-    /// Rises with every change to a subscription that this process commits: what was read before it may be stale.
-    pub changes: Arc<AtomicU64>,
+    pub bells: Bells,
+    pub changes: Changes,
     /// Whether the backlog has reached its bound, as far as the engine has seen.
     pub backlog_full: Arc<AtomicBool>,
     /// Tells which subscriptions' deliveries are to be left to the database, where they wait behind others.
@@ -86,12 +95,10 @@ pub struct Intake {
 /// Both ends of a handoff with room for this many leases of small events; see [`room_for`].
 pub fn handoff(room_max: usize) -> (Handoff, Intake) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let (verifications, wanted) = mpsc::channel(VERIFICATIONS_MAX);
+    let (verifications, wanted) = mpsc::channel(TRIALS_MAX);
     let room = Arc::new(Semaphore::new(room_max));
-    let bell = || Arc::new(Notify::new());
-    let (due, tell, gather) = (bell(), bell(), bell());
-    let (fan_out, replay, resumed) = (bell(), bell(), bell());
-    let changes = Arc::new(AtomicU64::new(0));
+    let bells = Bells::default();
+    let changes = Changes::default();
     let backlog_full = Arc::new(AtomicBool::new(false));
     let (tell_set_aside, set_aside) = watch::channel(SetAside::from([]));
     let intake = Intake {
@@ -99,12 +106,7 @@ pub fn handoff(room_max: usize) -> (Handoff, Intake) {
         verifications: wanted,
         room: room.clone(),
         room_max,
-        due: due.clone(),
-        tell: tell.clone(),
-        gather: gather.clone(),
-        fan_out: fan_out.clone(),
-        replay: replay.clone(),
-        resumed: resumed.clone(),
+        bells: bells.clone(),
         changes: changes.clone(),
         backlog_full: backlog_full.clone(),
         set_aside: tell_set_aside,
@@ -112,14 +114,9 @@ pub fn handoff(room_max: usize) -> (Handoff, Intake) {
     let handoff = Handoff {
         leases: sender,
         verifications,
-        verifying: Verifications::default(),
+        trials: Trials::default(),
         room,
-        due,
-        tell,
-        gather,
-        fan_out,
-        replay,
-        resumed,
+        bells,
         changes,
         backlog_full,
         set_aside,
@@ -165,15 +162,15 @@ impl Handoff {
 
     /// A place among the callbacks that are being tried out, by whatever means.
     /// Errors: `Unavailable` when there are too many of this partner, or of all.
-    pub(super) fn begin_trying(&self, partner: PartnerId) -> Result<Place, Error> {
-        self.verifying.begin(partner)
+    pub(super) fn begin_trial(&self, partner: PartnerId) -> Result<Place, Error> {
+        self.trials.begin(partner)
     }
 
     /// Has a callback tried out; whether it took what was posted comes later, and not at all when that could not be found out.
     /// Errors: `LimitExceeded` when too many of this partner are being tried out already, `Unavailable` when too many of all.
     pub fn verify(&self, partner: PartnerId, callback: CallbackId) -> Result<oneshot::Receiver<bool>, Error> {
         let (reply, answer) = oneshot::channel();
-        let place = self.begin_trying(partner)?;
+        let place = self.begin_trial(partner)?;
         self.verifications
             .try_send(Verification { callback, reply, place })
             .map_err(|_| Error::unavailable("nobody tries callbacks out any more"))?;
@@ -182,23 +179,23 @@ impl Handoff {
 
     /// Says that rows were made due that leave alone, here and to the other nodes.
     pub fn ring(&self) {
-        self.due.notify_one();
-        self.tell.notify_one();
+        self.bells.due.notify_one();
+        self.bells.tell.notify_one();
     }
 
     /// Says that rows were made due that leave in batches.
     pub fn ring_to_gather(&self) {
-        self.gather.notify_one();
+        self.bells.gather.notify_one();
     }
 
     /// Says that an event matched so many that their deliveries are still to be put into the queue.
     pub fn ring_to_fan_out(&self) {
-        self.fan_out.notify_one();
+        self.bells.fan_out.notify_one();
     }
 
     /// Says that there is a new replay.
     pub fn ring_to_replay(&self) {
-        self.replay.notify_one();
+        self.bells.replay.notify_one();
     }
 
     /// Whether there is so much unfinished that nothing more is to be published.
@@ -211,11 +208,11 @@ impl Handoff {
         self.set_aside.borrow().clone()
     }
 
-    /// Says that a subscription was changed: what is known of it is stale, and it may be active again.
-    pub fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::Release);
-        self.resumed.notify_one();
-        self.gather.notify_one();
+    /// Says that a subscription of this partner was changed: what is known of it is stale, and it may be active again.
+    pub fn changed(&self, partner: PartnerId) {
+        self.changes.note(partner);
+        self.bells.resumed.notify_one();
+        self.bells.gather.notify_one();
     }
 }
 

@@ -1,7 +1,8 @@
-//! The use cases that take more than one step, and the only place that begins transactions for requests. Knows no HTTP: a surface hands in
-//! a checked command and a way to render the result, and gets an [`Answer`] back that is committed together with what it says.
+//! The use cases that take more than one step, and the only place that begins transactions for requests. Reads no request and shapes no answer: a
+//! surface hands in a checked command and a way to render the result, and gets an [`Answer`] back that is committed together with what it says.
 
 pub mod admission;
+pub mod changes;
 pub mod deliveries;
 pub mod handoff;
 pub mod ingest;
@@ -11,6 +12,7 @@ pub mod notifications;
 pub mod once;
 mod open_sessions;
 pub mod partners;
+pub mod places;
 pub mod probe;
 pub mod publish;
 mod rates;
@@ -48,6 +50,11 @@ pub struct Settings {
     pub partner_rate_per_s: Option<u32>,
 }
 
+/// Answers in the making at once that are large.
+const LARGE_ANSWERS_MAX: usize = 4;
+/// Of one partner, so that it takes no more of the processors than one of them.
+const LARGE_ANSWERS_OF_A_PARTNER_MAX: usize = 1;
+
 /// The use cases, with what they stand on. Cheap to clone.
 #[derive(Clone)]
 pub struct Hub(Arc<Parts>);
@@ -64,6 +71,7 @@ pub struct Parts {
     known_partners: known_partners::KnownPartners,
     open_sessions: open_sessions::OpenSessions,
     admission: admission::Admission,
+    large_answers: places::Places,
 }
 
 impl Deref for Hub {
@@ -107,6 +115,7 @@ impl Hub {
             known_partners: known_partners::KnownPartners::default(),
             open_sessions,
             admission,
+            large_answers: places::Places::new(LARGE_ANSWERS_MAX, LARGE_ANSWERS_OF_A_PARTNER_MAX),
         }))
     }
 

@@ -33,7 +33,7 @@ impl Hub {
     /// also when there was no attempt in time (it may still come).
     pub async fn test(&self, caller: &Caller, surface: Surface, key: &str) -> Result<Tested, Error> {
         let subscription = self.find_published(caller, surface, key).await?;
-        let place = self.handoff.begin_trying(caller.partner)?;
+        let place = self.handoff.begin_trial(caller.partner)?;
         let delivery = self.queue_probe(caller, subscription.id).await?;
         self.handoff.ring();
         let (hub, partner) = (self.clone(), caller.partner);
@@ -53,9 +53,9 @@ impl Hub {
             // The connection goes back between looks: an attempt may take as long as its receiver likes.
             let mut moment = self.snapshot().await?;
             plan_once_here(&mut moment).await?;
-            let made = attempts::list(&mut moment, partner, delivery).await?;
+            let last = attempts::find_last(&mut moment, partner, delivery).await?;
             drop(moment);
-            match made.into_iter().next_back() {
+            match last {
                 Some(attempt) if attempt.outcome.is_of_an_attempt() => {
                     return Ok(Tested { delivery, attempt });
                 }
@@ -88,7 +88,7 @@ impl Hub {
             attributes: Attributes::default(),
             ordering_key: None,
         };
-        let delivery = DeliveryId(beside(event.id));
+        let delivery = DeliveryId::beside(event.id);
         match events::insert_probe(&mut connection, &event, delivery, subscription).await {
             Err(error) if partitions::is_missing(&error) => {
                 partitions::make_ahead(&mut connection).await?;
@@ -98,10 +98,4 @@ impl Hub {
         }
         Ok(delivery)
     }
-}
-
-/// A version 7 uuid of the event's millisecond, as every delivery has.
-fn beside(event: EventId) -> uuid::Uuid {
-    let random = uuid::Uuid::now_v7().as_u128() & ((1 << 80) - 1);
-    uuid::Uuid::from_u128((event.0.as_u128() >> 80 << 80) | random)
 }

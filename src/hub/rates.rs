@@ -60,6 +60,7 @@ impl Hub {
                     break;
                 }
                 self.handoff.ring();
+                self.handoff.ring_to_gather();
             }
         }
         Ok(())

@@ -67,8 +67,11 @@ impl Hub {
             Ok(command) => replace(turn.db(), &self.keys, caller.partner, command).await,
             Err(error) => Err(error),
         };
+        let changed = result.is_ok();
         let answer = turn.close(result, render).await?;
-        tell(&self.handoff, &answer);
+        if changed {
+            tell(&self.handoff, caller.partner);
+        }
         Ok(answer)
     }
 
@@ -88,8 +91,11 @@ impl Hub {
             Ok(command) => change(turn.db(), &self.keys, caller.partner, command).await,
             Err(error) => Err(error),
         };
+        let changed = result.is_ok();
         let answer = turn.close(result, render).await?;
-        tell(&self.handoff, &answer);
+        if changed {
+            tell(&self.handoff, caller.partner);
+        }
         Ok(answer)
     }
 
@@ -108,7 +114,7 @@ impl Hub {
         }
         delete(&mut transaction, &current).await?;
         transaction.commit().await?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         Ok(())
     }
 
@@ -119,11 +125,9 @@ impl Hub {
 }
 
 /// A change that was committed concerns the engine: what it remembers is stale, and what was held may be due.
-fn tell(handoff: &Handoff, answer: &Answer) {
-    if (200..300).contains(&answer.status) {
-        handoff.changed();
-        handoff.ring();
-    }
+fn tell(handoff: &Handoff, partner: PartnerId) {
+    handoff.changed(partner);
+    handoff.ring();
 }
 
 async fn replace(
@@ -206,12 +210,12 @@ async fn insert(
         created_at,
     };
     subscriptions::insert(db, new).await?;
-    let room = exclusive_room(&command.callback_url);
+    let exclusive_in = exclusive_in(&command.callback_url);
     subscriptions::replace_event_types(
         db,
         (partner, subscription, Surface::Redirect),
         &command.event_types,
-        Some(&room),
+        Some(&exclusive_in),
     )
     .await
 }
@@ -231,10 +235,15 @@ async fn update(
         key.map(|key| keys.seal(&credentials_identity(current.callback), key.secret().expose()));
     callbacks::update(db, partner, current.callback, url.as_deref(), credentials.as_deref()).await?;
     if url.is_some() || event_types.is_some() {
-        let room = exclusive_room(url.as_deref().unwrap_or(&current.callback_url));
+        let exclusive_in = exclusive_in(url.as_deref().unwrap_or(&current.callback_url));
         let event_types = event_types.as_ref().unwrap_or(&current.event_types);
-        subscriptions::replace_event_types(db, (partner, id, Surface::Redirect), event_types, Some(&room))
-            .await?;
+        subscriptions::replace_event_types(
+            db,
+            (partner, id, Surface::Redirect),
+            event_types,
+            Some(&exclusive_in),
+        )
+        .await?;
     }
     Ok(())
 }
@@ -252,11 +261,11 @@ pub(super) async fn delete(db: &mut PgConnection, current: &Subscription) -> Res
 /// Ends what is unfinished of a deleted subscription, as far as a request sees to it. A day whose history has no partition gets one.
 pub(super) async fn cancel_deliveries(db: &mut PgConnection, id: SubscriptionId) -> Result<(), Error> {
     sqlx::query("savepoint cancelling").execute(&mut *db).await?;
-    match queue::cancel_deleted(db, Some(id), ROWS_PER_REQUEST).await {
+    match queue::cancel_deleted(db, id, ROWS_PER_REQUEST).await {
         Err(error) if partitions::is_missing_behind(&error) => {
             sqlx::query("rollback to savepoint cancelling").execute(&mut *db).await?;
             partitions::make_ahead(db).await?;
-            queue::cancel_deleted(db, Some(id), ROWS_PER_REQUEST).await?;
+            queue::cancel_deleted(db, id, ROWS_PER_REQUEST).await?;
         }
         cancelled => drop(cancelled?),
     }
@@ -264,7 +273,7 @@ pub(super) async fn cancel_deliveries(db: &mut PgConnection, id: SubscriptionId)
 }
 
 /// Within one callback URL a partner may take an event type once. The digest stands for the URL, which may be too long for an index.
-fn exclusive_room(callback_url: &str) -> [u8; 32] {
+fn exclusive_in(callback_url: &str) -> [u8; 32] {
     let digest = digest(&SHA256, callback_url.as_bytes());
     digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }

@@ -12,7 +12,7 @@ use crate::domain::error::Limit;
 use crate::domain::id::{CallbackId, PartnerId};
 
 /// At once, at most.
-pub(super) const VERIFICATIONS_MAX: usize = 64;
+pub(super) const TRIALS_MAX: usize = 64;
 /// Of one partner.
 const OF_A_PARTNER_MAX: usize = 4;
 /// When a place may be free again: most callbacks answer at once, or not for long.
@@ -26,17 +26,17 @@ pub struct Verification {
     pub place: Place,
 }
 
-/// How many of each partner are under way.
+/// How many of each partner are under way: verifications, and test events whose end is waited for.
 #[derive(Clone, Default)]
-pub(super) struct Verifications(Arc<Mutex<HashMap<PartnerId, usize>>>);
+pub(super) struct Trials(Arc<Mutex<HashMap<PartnerId, usize>>>);
 
 /// One of those, until it is dropped.
 pub struct Place {
-    of: Verifications,
+    of: Trials,
     partner: PartnerId,
 }
 
-impl Verifications {
+impl Trials {
     /// Errors: `LimitExceeded` when too many of this partner are under way, `Unavailable` when too many of all.
     pub(super) fn begin(&self, partner: PartnerId) -> Result<Place, Error> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,7 +44,7 @@ impl Verifications {
         if own >= OF_A_PARTNER_MAX {
             return Err(Error::LimitExceeded { limit: Limit::Trials, after: AGAIN_AFTER });
         }
-        if counts.values().sum::<usize>() >= VERIFICATIONS_MAX {
+        if counts.values().sum::<usize>() >= TRIALS_MAX {
             return Err(Error::unavailable("too many callbacks are being tried out"));
         }
         counts.insert(partner, own + 1);
@@ -70,18 +70,15 @@ mod tests {
 
     #[test]
     fn a_partner_has_a_few_places_and_all_have_a_bound() {
-        let verifications = Verifications::default();
+        let trials = Trials::default();
         let busy = PartnerId::new();
-        let mut places: Vec<Place> =
-            (0..OF_A_PARTNER_MAX).map(|_| verifications.begin(busy).unwrap()).collect();
-        assert!(matches!(verifications.begin(busy), Err(Error::LimitExceeded { limit: Limit::Trials, .. })));
-        places.extend(
-            (OF_A_PARTNER_MAX..VERIFICATIONS_MAX).map(|_| verifications.begin(PartnerId::new()).unwrap()),
-        );
-        assert!(matches!(verifications.begin(PartnerId::new()), Err(Error::Unavailable(_))));
+        let mut places: Vec<Place> = (0..OF_A_PARTNER_MAX).map(|_| trials.begin(busy).unwrap()).collect();
+        assert!(matches!(trials.begin(busy), Err(Error::LimitExceeded { limit: Limit::Trials, .. })));
+        places.extend((OF_A_PARTNER_MAX..TRIALS_MAX).map(|_| trials.begin(PartnerId::new()).unwrap()));
+        assert!(matches!(trials.begin(PartnerId::new()), Err(Error::Unavailable(_))));
         places.remove(0);
-        places.push(verifications.begin(busy).unwrap());
+        places.push(trials.begin(busy).unwrap());
         drop(places);
-        assert!(verifications.0.lock().unwrap().is_empty(), "nothing is kept of who has none");
+        assert!(trials.0.lock().unwrap().is_empty(), "nothing is kept of who has none");
     }
 }

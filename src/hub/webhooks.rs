@@ -1,5 +1,8 @@
 //! Subscriptions of the webhooks surface: made several at a time, changed and deleted by whoever knows their secret, shown with their history
-//! and with the secret encrypted to its owner's key. Each use case is one transaction.
+//! and with the secret encrypted to its owner's key. Each use case is one transaction. Whoever asks for many hands in how they are written, too: that
+//! is done behind the transaction, and where it holds up nobody.
+
+mod showing;
 
 use std::collections::HashMap;
 
@@ -16,13 +19,15 @@ use crate::domain::recipient_key::RecipientKey;
 use crate::domain::secret::Secret;
 use crate::domain::subscription::SubscriptionState;
 use crate::domain::surface::Surface;
-use crate::domain::webhook::{AccountId, EventName, HISTORY_MAX, Tried, Webhook, WebhookSecret};
+use crate::domain::webhook::{AccountId, EventName, WebhookSecret};
 use crate::domain::{Error, Noun, Violations};
 use crate::store;
 use crate::store::callbacks::{self, NewCallback};
-use crate::store::sessions::plan_once_here;
 use crate::store::subscriptions::{self, NewSubscription};
 use crate::store::webhooks::{self, Filter, Kept, NewWebhook};
+
+use showing::Read;
+pub use showing::{Shown, Write};
 
 /// Subscriptions in one answer at most.
 pub const LISTED_MAX: usize = 1_000;
@@ -58,19 +63,16 @@ pub struct Delete {
     pub secret: Secret,
 }
 
-/// A subscription as its owner is shown it.
-pub struct Shown {
-    pub webhook: Webhook,
-    /// Encrypted to the owner's key, if there is one.
-    pub secret: Option<Vec<u8>>,
-    /// Newest first.
-    pub history: Vec<Tried>,
-}
-
 impl Hub {
     /// Makes a subscription for each event, all or none; shown in the order of the events. Errors: `Conflict`, which names the event that the
     /// account is subscribed to already.
-    pub async fn create_webhooks(&self, caller: &Caller, command: &Create) -> Result<Vec<Shown>, Error> {
+    pub async fn create_webhooks<Answer: Send + 'static>(
+        &self,
+        caller: &Caller,
+        command: &Create,
+        write: impl Write<Answer>,
+    ) -> Result<Answer, Error> {
+        let place = self.place_for(command.events.len(), caller.partner).await?;
         let mut transaction = self.transaction().await?;
         // Those who want the same events take them in the same order, so that one waits for the other and not each for each.
         let mut events: Vec<&EventName> = command.events.iter().collect();
@@ -83,9 +85,9 @@ impl Hub {
             ids.insert(event, made);
         }
         let made: Vec<Uuid> = command.events.iter().filter_map(|event| ids.get(event).copied()).collect();
-        let shown = self.show_in_order(&mut transaction, caller.partner, &made).await?;
+        let read = self.read_in_order(&mut transaction, caller.partner, &made).await?;
         transaction.commit().await?;
-        Ok(shown)
+        showing::written(place, read, write).await
     }
 
     /// A subscription of the caller. Errors: `NotFound`.
@@ -105,21 +107,23 @@ impl Hub {
     }
 
     /// The caller's subscriptions, of one account if it is named; the oldest [`LISTED_MAX`].
-    pub async fn list_webhooks(
+    pub async fn list_webhooks<Answer: Send + 'static>(
         &self,
         caller: &Caller,
         account: Option<&AccountId>,
-    ) -> Result<Vec<Shown>, Error> {
-        let mut moment = self.snapshot().await?;
-        let filter = Filter { account, ..Filter::default() };
-        let kept = webhooks::list(&mut moment, caller.partner, &filter, LISTED_MAX as i64).await?;
-        self.show(&mut moment, caller.partner, kept).await
+        write: impl Write<Answer>,
+    ) -> Result<Answer, Error> {
+        self.list(caller, &Filter { account, ..Filter::default() }, write).await
     }
 
-    /// Those of these subscriptions that there are, in the order of the ids.
-    pub async fn list_webhooks_of(&self, caller: &Caller, ids: &[Uuid]) -> Result<Vec<Shown>, Error> {
-        let mut moment = self.snapshot().await?;
-        self.show_in_order(&mut moment, caller.partner, ids).await
+    /// Those of these subscriptions that there are, in the order of the ids, of which there are [`LISTED_MAX`] at most.
+    pub async fn list_webhooks_of<Answer: Send + 'static>(
+        &self,
+        caller: &Caller,
+        ids: &[Uuid],
+        write: impl Write<Answer>,
+    ) -> Result<Answer, Error> {
+        self.list(caller, &Filter { ids: Some(ids), ..Filter::default() }, write).await
     }
 
     /// Changes a subscription for whoever knows its secret.
@@ -131,17 +135,32 @@ impl Hub {
         let secret = self.prove(&kept, &command.current_secret)?;
         change(&mut transaction, &self.keys, &kept, &secret, command).await?;
         let kept = self.only(&mut transaction, caller.partner, command.id).await?;
-        let shown = self.show(&mut transaction, caller.partner, vec![kept]).await?.pop();
-        let shown = shown.ok_or(Error::NotFound(Noun::Subscription))?;
+        let read = self.read(&mut transaction, caller.partner, vec![kept]).await?;
         transaction.commit().await?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         self.handoff.ring();
-        Ok(shown)
+        read.only()
+    }
+
+    /// Deletes a subscription. Errors: as of several.
+    pub async fn delete_webhook(&self, caller: &Caller, command: Delete) -> Result<Shown, Error> {
+        self.delete_all(caller, &[command]).await?.only()
     }
 
     /// Deletes subscriptions, all or none, for whoever knows their secrets; what was still meant for them is cancelled. Shown as they stood.
     /// Errors: `NotFound`, `Forbidden` (another secret).
-    pub async fn delete_webhooks(&self, caller: &Caller, commands: &[Delete]) -> Result<Vec<Shown>, Error> {
+    pub async fn delete_webhooks<Answer: Send + 'static>(
+        &self,
+        caller: &Caller,
+        commands: &[Delete],
+        write: impl Write<Answer>,
+    ) -> Result<Answer, Error> {
+        let place = self.place_for(commands.len(), caller.partner).await?;
+        let read = self.delete_all(caller, commands).await?;
+        showing::written(place, read, write).await
+    }
+
+    async fn delete_all(&self, caller: &Caller, commands: &[Delete]) -> Result<Read, Error> {
         let mut transaction = self.transaction().await?;
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         webhooks::lock(&mut transaction, caller.partner, &ids).await?;
@@ -152,20 +171,21 @@ impl Hub {
         for (command, kept) in commands.iter().zip(&all) {
             self.prove(kept, &command.secret)?;
         }
-        let shown = self.show_in_order(&mut transaction, caller.partner, &ids).await?;
+        let read = self.read_in_order(&mut transaction, caller.partner, &ids).await?;
         for kept in &all {
             delete(&mut transaction, &kept.webhook.subscription).await?;
         }
         transaction.commit().await?;
-        self.handoff.changed();
-        Ok(shown)
+        self.handoff.changed(caller.partner);
+        Ok(read)
     }
 
     async fn the_first(&self, caller: &Caller, filter: &Filter<'_>) -> Result<Shown, Error> {
         let mut moment = self.snapshot().await?;
         let kept = webhooks::list(&mut moment, caller.partner, filter, 1).await?;
-        let shown = self.show(&mut moment, caller.partner, kept).await?.pop();
-        shown.ok_or(Error::NotFound(Noun::Subscription))
+        let read = self.read(&mut moment, caller.partner, kept).await?;
+        drop(moment);
+        read.only()
     }
 
     async fn only(&self, db: &mut PgConnection, partner: PartnerId, id: Uuid) -> Result<Kept, Error> {
@@ -178,43 +198,6 @@ impl Hub {
     fn prove(&self, kept: &Kept, presented: &Secret) -> Result<WebhookSecret, Error> {
         let secret = open(&self.keys, kept)?;
         if secret.is(presented) { Ok(secret) } else { Err(Error::Forbidden) }
-    }
-
-    async fn show_in_order(
-        &self,
-        db: &mut PgConnection,
-        partner: PartnerId,
-        ids: &[Uuid],
-    ) -> Result<Vec<Shown>, Error> {
-        let filter = Filter { ids: Some(ids), ..Filter::default() };
-        let kept = webhooks::list(db, partner, &filter, ids.len() as i64).await?;
-        let mut shown = self.show(db, partner, kept).await?;
-        let place: HashMap<String, usize> =
-            ids.iter().enumerate().map(|(place, id)| (id.to_string(), place)).collect();
-        shown.sort_by_key(|one| place.get(&one.webhook.subscription.external_key).copied());
-        Ok(shown)
-    }
-
-    /// With their histories. What the transaction does after that is to be by key.
-    async fn show(
-        &self,
-        db: &mut PgConnection,
-        partner: PartnerId,
-        all: Vec<Kept>,
-    ) -> Result<Vec<Shown>, Error> {
-        let ids: Vec<SubscriptionId> = all.iter().map(|kept| kept.webhook.subscription.id).collect();
-        let mut histories: HashMap<SubscriptionId, Vec<Tried>> = HashMap::new();
-        plan_once_here(db).await?;
-        for (subscription, tried) in webhooks::history(db, partner, &ids, HISTORY_MAX).await? {
-            histories.entry(subscription).or_default().push(tried);
-        }
-        let mut shown = Vec::with_capacity(all.len());
-        for kept in all {
-            let secret = encrypted(&self.keys, &kept)?;
-            let history = histories.remove(&kept.webhook.subscription.id).unwrap_or_default();
-            shown.push(Shown { webhook: kept.webhook, secret, history });
-        }
-        Ok(shown)
     }
 }
 
@@ -255,7 +238,7 @@ async fn insert(
         recipient: command.recipient.as_ref(),
     };
     webhooks::insert(db, new).await?;
-    take_event(db, partner, subscription, event, AccountId::room(command.account.as_ref())).await?;
+    take_event(db, partner, subscription, event, AccountId::digest_of(command.account.as_ref())).await?;
     Ok(id)
 }
 
@@ -265,10 +248,10 @@ async fn take_event(
     partner: PartnerId,
     subscription: SubscriptionId,
     event: &EventName,
-    room: [u8; 32],
+    exclusive_in: [u8; 32],
 ) -> Result<(), Error> {
     let (whose, events) = ((partner, subscription, Surface::Webhooks), [event.as_str().to_owned()]);
-    match subscriptions::replace_event_types(db, whose, &events, Some(&room)).await {
+    match subscriptions::replace_event_types(db, whose, &events, Some(&exclusive_in)).await {
         Err(Error::Duplicate(_)) => {
             let taken = format!("The subscription for event {} already exists", event.as_str());
             Err(Error::Conflict(Violations::one("event", taken)))
@@ -304,7 +287,7 @@ async fn change(
     }
     if let Some(event) = &command.event {
         let account = kept.account.as_deref().and_then(AccountId::parse);
-        take_event(db, partner, id, event, AccountId::room(account.as_ref())).await?;
+        take_event(db, partner, id, event, AccountId::digest_of(account.as_ref())).await?;
     }
     Ok(())
 }
@@ -335,11 +318,4 @@ pub fn unfit(recipient: &RecipientKey) -> String {
 fn open(keys: &KeyRing, kept: &Kept) -> Result<WebhookSecret, Error> {
     let identity = credentials_identity(kept.webhook.subscription.callback);
     keys.open(&identity, &kept.sealed_secret).map(WebhookSecret::from_stored).map_err(Error::internal)
-}
-
-fn encrypted(keys: &KeyRing, kept: &Kept) -> Result<Option<Vec<u8>>, Error> {
-    let Some(recipient) = &kept.webhook.recipient else { return Ok(None) };
-    let secret = open(keys, kept)?;
-    let ciphertext = recipient.encrypt(secret.secret().expose());
-    ciphertext.map(Some).ok_or_else(|| Error::internal("a stored secret does not fit its recipient's key"))
 }

@@ -11,12 +11,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Operator;
-use super::batch_places::Place;
 use super::event_body::{self, EVENT_BYTES_MAX};
 use super::extract::Producer;
+use crate::domain::Error;
 use crate::domain::caller::Caller;
-use crate::domain::publication::Publication;
-use crate::domain::{Error, Violations};
 use crate::hub::publish::Receipt;
 use crate::surfaces::kit::body;
 use crate::surfaces::kit::problem::Failure;
@@ -52,8 +50,8 @@ async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -
     } else {
         let place = operator.batch_places.take(caller.partner).await?;
         let text = body::read(body, BATCH_BYTES_MAX).await?;
-        let (events, place) = apart(place, move || event_body::batch(&text)).await?;
-        (events, Some(place))
+        let (events, place) = place.apart(move || event_body::batch(&text)).await?;
+        (events?, Some(place))
     };
     let receipts = operator.hub.publish(caller, events).await?;
     let mut lines = Vec::with_capacity(receipts.len() * 64);
@@ -62,23 +60,6 @@ async fn publish_batch(operator: &Operator, caller: &Caller, request: Request) -
         lines.push(b'\n');
     }
     Ok((StatusCode::ACCEPTED, [(CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
-}
-
-/// A batch taken apart where it holds up nobody: a large one takes as long as thousands of other requests. Whoever gives up waiting for
-/// that stops nothing, so that the place goes along with the text and is free once that is.
-async fn apart(
-    place: Place,
-    parse: impl FnOnce() -> Result<Vec<Publication>, Violations> + Send + 'static,
-) -> Result<(Vec<Publication>, Place), Failure> {
-    let parsing = tokio::task::spawn_blocking(move || (parse(), place));
-    match parsing.await {
-        Ok((events, place)) => Ok((events?, place)),
-        Err(error) => match error.try_into_panic() {
-            // As if it had happened here, for who catches those of handlers.
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(Error::unavailable(error).into()),
-        },
-    }
 }
 
 #[derive(Serialize)]
@@ -90,36 +71,5 @@ struct Accepted {
 impl From<&Receipt> for Accepted {
     fn from(receipt: &Receipt) -> Self {
         Self { id: receipt.id.0, matched: receipt.matched }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-
-    use super::super::batch_places::BatchPlaces;
-    use super::*;
-    use crate::domain::id::PartnerId;
-
-    #[tokio::test]
-    async fn rule_14_a_large_batch_holds_up_nobody_and_keeps_its_place_until_it_is_taken_apart() {
-        let (places, partner) = (BatchPlaces::default(), PartnerId::new());
-        let place = places.take(partner).await.unwrap();
-        let (go_on, told) = std::sync::mpsc::channel();
-        let mut given_up = Box::pin(apart(place, move || {
-            told.recv().unwrap();
-            event_body::batch(b"{\"type\":\"a\",\"data\":1}\n")
-        }));
-        assert!(given_up.as_mut().now_or_never().is_none(), "the thread is free meanwhile");
-        drop(given_up);
-        let _other = places.take(partner).await.unwrap();
-        let mut third = Box::pin(places.take(partner));
-        assert!(third.as_mut().now_or_never().is_none(), "it is still at work");
-        go_on.send(()).unwrap();
-        let place = third.await.unwrap();
-
-        let events =
-            apart(place, || event_body::batch(b"{\"type\":\"a\",\"data\":1}\n")).await.ok().unwrap().0;
-        assert_eq!(events.len(), 1);
     }
 }

@@ -2,7 +2,6 @@
 //! dialect of errors as Herald's own API; what needs a key needs one with the operator
 //! scope, and publishing one with the producer scope.
 
-mod batch_places;
 pub mod event_body;
 mod events;
 mod extract;
@@ -23,11 +22,16 @@ use axum::routing::{delete, get, post};
 use ipnet::IpNet;
 
 use crate::hub::Hub;
+use crate::hub::places::Places;
 use crate::surfaces::kit::guard;
 use crate::surfaces::kit::problem::{write_failures, write_trouble};
 use crate::surfaces::kit::routes::{self, Route};
 use crate::telemetry::{Health, Metrics};
-use batch_places::BatchPlaces;
+
+/// Batches in memory at once.
+const BATCHES_MAX: usize = 8;
+/// Of one partner: one is read while the other is being committed.
+const BATCHES_OF_A_PARTNER_MAX: usize = 2;
 
 /// What the handlers stand on. Cheap to clone.
 #[derive(Clone)]
@@ -36,12 +40,13 @@ pub struct Operator {
     pub health: Health,
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
-    batch_places: Arc<BatchPlaces>,
+    batch_places: Arc<Places>,
 }
 
 impl Operator {
     pub fn new(hub: Hub, health: Health, metrics: Metrics, settings: Arc<Settings>) -> Self {
-        Self { hub, health, metrics, settings, batch_places: Arc::default() }
+        let batch_places = Places::new(BATCHES_MAX, BATCHES_OF_A_PARTNER_MAX);
+        Self { hub, health, metrics, settings, batch_places: Arc::new(batch_places) }
     }
 }
 

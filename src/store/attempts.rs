@@ -38,21 +38,85 @@ impl TryFrom<Row> for Attempt {
     }
 }
 
-/// A delivery's attempts, in the order in which they were made.
+/// A page of a delivery's attempts.
+#[derive(Debug)]
+pub struct Listed {
+    /// In the order in which they were made.
+    pub attempts: Vec<Attempt>,
+    /// How many were made before them.
+    pub earlier: usize,
+    /// Where the list goes on, if it does: before this one.
+    pub rest: Option<AttemptId>,
+}
+
+/// The last `limit` attempts of a delivery, of those before the cursor. Ends that no attempt made are not among them. A delivery may be sent again
+/// as often as its partner likes, and an attempt carries what came back.
 pub async fn list(
     db: &mut PgConnection,
     partner: PartnerId,
     delivery: DeliveryId,
-) -> Result<Vec<Attempt>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(
+    before: Option<AttemptId>,
+    limit: i64,
+) -> Result<Listed, Error> {
+    let mut rows: Vec<Row> = sqlx::query_as(
         "select id, outcome, status, started_at, latency_ms, response, detail, late from attempts
-         where partner_id = $1 and delivery_id = $2 order by id",
+         where partner_id = $1 and delivery_id = $2 and id < $3 and outcome not in ('cancelled', 'expired', 'crashed')
+         order by id desc limit $4",
     )
     .bind(partner.0)
     .bind(delivery.0)
-    .fetch_all(db)
+    .bind(before.map_or(Uuid::max(), |id| id.0))
+    // One more tells whether there is more.
+    .bind(limit.saturating_add(1))
+    .fetch_all(&mut *db)
     .await?;
-    rows.into_iter().map(Attempt::try_from).collect()
+    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
+    if has_more {
+        rows.pop();
+    }
+    rows.reverse();
+    let rest = rows.first().filter(|_| has_more).map(|first| AttemptId(first.id));
+    let earlier = match rest {
+        Some(first) => count_before(db, partner, delivery, first).await?,
+        None => 0,
+    };
+    let attempts = rows.into_iter().map(Attempt::try_from).collect::<Result<_, _>>()?;
+    Ok(Listed { attempts, earlier, rest })
+}
+
+async fn count_before(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    delivery: DeliveryId,
+    first: AttemptId,
+) -> Result<usize, Error> {
+    let count: i64 = sqlx::query_scalar(
+        "select count(*) from attempts
+         where partner_id = $1 and delivery_id = $2 and id < $3 and outcome not in ('cancelled', 'expired', 'crashed')",
+    )
+    .bind(partner.0)
+    .bind(delivery.0)
+    .bind(first.0)
+    .fetch_one(db)
+    .await?;
+    usize::try_from(count).map_err(Error::internal)
+}
+
+/// What the history says last of a delivery, be it an attempt or an end that none made.
+pub async fn find_last(
+    db: &mut PgConnection,
+    partner: PartnerId,
+    delivery: DeliveryId,
+) -> Result<Option<Attempt>, Error> {
+    let row: Option<Row> = sqlx::query_as(
+        "select id, outcome, status, started_at, latency_ms, response, detail, late from attempts
+         where partner_id = $1 and delivery_id = $2 order by id desc limit 1",
+    )
+    .bind(partner.0)
+    .bind(delivery.0)
+    .fetch_optional(db)
+    .await?;
+    row.map(Attempt::try_from).transpose()
 }
 
 /// How a subscription's callback has been doing, judged by its latest attempts.

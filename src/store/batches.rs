@@ -61,6 +61,29 @@ pub struct Terms<'a> {
     /// Whose batches are left alone.
     pub except: &'a [SubscriptionId],
     pub except_of: &'a [CallbackId],
+    /// Whose new batches are as large as they take, and as many.
+    pub prompt: &'a [CallbackId],
+    /// How large new batches of others are at most. 0 if nothing of theirs is taken.
+    pub others_size: i32,
+    /// New batches of one callback of theirs.
+    pub others_each_max: i32,
+}
+
+impl Terms<'_> {
+    /// Without any bound but that of the room.
+    pub fn of(owner: NodeId, lease_ms: i64, room: i64) -> Self {
+        Self {
+            owner,
+            lease_ms,
+            room,
+            each_max: i32::MAX,
+            except: &[],
+            except_of: &[],
+            prompt: &[],
+            others_size: i32::MAX,
+            others_each_max: i32::MAX,
+        }
+    }
 }
 
 static CLAIM: LazyLock<[String; 2]> = LazyLock::new(|| {
@@ -82,7 +105,7 @@ pub async fn claim_suspect(
 ) -> Result<Option<Vec<Claimed>>, Error> {
     let [_, suspect] = &*CLAIM;
     let room = i64::try_from(ROOM_MAX).map_err(Error::internal)?;
-    let terms = Terms { owner, lease_ms, room, each_max: 1, except: &[], except_of: &[] };
+    let terms = Terms { each_max: 1, ..Terms::of(owner, lease_ms, room) };
     Ok(claim_by(db, suspect, &terms).await?.pop())
 }
 
@@ -99,6 +122,8 @@ async fn claim_by(
         .bind(callbacks(terms.except_of))
         .bind(terms.each_max)
         .bind(BYTES_PER_ROOM)
+        .bind(callbacks(terms.prompt))
+        .bind(terms.others_size)
         .fetch_all(db)
         .await?;
     Ok(batches(rows))
@@ -121,6 +146,9 @@ pub async fn form(
         .bind(BYTES_MAX as i64)
         .bind(callbacks(terms.except_of))
         .bind(BYTES_PER_ROOM)
+        .bind(callbacks(terms.prompt))
+        .bind(terms.others_size)
+        .bind(terms.others_each_max)
         .fetch_all(db)
         .await?;
     Ok(batches(rows))

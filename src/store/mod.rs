@@ -103,6 +103,11 @@ pub fn is_overtaken(error: &sqlx::Error) -> bool {
     sqlstate_is_of(error, &["40"])
 }
 
+/// Whether somebody had a lock for longer than the statement would wait for it.
+pub fn is_locked(error: &sqlx::Error) -> bool {
+    sqlstate_is_of(error, &[LOCK_NOT_HAD])
+}
+
 /// Whether a statement that is a transaction by itself may have been committed although it failed: its answer never came, or the session was
 /// ended, which can happen after the commit.
 pub fn is_in_doubt(error: &sqlx::Error) -> bool {

@@ -13,8 +13,8 @@ use crate::domain::notification::{Filter, Name, passing_campaigns, weight_bytes}
 use crate::domain::subscription::SubscriptionState;
 use crate::domain::version::Version;
 
-/// What a type is taken in while its subscription is active: one room for each partner, which the index's other columns name.
-const ACTIVE_ROOM: &[u8] = b"active";
+/// A type is taken once among a partner's active subscriptions; the index's other columns name the partner.
+const AMONG_ACTIVE: &[u8] = b"active";
 
 /// A subscription as its owner sees it.
 #[derive(Debug, Clone)]
@@ -238,7 +238,7 @@ pub async fn replace_event_types(
     .bind(partner.0)
     .bind(id.0)
     .bind(event_types)
-    .bind(active.then_some(ACTIVE_ROOM))
+    .bind(active.then_some(AMONG_ACTIVE))
     .bind(Value::Object(campaigns).to_string())
     .fetch_all(db)
     .await?;

@@ -94,8 +94,8 @@ pub async fn count_crashes(
     Ok(())
 }
 
-/// Makes up to `limit` rows, and as many of batches, due that a clock made due which was far ahead for a moment: no policy lets a delivery wait for more than a week and
-/// what chance adds to it. Returns how many.
+/// Makes up to `limit` rows, and as many of batches, due that a clock made due which was far ahead for a moment: no policy lets a delivery wait for
+/// more than a week and what chance adds to it, and no rate puts one off for more than a week at a time (`domain::throttle`). Returns how many.
 pub async fn pull_in(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(
         // By themselves: each has an index of its own.
@@ -116,26 +116,61 @@ pub async fn pull_in(db: &mut PgConnection, limit: i64) -> Result<u64, Error> {
     Ok(done.rows_affected())
 }
 
-/// Makes the oldest of what is held although its subscription is active due, up to `limit`, as far as enough of it is not on its way already: what
-/// a resume left to come, or a race between a hold and a resume.
-pub async fn resume(db: &mut PgConnection, limit: i64) -> Result<Resumed, Error> {
+/// The active subscriptions of which something is held: what a resume left to come, or a race between a hold and a resume. All that hold something
+/// are looked at, paused ones included.
+pub async fn held_of_active(db: &mut PgConnection) -> Result<Vec<SubscriptionId>, Error> {
+    // From one subscription to the next by the index, whatever the number of their deliveries; as of those below.
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "with recursive holding as (
+             (select q.subscription_id from queue q where q.due_at = 'infinity' and not q.waits order by q.subscription_id limit 1)
+             union all
+             select (select q.subscription_id from queue q
+                     where q.due_at = 'infinity' and not q.waits and q.subscription_id > h.subscription_id
+                     order by q.subscription_id limit 1)
+             from holding h where h.subscription_id is not null)
+         select subscription_id from holding h
+         where (select s.state = 'active' from subscriptions s where s.id between h.subscription_id and h.subscription_id limit 1)",
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(SubscriptionId).collect())
+}
+
+/// Makes the oldest of what is held for these subscriptions due, of those that are active, up to `limit`, as far as enough of it is not on its way
+/// already.
+pub async fn resume(db: &mut PgConnection, of: &[SubscriptionId], limit: i64) -> Result<Resumed, Error> {
     let resumed = sqlx::query_as(include_str!("queries/queue/resume.sql"))
         .bind(limit)
         .bind(DRAINING_MAX)
+        .bind(of.iter().map(|id| id.0).collect::<Vec<_>>())
         .fetch_one(db)
         .await?;
     Ok(resumed)
 }
 
-/// Ends unfinished deliveries of deleted subscriptions (of one, or of any) as cancelled, up to `limit`; returns how many.
-pub async fn cancel_deleted(
-    db: &mut PgConnection,
-    of: Option<SubscriptionId>,
-    limit: i64,
-) -> Result<u64, Error> {
+/// The deleted subscriptions that have something unfinished. All that have are looked at.
+pub async fn unfinished_of_deleted(db: &mut PgConnection) -> Result<Vec<SubscriptionId>, Error> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "with recursive having_some as (
+             (select q.subscription_id from queue q where q.lease_owner is null order by q.subscription_id limit 1)
+             union all
+             select (select q.subscription_id from queue q
+                     where q.lease_owner is null and q.subscription_id > h.subscription_id
+                     order by q.subscription_id limit 1)
+             from having_some h where h.subscription_id is not null)
+         select subscription_id from having_some h
+         where (select s.state = 'deleted' from subscriptions s where s.id between h.subscription_id and h.subscription_id limit 1)",
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(SubscriptionId).collect())
+}
+
+/// Ends unfinished deliveries of a subscription as cancelled, up to `limit`, if it is deleted; returns how many.
+pub async fn cancel_deleted(db: &mut PgConnection, of: SubscriptionId, limit: i64) -> Result<u64, Error> {
     let done = sqlx::query(include_str!("queries/queue/cancel_deleted.sql"))
         .bind(limit)
-        .bind(of.map(|id| id.0))
+        .bind(of.0)
         .execute(db)
         .await?;
     Ok(done.rows_affected())
@@ -180,21 +215,30 @@ pub async fn needs_expired(db: &mut PgConnection, retention_days: i32) -> Result
     Ok(needed)
 }
 
-/// How many deliveries are held for a subscription. What waits behind another with its ordering key is held if the subscription is stopped.
-pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId) -> Result<i64, Error> {
-    let count = sqlx::query_scalar(
-        "select count(*) from queue q join subscriptions s on s.id = q.subscription_id
-         where q.subscription_id = $1 and q.lease_owner is null and q.due_at = 'infinity'
-           and (not q.waits or s.state in ('paused', 'disabled'))",
+/// Deliveries that are counted for one answer: of what is held there may be millions.
+pub const COUNTED_MAX: i64 = 10_000;
+
+/// How many deliveries are held for a subscription, counted no further than `max`. What waits behind another with its ordering key is held if the
+/// subscription is stopped.
+pub async fn count_held(db: &mut PgConnection, subscription: SubscriptionId, max: i64) -> Result<i64, Error> {
+    let count: Option<i64> = sqlx::query_scalar(
+        // Each is counted in an index that has nothing else: where all wait behind one that is being sent, none is waded through.
+        "select case when s.state in ('paused', 'disabled')
+             then (select count(*) from (
+                 select from queue where subscription_id = $1 and lease_owner is null and due_at = 'infinity' limit $2) as held)
+             else (select count(*) from (
+                 select from queue where subscription_id = $1 and due_at = 'infinity' and not waits limit $2) as held) end
+         from subscriptions s where s.id = $1",
     )
     .bind(subscription.0)
-    .fetch_one(db)
+    .bind(max)
+    .fetch_optional(db)
     .await?;
-    Ok(count)
+    Ok(count.unwrap_or(0))
 }
 
 /// Has up to `limit` deliveries of a subscription that are from before a moment, were never tried, and are put off, wait for so much less: `factor` of
-/// what they would. Returns where to go on behind the last of them. Batches keep their times.
+/// what they would; and with each all of its batch. Returns where to go on behind the last of them.
 pub async fn move_up(
     db: &mut PgConnection,
     subscription: SubscriptionId,
@@ -203,25 +247,15 @@ pub async fn move_up(
     limit: i64,
 ) -> Result<Option<(DateTime<Utc>, Uuid)>, Error> {
     let (due_at, delivery) = after.unzip();
-    let last = sqlx::query_as(
-        "with put_off as materialized (
-             select ctid as place, due_at, delivery_id from queue
-             where subscription_id = $1 and lease_owner is null and not batched and attempts = 0 and due_at < 'infinity'
-               and delivery_id < herald_uuid7_floor($6) and (due_at, delivery_id) > (coalesce($3, herald_now()), coalesce($4, uuid '00000000-0000-0000-0000-000000000000'))
-             order by due_at, delivery_id limit $5 for update skip locked),
-         moved as (
-             update queue set due_at = herald_now() + greatest(due_at - herald_now(), interval '0') * $2
-             where ctid = any (array(select place from put_off)))
-         select due_at, delivery_id from put_off order by due_at desc, delivery_id desc limit 1",
-    )
-    .bind(subscription.0)
-    .bind(factor)
-    .bind(due_at)
-    .bind(delivery)
-    .bind(limit)
-    .bind(from_before)
-    .fetch_optional(db)
-    .await?;
+    let last = sqlx::query_as(include_str!("queries/queue/move_up.sql"))
+        .bind(subscription.0)
+        .bind(factor)
+        .bind(due_at)
+        .bind(delivery)
+        .bind(limit)
+        .bind(from_before)
+        .fetch_optional(db)
+        .await?;
     Ok(last)
 }
 
@@ -229,15 +263,23 @@ pub async fn move_up(
 /// or one that is being sent, is held, or waits for another with its ordering key at this moment.
 pub async fn hasten(db: &mut PgConnection, partner: PartnerId, delivery: DeliveryId) -> Result<bool, Error> {
     let done = sqlx::query(
-        "with waiting as materialized (
-             select delivery_id from queue
-             where partner_id = $1 and lease_owner is null and due_at < 'infinity' and delivery_id = any (array(
-                 select $2 union all
-                 select delivery_id from queue where batch_id = (
-                     select batch_id from queue where partner_id = $1 and delivery_id = $2)))
-             order by delivery_id for update)
-         update queue set due_at = least(due_at, herald_now())
-         where partner_id = $1 and delivery_id = any (array(select delivery_id from waiting))",
+        // By key at each step: this plan is kept, and may be from when the queue was empty.
+        "with own as materialized (
+             select batch_id from queue where partner_id = any (array[$1]) and delivery_id between $2 and $2 limit 1),
+         together as materialized (
+             select $2 as delivery_id
+             union
+             select m.delivery_id from own o
+             cross join lateral (select delivery_id from queue where batch_id = any (array[o.batch_id])) as m),
+         waiting as materialized (
+             select w.delivery_id from (select delivery_id from together order by delivery_id) as t
+             cross join lateral (
+                 select delivery_id from queue
+                 where partner_id = any (array[$1]) and delivery_id between t.delivery_id and t.delivery_id
+                   and lease_owner is null and due_at < 'infinity'
+                 limit 1 for update) as w)
+         update queue q set due_at = least(q.due_at, herald_now()) from waiting w
+         where q.partner_id = any (array[$1]) and q.delivery_id between w.delivery_id and w.delivery_id",
     )
     .bind(partner.0)
     .bind(delivery.0)

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::domain::Error;
 
 /// Sessions of the shared pool at most.
-const SHARED_MAX: u32 = 21;
+const SHARED_MAX: u32 = 20;
 /// How long a request waits for a session before it is told to come back.
 const SESSION_WITHIN: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -143,14 +143,22 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(45);
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 
-/// Bounds a piece of work with the database. A connection that was lost without a word, with its machine or by a firewall that forgot it, never
-/// answers and never fails: the server's bounds end nothing then.
-/// Errors: `Unavailable` when there was no answer, and those of the work.
+/// Bounds a piece of work with the database by what its statements may take. Errors: as of [`within`].
 pub async fn in_time<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Error>
 where
     Error: From<E>,
 {
-    match timeout(ANSWER_WITHIN, work).await {
+    within(ANSWER_WITHIN, work).await
+}
+
+/// Bounds a piece of work with the database. A connection that was lost without a word, with its machine or by a firewall that forgot it, never
+/// answers and never fails: the server's bounds end nothing then.
+/// Errors: `Unavailable` when there was no answer, and those of the work.
+pub async fn within<T, E>(bound: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    match timeout(bound, work).await {
         Ok(done) => Ok(done?),
         Err(_elapsed) => Err(no_answer().into()),
     }

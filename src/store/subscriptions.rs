@@ -150,7 +150,7 @@ pub async fn insert(db: &mut PgConnection, new: NewSubscription<'_>) -> Result<(
     if done.rows_affected() == 1 { Ok(()) } else { Err(Error::VersionMismatch(Noun::Subscription)) }
 }
 
-/// Puts the event types of a subscription in the place of those it had. `exclusive_in` names the room in which each may be taken once.
+/// Puts the event types of a subscription in the place of those it had. `exclusive_in` names that within which each may be taken once.
 /// Errors: `Duplicate` when one is taken by another subscription.
 pub async fn replace_event_types(
     db: &mut PgConnection,

@@ -1,11 +1,13 @@
 //! What webhook subscriptions have besides what all have, and what their owners see of them. Reads their secrets back, sealed.
 
+use std::sync::LazyLock;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::subscriptions::{COLUMNS, Row as SubscriptionRow};
-use super::unknown_word;
+use super::{sections, unknown_word};
 use crate::domain::Error;
 use crate::domain::attempt::Outcome;
 use crate::domain::id::{AttemptId, EventId, PartnerId, SubscriptionId};
@@ -102,37 +104,43 @@ pub async fn list(
     filter: &Filter<'_>,
     limit: i64,
 ) -> Result<Vec<Kept>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {COLUMNS}, w.name, w.account_id, w.recipient_key, c.credentials
-         from subscriptions s join callbacks c on c.id = s.callback_id join webhooks w on w.subscription_id = s.id
-         where s.partner_id = $1 and s.surface = 'webhooks' and s.state <> 'deleted'
-           and ($2::text[] is null or s.external_key = any ($2))
-           and ($3::text is null or exists (select from subscription_event_types t
-                where t.partner_id = $1 and t.event_type = $3 and t.subscription_id = s.id))
-           and ($4::text is null or w.account_id = $4)
-         order by s.id limit $5"
-    )))
-    .bind(partner.0)
-    .bind(filter.ids.map(external_keys))
-    .bind(filter.event.map(EventName::as_str))
-    .bind(filter.account.map(AccountId::as_str))
-    .bind(limit)
-    .fetch_all(db)
-    .await?;
+    let rows: Vec<Row> = sqlx::query_as(list_by(filter))
+        .bind(partner.0)
+        .bind(filter.ids.map(external_keys))
+        .bind(filter.event.map(EventName::as_str))
+        .bind(filter.account.map(AccountId::as_str))
+        .bind(limit)
+        .bind(AccountId::digest_of(filter.account))
+        .fetch_all(db)
+        .await?;
     rows.into_iter().map(Kept::try_from).collect()
+}
+
+/// The statement that looks where the filter leaves least.
+fn list_by(filter: &Filter<'_>) -> &'static str {
+    static LISTS: LazyLock<[String; 5]> = LazyLock::new(|| {
+        let list = include_str!("queries/webhooks/list.sql");
+        let all = ["by_key", "by_event_and_account", "by_event", "by_account", "by_partner"];
+        all.map(|chosen| sections::with(list, &[chosen]).replace("{columns}", COLUMNS))
+    });
+    let place = match filter {
+        Filter { ids: Some(_), .. } => 0,
+        Filter { event: Some(_), account: Some(_), .. } => 1,
+        Filter { event: Some(_), account: None, .. } => 2,
+        Filter { account: Some(_), .. } => 3,
+        Filter { .. } => 4,
+    };
+    &LISTS[place]
 }
 
 /// Holds these subscriptions against every other change until the transaction ends; always in the same order, so that two who want several
 /// do not wait for each other. What they are is to be read after this, by another statement: this one may have waited.
 pub async fn lock(db: &mut PgConnection, partner: PartnerId, ids: &[Uuid]) -> Result<(), Error> {
-    sqlx::query(
-        "select from subscriptions where partner_id = $1 and surface = 'webhooks' and external_key = any ($2) and state <> 'deleted'
-         order by id for update",
-    )
-    .bind(partner.0)
-    .bind(external_keys(ids))
-    .execute(db)
-    .await?;
+    sqlx::query(include_str!("queries/webhooks/lock.sql"))
+        .bind(partner.0)
+        .bind(external_keys(ids))
+        .execute(db)
+        .await?;
     Ok(())
 }
 

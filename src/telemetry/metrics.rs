@@ -202,7 +202,11 @@ impl Metrics {
             "Lines that the log has left out, since it was not read as fast as it was written",
             ConstCounter::new(lines_lost()),
         );
-        beside.register("database_up", "Whether the database answered this scrape", gauge(queue.is_some()));
+        beside.register(
+            "database_up",
+            "Whether the queue could be counted for this scrape, which is given 3 s",
+            gauge(queue.is_some()),
+        );
         if let Some(queue) = queue {
             beside.register("queue_pending", "Deliveries due now or later", ConstGauge::new(queue.pending));
             beside.register(

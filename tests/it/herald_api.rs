@@ -225,6 +225,37 @@ async fn all_deliveries_of_an_event_are_shown_a_page_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_was_sent_very_often_shows_its_attempts_a_page_at_a_time() {
+    let desk = Desk::open().await;
+    let (_, key) = desk.partner("partner").await;
+    desk.subscribe(&key).await;
+    desk.cancel_a_session(&key).await;
+    desk.deliver().await;
+    let path = only_delivery(&desk, &key).await;
+    // As if it had been redelivered 249 times, and expired once in between.
+    let again = "insert into attempts (id, partner_id, delivery_id, event_id, subscription_id, event_type, outcome, started_at, latency_ms)
+         select herald_uuid7_beside(herald_uuid7_floor(herald_now() + number * interval '1 ms')), partner_id, delivery_id, event_id,
+                subscription_id, event_type, case when number = 100 then 'crashed' else 'refused' end, started_at, 1
+         from attempts, generate_series(1, 250) number";
+    sqlx::raw_sql(again).execute(&desk.database.pool).await.unwrap();
+    let numbers = |page: &Value| -> Vec<u64> {
+        page["attempts"].as_array().unwrap().iter().map(|one| one["number"].as_u64().unwrap()).collect()
+    };
+    let mut page = desk.get(&key, &path).await.body;
+    assert_eq!((numbers(&page), &page["attemptCount"]), ((151..=250).collect(), &json!(250)));
+    for expected in [51..=150, 1..=50] {
+        let cursor = page["nextCursor"].as_str().unwrap();
+        page = desk.get(&key, &format!("{path}?cursor={cursor}")).await.body;
+        assert_eq!(numbers(&page), expected.collect::<Vec<_>>());
+    }
+    assert_eq!(page["nextCursor"], Value::Null);
+    let few = desk.get(&key, &format!("{path}?limit=2")).await.body;
+    assert_eq!(numbers(&few), [249, 250]);
+    assert_eq!(desk.get(&key, &format!("{path}?cursor=none")).await.fields(), ["cursor"]);
+    assert_eq!(desk.get(&key, &format!("{path}?limit=101")).await.fields(), ["limit"]);
+}
+
+#[tokio::test]
 async fn what_is_held_is_counted_explained_and_not_redelivered() {
     let desk = Desk::open().await;
     let (_, key) = desk.partner("partner").await;
@@ -256,6 +287,13 @@ async fn what_is_held_is_counted_explained_and_not_redelivered() {
     let held = ids(&desk, &key, "?state=held").await;
     let again = desk.post(&key, &format!("/herald/v1/deliveries/{}/redeliver", held[0])).await;
     assert_eq!(again.problem(), (409, "DeliveryNotRedeliverable"));
+
+    let many_more = "insert into queue (partner_id, delivery_id, event_id, subscription_id, due_at)
+        select partner_id, gen_random_uuid(), event_id, subscription_id, due_at from queue, generate_series(1, $1) limit $1";
+    for (more, counted) in [(9_998, 9_999), (1, 10_000), (1, 10_000)] {
+        sqlx::query(many_more).bind(more).execute(&desk.database.pool).await.unwrap();
+        assert_eq!(desk.get(&key, &path).await.body["heldCount"], counted);
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! Nodes tell each other that something is due: seldom, and never so that anything depends on it (SECURITY rule 24).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use herald::domain::id::NodeId;
-use herald::engine::hints::{self, Bells};
+use herald::engine::hints;
+use herald::hub::handoff::Bells;
 use herald::store::nodes::HINTS;
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
@@ -40,7 +40,7 @@ async fn rings(bell: &Notify) {
 
 /// A node that does nothing but hear and tell.
 fn node(database: &TestDatabase, stop: &watch::Receiver<bool>) -> Bells {
-    let bells = Bells { due: vec![Arc::default()], tell: Arc::default() };
+    let bells = Bells::default();
     tokio::spawn(hints::run(database.pool.clone(), NodeId::new(), bells.clone(), stop.clone()));
     bells
 }
@@ -52,10 +52,10 @@ async fn rule_24_a_hint_reaches_the_other_node_again_after_its_connection_was_lo
     let (one, other) = (node(&database, &stopping), node(&database, &stopping));
     let mut sessions = listening(&database, 2, &BTreeSet::new()).await;
     one.tell.notify_one();
-    rings(&other.due[0]).await;
+    rings(&other.due).await;
     other.tell.notify_one();
-    rings(&one.due[0]).await;
-    let own = tokio::time::timeout(Duration::ZERO, one.due[0].notified()).await;
+    rings(&one.due).await;
+    let own = tokio::time::timeout(Duration::ZERO, one.due.notified()).await;
     assert!(own.is_err(), "nobody hears himself: the other's hint came after");
 
     for _ in 0..2 {
@@ -64,10 +64,10 @@ async fn rule_24_a_hint_reaches_the_other_node_again_after_its_connection_was_lo
         }
         sessions = listening(&database, 2, &sessions).await;
         // Whoever lost the connection looks for himself, because he may have missed a hint.
-        rings(&one.due[0]).await;
-        rings(&other.due[0]).await;
+        rings(&one.due).await;
+        rings(&other.due).await;
         one.tell.notify_one();
-        rings(&other.due[0]).await;
+        rings(&other.due).await;
     }
 }
 

@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::leases;
+use crate::support::sweeps;
 use pure::{BATCH_SIZE, BATCHED, Given, LEASE_STEPS, Model, STEP_MS, Told};
 
 const CASES: u32 = 48;
@@ -185,8 +186,8 @@ impl World<'_> {
             }
             Step::Turn { subscription, state } => self.turn(subscription, state).await,
             Step::Sweep => {
-                queue::resume(self.db, 1_000).await.unwrap();
-                queue::cancel_deleted(self.db, None, 1_000).await.unwrap();
+                sweeps::resume(self.db, 1_000).await;
+                sweeps::cancel_deleted(self.db, 1_000).await;
                 self.model.sweep();
             }
             Step::Expire => self.expire().await,
@@ -295,7 +296,7 @@ impl World<'_> {
     async fn gather(&mut self, node: usize) {
         let lease_ms = LEASE_STEPS * STEP_MS;
         let owner = self.nodes[node];
-        let terms = Terms { owner, lease_ms, room: 1_000, each_max: 100, except: &[], except_of: &[] };
+        let terms = Terms::of(owner, lease_ms, 1_000);
         let (due, suspects) = (self.model.batches_due(false), self.model.batches_due(true));
         let mut claimed = batches::claim(self.db, &terms).await.unwrap();
         assert_eq!(claimed.len(), due.len(), "all that are due and no others");
@@ -404,7 +405,7 @@ impl World<'_> {
             subscriptions::touch(self.db, self.partner, id, Version(version), state, None).await.is_ok();
         assert_eq!(touched, self.model.turn(subscription, state), "deleted is for good");
         if touched && state == SubscriptionState::Deleted {
-            queue::cancel_deleted(self.db, Some(id), 1_000).await.unwrap();
+            queue::cancel_deleted(self.db, id, 1_000).await.unwrap();
         }
     }
 

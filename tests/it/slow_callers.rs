@@ -1,14 +1,19 @@
-//! Clients that hold on to connections (SECURITY rule 14): a thousand that never finish their headers, while others are served, and more than
-//! there are places.
+//! Clients that hold on to connections (SECURITY rule 14): a thousand that never finish their headers, while others are served, more than
+//! there are places, and those that do not read what they asked for.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::routing::get;
+use herald::listener::{self, Bounds, UNREAD_WITHIN};
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::support::herald::Herald;
 use crate::support::partner::PATIENCE;
@@ -96,13 +101,68 @@ async fn rule_14_a_thousand_slow_headers_keep_nobody_waiting_and_are_let_go() {
     assert!(herald.terminate().await.success());
 }
 
-#[tokio::test]
-async fn rule_14_connections_beyond_the_cap_wait_until_another_leaves() {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+const LARGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// A listener with so many places and so much patience; `/large` is more than any kernel keeps for a client that does not read.
+fn listen(
+    connections_max: usize,
+    unread_within: Duration,
+) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
+    let socket = listener::bind("127.0.0.1:0".parse().unwrap(), "").unwrap();
     let address = socket.local_addr().unwrap();
     let (stop, stopping) = watch::channel(false);
-    let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
-    let serving = tokio::spawn(herald::listener::serve(socket, router, 2, Duration::ZERO, stopping));
+    let router = Router::new()
+        .route("/", get(|| async { "here" }))
+        .route("/large", get(|| async { vec![b'x'; LARGE_BYTES] }));
+    let bounds = Bounds { connections_max, unread_within, drain: Duration::ZERO };
+    (address, stop, tokio::spawn(listener::serve(socket, router, bounds, stopping)))
+}
+
+/// A client whose kernel keeps little for it has asked for something large.
+async fn ask_for_much(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn rule_14_who_does_not_read_is_let_go_and_leaves_its_place_to_another() {
+    let patience = Duration::from_millis(500);
+    let (address, _stop, _serving) = listen(1, patience);
+    let began = Instant::now();
+    let unread = ask_for_much(address).await;
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, other.read(&mut [0; 1_024])).await;
+    assert!(answer.expect("the place is free again").unwrap() > 0);
+    assert!(began.elapsed() >= patience, "who has just asked is given time to read");
+    drop(unread);
+}
+
+#[tokio::test]
+async fn rule_14_who_reads_slowly_but_steadily_gets_all_of_it() {
+    let patience = Duration::from_secs(3);
+    let (address, _stop, _serving) = listen(1, patience);
+    let began = Instant::now();
+    let mut stream = ask_for_much(address).await;
+    let (mut read, mut bytes) = (0, vec![0; 128 * 1024]);
+    loop {
+        let step = tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await.unwrap().unwrap();
+        if step == 0 {
+            break;
+        }
+        read += step;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(read > LARGE_BYTES, "{read} bytes, the head among them");
+    assert!(began.elapsed() > patience, "it was not slow enough to show anything");
+}
+
+#[tokio::test]
+async fn rule_14_connections_beyond_the_cap_wait_until_another_leaves() {
+    let (address, stop, serving) = listen(2, UNREAD_WITHIN);
     let ask = async |stream: &mut TcpStream| {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         stream.read(&mut [0; 1_024]).await.unwrap()

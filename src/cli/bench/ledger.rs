@@ -124,13 +124,14 @@ impl Ledger {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Something arrived at a callback. `session` is missing when it could not be read.
-    pub fn arrive(&self, session: Option<Uuid>, callback: u16, webhook_id_hash: u64) {
+    /// Something arrived that cannot be read.
+    pub fn invent(&self) {
+        self.invented.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something arrived at a callback.
+    pub fn arrive(&self, session: Uuid, callback: u16, webhook_id_hash: u64) {
         let now = self.now_ns();
-        let Some(session) = session else {
-            self.invented.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
         let bytes = session.as_bytes();
         let run = u32::from_be_bytes([bytes[7], bytes[9], bytes[10], bytes[11]]);
         if (self.first_run..self.run).contains(&run) {
@@ -144,8 +145,7 @@ impl Ledger {
             .and_then(|place| self.entries.get(first + usize::from(place)))
             .filter(|entry| entry.asked.load(Ordering::Acquire) > 0);
         let Some(entry) = entry else {
-            self.invented.fetch_add(1, Ordering::Relaxed);
-            return;
+            return self.invent();
         };
         let hash = webhook_id_hash.max(1);
         match entry.webhook_id_hash.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire) {
@@ -154,7 +154,7 @@ impl Ledger {
                 self.arrived.fetch_add(1, Ordering::Release);
             }
             Err(first) if first == hash => drop(self.duplicated.fetch_add(1, Ordering::Relaxed)),
-            Err(_other) => drop(self.invented.fetch_add(1, Ordering::Relaxed)),
+            Err(_other) => self.invent(),
         }
     }
 
@@ -251,14 +251,14 @@ mod tests {
     #[test]
     fn what_arrives_where_it_belongs_is_counted_once() {
         let ledger = asked(2);
-        ledger.arrive(Some(ledger.id(0, 5)), 5, 1);
-        ledger.arrive(Some(ledger.id(0, 5)), 5, 1);
+        ledger.arrive(ledger.id(0, 5), 5, 1);
+        ledger.arrive(ledger.id(0, 5), 5, 1);
         assert_eq!(
             ledger.tally(),
             Tally { accepted: 2, arrived: 1, duplicated: 1, lost: 1, ..Tally::default() }
         );
         assert!(!ledger.tally().is_clean());
-        ledger.arrive(Some(ledger.id(1, 6)), 6, 2);
+        ledger.arrive(ledger.id(1, 6), 6, 2);
         assert!(ledger.tally().is_clean());
         assert_eq!(ledger.arrival_latencies_ns().len(), 2);
     }
@@ -266,8 +266,8 @@ mod tests {
     #[test]
     fn a_loss_in_either_of_two_ledgers_is_one_in_both_together() {
         let (whole, lossy) = (asked(1), asked(3));
-        whole.arrive(Some(whole.id(0, 1)), 1, 1);
-        lossy.arrive(Some(lossy.id(1, 1)), 1, 1);
+        whole.arrive(whole.id(0, 1), 1, 1);
+        lossy.arrive(lossy.id(1, 1), 1, 1);
         assert_eq!((lossy.missing_of(|number| number > 0), lossy.missing_of(|number| number == 1)), (1, 0));
         for both in [whole.tally() + lossy.tally(), lossy.tally() + whole.tally()] {
             assert_eq!(both, Tally { accepted: 4, arrived: 2, lost: 2, ..Tally::default() });
@@ -280,18 +280,17 @@ mod tests {
         let elsewhere = Ledger::new(70, 73, 1, 1);
         let unasked = Ledger::new(70, 72, 1, 1);
         assert!({
-            unasked.arrive(Some(unasked.id(0, 1)), 1, 1);
+            unasked.arrive(unasked.id(0, 1), 1, 1);
             unasked.tally().invented == 1
         });
         type Arrival = fn(&Ledger, &Ledger);
-        let arrivals: [(&str, Arrival); 5] = [
-            ("unreadable", |ledger, _| ledger.arrive(None, 1, 1)),
-            ("another run's", |ledger, other| ledger.arrive(Some(other.id(0, 1)), 1, 1)),
-            ("another callback's", |ledger, _| ledger.arrive(Some(ledger.id(0, 1)), 2, 1)),
-            ("beyond the end", |ledger, _| ledger.arrive(Some(ledger.id(9, 1)), 1, 1)),
+        let arrivals: [(&str, Arrival); 4] = [
+            ("another run's", |ledger, other| ledger.arrive(other.id(0, 1), 1, 1)),
+            ("another callback's", |ledger, _| ledger.arrive(ledger.id(0, 1), 2, 1)),
+            ("beyond the end", |ledger, _| ledger.arrive(ledger.id(9, 1), 1, 1)),
             ("a second delivery", |ledger, _| {
-                ledger.arrive(Some(ledger.id(0, 1)), 1, 1);
-                ledger.arrive(Some(ledger.id(0, 1)), 1, 2);
+                ledger.arrive(ledger.id(0, 1), 1, 1);
+                ledger.arrive(ledger.id(0, 1), 1, 2);
             }),
         ];
         for (what, arrival) in arrivals {
@@ -308,7 +307,7 @@ mod tests {
             ledger.ask(number, ledger.now_ns());
             ledger.accept(number);
         });
-        let arrive = |first, first_callback, at| ledger.arrive(Some(ledger.id(first, first_callback)), at, 9);
+        let arrive = |first, first_callback, at| ledger.arrive(ledger.id(first, first_callback), at, 9);
         // The second event is for callbacks 6 to 8.
         for callback in [8, 6, 6] {
             arrive(3, 6, callback);
@@ -327,7 +326,7 @@ mod tests {
     #[test]
     fn a_late_duplicate_from_the_run_before_is_nobodys_invention() {
         let (before, ledger) = (Ledger::new(70, 71, 1, 1), asked(1));
-        ledger.arrive(Some(before.id(0, 1)), 1, 1);
+        ledger.arrive(before.id(0, 1), 1, 1);
         assert_eq!(ledger.tally().invented, 0);
     }
 

@@ -45,6 +45,8 @@ pub struct Load {
     pub only: Option<u16>,
     /// Of each callback's events; nought where they have none.
     pub ordering_keys: u16,
+    /// Of what is published.
+    pub event_type: &'static str,
     /// Whether cancels have an `x-request-id`.
     pub request_ids: bool,
     /// The deliveries of the ledger to ask for.
@@ -216,7 +218,8 @@ impl Load {
         let key = turn.checked_rem(usize::from(self.ordering_keys));
         let key = key.map_or_else(String::new, |key| format!("\"orderingKey\":\"key-{key}\","));
         format!(
-            "{{\"type\":\"RedirectSessionCancelled\",\"partnerId\":\"{partner}\",{key}\"data\":{}}}\n",
+            "{{\"type\":\"{}\",\"partnerId\":\"{partner}\",{key}\"data\":{}}}\n",
+            self.event_type,
             session_data(id)
         )
     }

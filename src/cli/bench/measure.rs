@@ -15,7 +15,7 @@ use super::progress::{Progress, of_events};
 use super::receiver::Behaviour;
 use super::report::{Figure, Run};
 use super::scenario::{Kind, Scenario};
-use super::stage::Stage;
+use super::stage::{ARRAYS_TYPE, Stage};
 use super::statistics::{buckets, curve_ms, percentile};
 use super::usage::{Spent, Usage};
 use bare::Bare;
@@ -59,7 +59,7 @@ struct Settled {
 impl Measure<'_> {
     pub async fn run(&mut self) -> Result<Measured, String> {
         self.say("set-up");
-        self.stage.grow(self.scenario.callbacks, self.scenario.fan_out()).await?;
+        self.stage.grow(self.scenario.callbacks, self.scenario.shape()).await?;
         self.behave(self.usual());
         let mut run = match self.scenario.kind {
             Kind::FullPath | Kind::Callbacks => self.full_path().await?,
@@ -155,11 +155,10 @@ impl Measure<'_> {
     }
 
     async fn publish(&mut self) -> Result<Run, String> {
-        let job = Job::Publish(usize::from(self.scenario.batch_events));
+        let job = self.job();
         let events = self.events(job).await?;
         let bare = self.bare().await?;
-        let fan_out = self.scenario.fan_out();
-        let ledger = self.stage.begin(events * usize::from(fan_out), fan_out);
+        let ledger = self.ledger(job, events).await?;
         let before = Usage::of(&self.stage.server).await;
         let begun_ns = ledger.now_ns();
         let took = self.drive(job, &ledger).await?;
@@ -183,10 +182,11 @@ impl Measure<'_> {
             job,
             to,
             key: server.key.clone(),
-            places: self.stage.places(fan_out),
+            places: self.stage.places(self.scenario.shape()),
             fan_out,
             only: None,
             ordering_keys: self.scenario.ordering_keys,
+            event_type: if self.scenario.batch_size > 1 { ARRAYS_TYPE } else { "RedirectSessionCancelled" },
             request_ids: self.scenario.request_ids && job == Job::Cancel,
             numbers: 0..ledger.deliveries(),
             callbacks: if bare { 1 } else { self.scenario.callbacks },
@@ -211,10 +211,8 @@ impl Measure<'_> {
         let least = (SAMPLE_EVENTS as f64 * self.seconds.clamp(0.1, 1.0)) as usize;
         if self.events.is_none() {
             let fan_out = self.scenario.fan_out();
-            let ledger = match job {
-                Job::Publish(batch) => self.stage.begin(least.max(batch * 8) * usize::from(fan_out), fan_out),
-                _ => self.open_sessions(least).await?,
-            };
+            let look = if let Job::Publish(batch) = job { least.max(batch * 8) } else { least };
+            let ledger = self.ledger(job, look).await?;
             let begun_ns = ledger.now_ns();
             self.drive(job, &ledger).await?;
             let took_s = (self.settle(&ledger).await?.after_ns - begun_ns) as f64 / 1e9;
@@ -223,6 +221,25 @@ impl Measure<'_> {
             self.events = Some((per_s * self.seconds).clamp(least as f64, EVENTS_MAX) as usize);
         }
         Ok(self.events.unwrap_or(least))
+    }
+
+    /// What the clients do.
+    fn job(&self) -> Job {
+        let arrays = self.scenario.kind == Kind::Hanging && self.scenario.batch_size > 1;
+        match self.scenario.kind {
+            Kind::Publish | Kind::FanOut => Job::Publish(usize::from(self.scenario.batch_events)),
+            _ if arrays => Job::Publish(usize::from(self.scenario.batch_events)),
+            _ => Job::Cancel,
+        }
+    }
+
+    /// A ledger for so many events, and all that they need.
+    async fn ledger(&mut self, job: Job, events: usize) -> Result<Arc<Ledger>, String> {
+        let fan_out = self.scenario.fan_out();
+        match job {
+            Job::Publish(_) => Ok(self.stage.begin(events * usize::from(fan_out), fan_out)),
+            _ => self.open_sessions(events).await,
+        }
     }
 
     /// A ledger, and its sessions opened.

@@ -132,7 +132,7 @@ async fn receive(
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let webhook_id = request.headers().get("webhook-id").map(|value| hash(value.as_bytes()));
     let status = match request.into_body().collect().await {
-        Ok(body) => shared.judge(callback, webhook_id, session(&body.to_bytes())).await,
+        Ok(body) => shared.judge(callback, webhook_id, sessions(&body.to_bytes())).await,
         Err(_broken) => StatusCode::BAD_REQUEST,
     };
     let mut response = Response::new(Empty::new());
@@ -142,7 +142,7 @@ async fn receive(
 
 impl Shared {
     /// Entered only when it is answered well: a call whose sender hung up while it hung drops this future.
-    async fn judge(&self, callback: u16, webhook_id: Option<u64>, session: Option<Uuid>) -> StatusCode {
+    async fn judge(&self, callback: u16, webhook_id: Option<u64>, sessions: Option<Vec<Uuid>>) -> StatusCode {
         let behaviour = *self.behaviour.borrow();
         if behaviour.failing {
             return StatusCode::SERVICE_UNAVAILABLE;
@@ -156,7 +156,12 @@ impl Shared {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         if behaviour.lose_every.is_none_or(|every| !call.is_multiple_of(every)) {
             let ledger = self.ledger.read().unwrap_or_else(PoisonError::into_inner).clone();
-            ledger.arrive(session, callback, webhook_id.unwrap_or_default());
+            match sessions {
+                Some(sessions) => sessions
+                    .into_iter()
+                    .for_each(|session| ledger.arrive(session, callback, webhook_id.unwrap_or_default())),
+                None => ledger.invent(),
+            }
         }
         StatusCode::NO_CONTENT
     }
@@ -169,8 +174,10 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 #[derive(Deserialize)]
-struct CloudEvent {
-    data: Data,
+#[serde(untagged)]
+enum Body {
+    CloudEvent { data: Data },
+    Array(Vec<Data>),
 }
 
 #[derive(Deserialize)]
@@ -178,9 +185,12 @@ struct Data {
     id: Uuid,
 }
 
-/// The session that a callback is about.
-fn session(body: &[u8]) -> Option<Uuid> {
-    serde_json::from_slice::<CloudEvent>(body).ok().map(|event| event.data.id)
+/// The sessions that a callback is about: one, or those of an array.
+fn sessions(body: &[u8]) -> Option<Vec<Uuid>> {
+    Some(match serde_json::from_slice(body).ok()? {
+        Body::CloudEvent { data } => vec![data.id],
+        Body::Array(events) => events.into_iter().map(|event| event.id).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -188,12 +198,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callback_is_about_the_session_in_its_data() {
+    fn a_callback_is_about_the_session_in_its_data_or_those_of_an_array() {
         let id = Uuid::from_u128(7);
         let body = format!(r#"{{"id":"{}","data":{{"state":"Cancelled","id":"{id}"}}}}"#, Uuid::from_u128(1));
-        assert_eq!(session(body.as_bytes()), Some(id));
-        for body in ["", "{}", r#"{"data":{"id":"x"}}"#, r#"{"data":[]}"#] {
-            assert_eq!(session(body.as_bytes()), None, "{body}");
+        assert_eq!(sessions(body.as_bytes()), Some(vec![id]));
+        let body = format!(r#"[{{"id":"{id}","failureType":"x"}},{{"id":"{}"}}]"#, Uuid::from_u128(8));
+        assert_eq!(sessions(body.as_bytes()), Some(vec![id, Uuid::from_u128(8)]));
+        for body in ["", "{}", r#"{"data":{"id":"x"}}"#, r#"{"data":[]}"#, "[{}]"] {
+            assert_eq!(sessions(body.as_bytes()), None, "{body}");
         }
     }
 }

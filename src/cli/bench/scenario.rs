@@ -49,7 +49,7 @@ pub struct Scenario {
     pub hanging_percent: f64,
     #[serde(default = "defaults::hang_ms")]
     pub hang_ms: u32,
-    /// Of `publish` and `fan-out`: events in one request, a batch if there are several.
+    /// Of `publish`, `fan-out` and what publishes to arrays: events in one request, a batch if there are several.
     #[serde(default = "defaults::batch_events")]
     pub batch_events: u16,
     /// Of `fan-out`: callbacks that each event is for, all of one partner.
@@ -58,6 +58,10 @@ pub struct Scenario {
     /// Of `publish` and `fan-out`: the ordering keys of each callback's events, which take turns; of none no event has one.
     #[serde(default, skip_serializing_if = "is_none")]
     pub ordering_keys: u16,
+    /// Of `publish` and `hanging`: callbacks of event notifications, which take arrays of so many events at most; `hanging` publishes then, and does
+    /// not cancel. Of 1 they are callbacks of redirect sessions.
+    #[serde(default = "defaults::batch_size", skip_serializing_if = "is_one")]
+    pub batch_size: u16,
     /// Of those that cancel: each request has an `x-request-id` of its own, and its answer is kept for a repeat.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub request_ids: bool,
@@ -68,6 +72,10 @@ pub struct Scenario {
 
 fn is_none(count: &u16) -> bool {
     *count == 0
+}
+
+fn is_one(count: &u16) -> bool {
+    *count == 1
 }
 
 /// Deliveries that publishing has under way.
@@ -95,6 +103,16 @@ mod defaults {
     pub fn callbacks_per_event() -> u16 {
         10
     }
+    pub fn batch_size() -> u16 {
+        1
+    }
+}
+
+/// What a partner of the bench has: so many callbacks, which take so many events at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shape {
+    pub fan_out: u16,
+    pub batch_size: u16,
 }
 
 impl Scenario {
@@ -111,6 +129,7 @@ impl Scenario {
             batch_events: defaults::batch_events(),
             callbacks_per_event: defaults::callbacks_per_event(),
             ordering_keys: 0,
+            batch_size: defaults::batch_size(),
             request_ids: false,
             lose: false,
         }
@@ -119,6 +138,11 @@ impl Scenario {
     /// How many callbacks each event is for.
     pub fn fan_out(&self) -> u16 {
         if self.kind == Kind::FanOut { self.callbacks_per_event } else { 1 }
+    }
+
+    /// What its callbacks are like.
+    pub fn shape(&self) -> Shape {
+        Shape { fan_out: self.fan_out(), batch_size: self.batch_size }
     }
 
     /// How many deliveries one request of publishing is about.
@@ -153,8 +177,9 @@ impl Scenario {
                 "the server is stopped with its hands full; the next one drains by claims".to_owned()
             }
             Kind::Hanging => format!(
-                "{} of {callbacks} callbacks hang for {} s: what the healthy ones get, against none hanging",
+                "{} of {callbacks} callbacks{} hang for {} s: what the healthy ones get, against none hanging",
                 self.hanging_callbacks(),
+                self.arrays(),
                 f64::from(self.hang_ms) / 1_000.0
             ),
             Kind::Callbacks => format!("{callbacks} callbacks: the server's memory, connections opened"),
@@ -174,11 +199,16 @@ impl Scenario {
             ),
             Kind::Publish => {
                 format!(
-                    "{} events a request on the operator's side, {callbacks} callbacks",
-                    self.batch_events
+                    "{} events a request on the operator's side, {callbacks} callbacks{}",
+                    self.batch_events,
+                    self.arrays()
                 )
             }
         }
+    }
+
+    fn arrays(&self) -> String {
+        if self.batch_size > 1 { format!(" that take {} at once", self.batch_size) } else { String::new() }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -196,6 +226,12 @@ impl Scenario {
             && (self.callbacks_per_event == 0 || !self.callbacks.is_multiple_of(self.callbacks_per_event))
         {
             return wrong("callbacks is a multiple of callbacksPerEvent");
+        }
+        if !(1..=200).contains(&self.batch_size) {
+            return wrong("batchSize is 1 to 200");
+        }
+        if self.batch_size > 1 && !matches!(self.kind, Kind::Publish | Kind::Hanging) {
+            return wrong("batchSize is for the kinds publish and hanging");
         }
         if !(1..=10_000).contains(&self.batch_events) {
             return wrong("batchEvents is 1 to 10000");
@@ -306,6 +342,8 @@ mod tests {
             (r#"[{"name":"x","kind":"fan-out","callbacks":15}]"#, "a multiple"),
             (r#"[{"name":"x","kind":"fan-out","callbacksPerEvent":0}]"#, "a multiple"),
             (r#"[{"name":"x","kind":"hanging","hangingPercent":101}]"#, "hangingPercent"),
+            (r#"[{"name":"x","kind":"publish","batchSize":201}]"#, "batchSize is 1"),
+            (r#"[{"name":"x","kind":"start","batchSize":2}]"#, "batchSize is for"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(complaint), "{text}: {error}");

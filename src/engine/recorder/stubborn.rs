@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::writer::{Failure, Writer};
-use super::{BATCH_MAX, Bells, Concerned, Finished, Known, TRY_AGAIN_AFTER, part};
+use super::{BATCH_MAX, Concerned, Finished, Known, TRY_AGAIN_AFTER, part};
 use crate::domain::Error;
+use crate::hub::handoff::Bells;
 use crate::store::sessions::Bounds;
 
 /// Others wait behind what fails.
@@ -232,7 +233,7 @@ impl Stubborn {
         let rest =
             self.bad.waiting.iter_mut().chain(&mut self.mixed.waiting).filter(|one| lease_is_over(one));
         if rest.filter_map(|one| one.finished.held.alone.take()).count() > 0 {
-            self.bells.ring_for(Concerned { due: true, gather: true });
+            self.bells.ring_here();
         }
     }
 
@@ -243,7 +244,7 @@ impl Stubborn {
         if self.mixed.is_empty() && self.bad.is_empty() {
             self.known.pulse.well();
         }
-        self.bells.ring_for(concerned);
+        concerned.told_by(&self.bells);
     }
 }
 

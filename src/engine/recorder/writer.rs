@@ -1,17 +1,17 @@
 //! The statements that write results, and the session that they are for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 
-use super::{Bells, Disable, Finished, Known, Turn};
+use super::{Disable, Finished, Known, Turn};
 use crate::domain::Error;
 use crate::domain::delivery::Whereabouts;
 use crate::domain::id::{BundleId, NodeId, PartnerId, SubscriptionId};
+use crate::hub::changes::Changes;
+use crate::hub::handoff::Bells;
 use crate::store::queue::{self, Books, Ending, Finish, Record};
 use crate::store::sessions::{Bounds, Watch, in_time};
 use crate::store::subscriptions::{self, Disabling};
@@ -26,7 +26,7 @@ pub(super) struct Writer {
     node: NodeId,
     bounds: Bounds,
     bells: Bells,
-    changes: Arc<AtomicU64>,
+    changes: Changes,
     metrics: Metrics,
     known: Known,
     session: Option<Session>,
@@ -73,7 +73,7 @@ impl Writer {
         node: NodeId,
         bounds: Bounds,
         bells: Bells,
-        changes: Arc<AtomicU64>,
+        changes: Changes,
         metrics: Metrics,
         known: Known,
     ) -> Self {
@@ -142,11 +142,10 @@ impl Writer {
         }
         let Written { let_out, changed, endings } = written?;
         if let_out {
-            self.bells.due.notify_one();
-            self.bells.gather.notify_one();
+            self.bells.ring_here();
         }
         if changed {
-            self.changes.fetch_add(1, Ordering::Release);
+            batch.iter().for_each(|finished| self.changes.note(finished.held.lease.partner));
         }
         if batch.iter().any(|finished| finished.record.is_some()) {
             self.known.written.update(|count| count + 1);
@@ -154,7 +153,7 @@ impl Writer {
         }
         for (finished, ending) in batch.iter().zip(endings) {
             if let Ending::Final(state) = ending {
-                (0..finished.held.lease.size()).for_each(|_| self.metrics.delivery_ended(state));
+                self.metrics.deliveries_ended(state, finished.held.lease.size() as u64);
             }
         }
         Ok(())

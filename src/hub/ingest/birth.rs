@@ -226,7 +226,7 @@ pub(super) mod tests {
             let (handoff, intake) = handoff(room);
             let written = written(&handoff, &event(2), beginnings, overflow);
             hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
-            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
+            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.bells.due.notified()).await;
             assert_eq!(bell.is_ok(), rung, "{beginnings:?} with room for {room}");
         }
     }
@@ -240,7 +240,7 @@ pub(super) mod tests {
                 intake.set_aside.send_replace([SubscriptionId::new()].into());
             }
             hand_over(&handoff, &written, handoff.reserve(2), Instant::now());
-            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.due.notified()).await;
+            let bell = tokio::time::timeout(std::time::Duration::ZERO, intake.bells.due.notified()).await;
             assert_eq!(bell.is_ok(), rung);
         }
     }

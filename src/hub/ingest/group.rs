@@ -101,6 +101,8 @@ pub(super) struct Written {
 pub(super) enum Trouble {
     /// Nothing of it happened.
     Undone(Error),
+    /// Nothing of it happened, for somebody has a lock that it needs.
+    Held(Error),
     /// It may have been committed: the answer that would say so never came.
     InDoubt(Box<Plan>, sqlx::Error),
 }
@@ -147,6 +149,7 @@ pub(super) async fn write(
             }
             Stop::Overtaken => overtaken += 1,
             Stop::InDoubt(plan, error) => return Err(Trouble::InDoubt(plan, error)),
+            Stop::Held(error) => return Err(Trouble::Held(error)),
             Stop::Failed(error) => return Err(Trouble::Undone(error)),
         }
     }
@@ -177,6 +180,7 @@ pub(super) enum Stop {
     NoPartition,
     Overtaken,
     InDoubt(Box<Plan>, sqlx::Error),
+    Held(Error),
     Failed(Error),
 }
 
@@ -186,6 +190,8 @@ impl From<sqlx::Error> for Stop {
             Self::NoPartition
         } else if store::is_overtaken(&error) {
             Self::Overtaken
+        } else if store::is_locked(&error) {
+            Self::Held(error.into())
         } else {
             Self::Failed(error.into())
         }

@@ -10,10 +10,11 @@ use sqlx::PgConnection;
 
 use super::PublishRequest;
 use super::group::Stop;
+use super::held::Name;
 use super::matching::KnownRoutes;
 use crate::domain::event::NewEvent;
 use crate::domain::id::{EventId, IdMap, PartnerId};
-use crate::domain::publication::Publication;
+use crate::domain::publication::{OrderingKey, Publication};
 use crate::domain::{Error, Violations};
 use crate::store::event_keys::{self, Entry};
 
@@ -45,6 +46,13 @@ impl Owned {
 
     pub(super) fn has_chosen_id(&self) -> bool {
         self.publication.key.is_some()
+    }
+
+    /// What it may find locked by somebody else.
+    pub(super) fn names(&self) -> impl Iterator<Item = Name> {
+        let id = self.key().map(|(partner, key)| Name::ChosenId(partner, key));
+        let line = self.publication.ordering_key.as_ref().map(OrderingKey::digest);
+        id.into_iter().chain(line.map(|digest| Name::OrderingKey(self.partner, digest)))
     }
 
     fn key(&self) -> Option<Key> {

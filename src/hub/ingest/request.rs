@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::super::once::{Answer, Once};
+use super::held::Name;
 use super::publications::{Owned, Receipt};
 use crate::domain::Error;
 use crate::domain::event::NewEvent;
@@ -70,6 +71,25 @@ impl Request {
         match self {
             Self::Cancel(_) => 1,
             Self::Publish(request) => request.events.len(),
+        }
+    }
+
+    /// What it may find locked by somebody else.
+    pub(super) fn names(&self) -> Vec<Name> {
+        match self {
+            Self::Cancel(CancelRequest { partner, once, cancel, .. }) => {
+                let answer = once.as_ref().map(|once| Name::Answer(*partner, once.request_id));
+                [Name::Session(*partner, cancel.session)].into_iter().chain(answer).collect()
+            }
+            Self::Publish(request) => request.events.iter().flat_map(Owned::names).collect(),
+        }
+    }
+
+    /// Whether nobody waits for its answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Cancel(request) => request.reply.is_closed(),
+            Self::Publish(request) => request.reply.is_closed(),
         }
     }
 

@@ -94,7 +94,7 @@ impl Hub {
         let credentials = self.keys.seal(&identity, command.credentials.secret().expose());
         named_callbacks::update(&mut transaction, caller.partner, &callback, &credentials).await?;
         transaction.commit().await.map_err(Error::from)?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         self.handoff.ring_to_gather();
         Ok(callback)
     }
@@ -111,7 +111,7 @@ impl Hub {
         named_callbacks::unname(&mut transaction, caller.partner, callback.id).await?;
         store::callbacks::wipe(&mut transaction, caller.partner, callback.id).await?;
         transaction.commit().await.map_err(Error::from)?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl Hub {
         take_event_types(&mut transaction, partner, id, whole).await?;
         let made = own(&mut transaction, caller, name.as_str()).await?;
         transaction.commit().await.map_err(Error::from)?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         Ok(made)
     }
 
@@ -75,7 +75,7 @@ impl Hub {
         update(&mut transaction, caller.partner, &current, &callback, wish.grant()?).await?;
         let updated = own(&mut transaction, caller, name).await?;
         transaction.commit().await.map_err(Error::from)?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         self.handoff.ring();
         self.handoff.ring_to_gather();
         Ok(updated)
@@ -93,7 +93,7 @@ impl Hub {
         notifications::replace_event_types(&mut transaction, partner, current.id, &[], &[], false).await?;
         cancel_deliveries(&mut transaction, current.id).await?;
         transaction.commit().await.map_err(Error::from)?;
-        self.handoff.changed();
+        self.handoff.changed(caller.partner);
         Ok(())
     }
 

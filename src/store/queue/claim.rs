@@ -152,7 +152,7 @@ pub async fn next_due_ms(
     let ms: Option<f64> = sqlx::query_scalar(
         "select extract(epoch from due_at - herald_now())::float8 * 1000 from queue
          where not batched and due_at > $1 and due_at <= herald_now() + make_interval(secs => $2 / 1000.0)
-           and (subscription_id <> all ($3) or lease_owner is not null or probe)
+           and (subscription_id not in (select unnest($3::uuid[])) or lease_owner is not null or probe)
          order by due_at limit 1",
     )
     .bind(after)

@@ -10,7 +10,7 @@ use super::wire::{
     Attempt, Delivery, DeliveryWithAttempts, Event, NewReplay, Page, Replay, SigningKey, SubscriptionState,
     TestResult, policy_change,
 };
-use crate::domain::id::{DeliveryId, EventId, ReplayId};
+use crate::domain::id::{AttemptId, DeliveryId, EventId, ReplayId};
 use crate::store::deliveries::Filter;
 use crate::surfaces::kit::guard::Trouble;
 use crate::surfaces::kit::problem::Failure;
@@ -38,9 +38,15 @@ pub async fn get_delivery(
     State(api): State<Api>,
     Partner(caller): Partner,
     PathId(id): PathId,
+    WidePageQuery(query): WidePageQuery,
 ) -> Answered<Json<DeliveryWithAttempts>> {
-    let (delivery, attempts) = api.hub.find_delivery(&caller, DeliveryId(id)).await?;
-    Ok(Json(DeliveryWithAttempts { delivery: delivery.into(), attempts: Attempt::numbered(attempts) }))
+    let (keys, list) = (&api.settings.keys, format!("delivery {id}"));
+    let before = query.cursor.as_deref().map(|text| cursor::read(keys, caller.partner, &list, text));
+    let before = before.transpose()?.map(AttemptId);
+    let (delivery, page) = api.hub.find_delivery(&caller, DeliveryId(id), before, query.limit).await?;
+    let next_cursor = page.rest.map(|first| cursor::write(keys, caller.partner, &list, first.0));
+    let attempts = Attempt::numbered(page.attempts, page.earlier);
+    Ok(Json(DeliveryWithAttempts { delivery: delivery.into(), attempts, next_cursor }))
 }
 
 pub async fn redeliver(

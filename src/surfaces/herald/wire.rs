@@ -213,7 +213,7 @@ impl TryFrom<Tested> for TestResult {
     type Error = Error;
 
     fn try_from(tested: Tested) -> Result<Self, Error> {
-        let attempt = Attempt::numbered(vec![tested.attempt]).pop();
+        let attempt = Attempt::numbered(vec![tested.attempt], 0).pop();
         let attempt = attempt.ok_or_else(|| Error::internal("a test event without an attempt"))?;
         Ok(Self { delivery_id: tested.delivery.0, attempt })
     }

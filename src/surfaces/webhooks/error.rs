@@ -38,15 +38,17 @@ impl Exchange {
         Self { format, conversation }
     }
 
-    /// The response of a value, or of whatever kept it from coming about. A failure of ours is logged here, and only here.
-    pub fn respond(&self, answer: Result<Value, Error>) -> Response {
-        match answer {
-            Ok(value) => self.write(StatusCode::OK, &value),
-            Err(error) => {
-                log_failure(&error, &self.conversation);
-                self.refuse(of_error(&error))
-            }
-        }
+    /// The response that shows a value.
+    pub fn show(&self, value: &Value) -> Response {
+        self.write(StatusCode::OK, value)
+    }
+
+    /// The response, or that of whatever kept it from coming about. A failure of ours is logged here, and only here.
+    pub fn respond(&self, answer: Result<Response, Error>) -> Response {
+        answer.unwrap_or_else(|error| {
+            log_failure(&error, &self.conversation);
+            self.refuse(of_error(&error))
+        })
     }
 
     pub fn trouble(&self, trouble: &Trouble) -> Response {

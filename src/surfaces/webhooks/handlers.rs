@@ -8,9 +8,9 @@ use axum::response::Response;
 use super::OPERATION;
 use super::error::Exchange;
 use super::extract::Asked;
-use super::format::Value;
 use super::wire;
 use crate::domain::Error;
+use crate::hub::webhooks::Shown;
 use crate::surfaces::kit::Api;
 use crate::surfaces::kit::guard::Trouble;
 
@@ -71,36 +71,27 @@ impl Operation {
         exchange.respond(self.perform(&api, asked).await)
     }
 
-    async fn perform(self, api: &Api, asked: Asked) -> Result<Value, Error> {
-        let Asked { caller, input, .. } = asked;
+    async fn perform(self, api: &Api, asked: Asked) -> Result<Response, Error> {
+        let Asked { caller, input, exchange } = asked;
         let (hub, egress) = (&api.hub, &api.settings.egress);
+        let one = |shown: Result<Shown, Error>| Ok(exchange.show(&wire::one(&shown?)));
+        // Many take long to write: the hub has that done where it holds up nobody.
+        let all = {
+            let exchange = exchange.clone();
+            move |shown: Vec<Shown>| exchange.show(&wire::all(&shown))
+        };
         match self {
-            Self::Create => {
-                let command = wire::create(input, egress)?;
-                Ok(wire::all(&hub.create_webhooks(&caller, &command).await?))
-            }
-            Self::BatchGet => {
-                let account = wire::account(input)?;
-                Ok(wire::all(&hub.list_webhooks(&caller, account.as_ref()).await?))
-            }
+            Self::Create => hub.create_webhooks(&caller, &wire::create(input, egress)?, all).await,
+            Self::BatchGet => hub.list_webhooks(&caller, wire::account(input)?.as_ref(), all).await,
             Self::Find => {
                 let (event, account) = wire::find(input)?;
-                Ok(wire::one(&hub.find_webhook_to(&caller, &event, account.as_ref()).await?))
+                one(hub.find_webhook_to(&caller, &event, account.as_ref()).await)
             }
-            Self::Get => Ok(wire::one(&hub.find_webhook(&caller, wire::id(input)?).await?)),
-            Self::List => Ok(wire::all(&hub.list_webhooks_of(&caller, &wire::ids(input)?).await?)),
-            Self::Update => {
-                let command = wire::update(input, egress)?;
-                Ok(wire::one(&hub.change_webhook(&caller, &command).await?))
-            }
-            Self::Delete => {
-                let deleted = hub.delete_webhooks(&caller, &wire::delete(input)?).await?;
-                Ok(deleted.first().map_or(Value::Null, wire::one))
-            }
-            Self::BatchDelete => {
-                let commands = wire::batch_delete(input)?;
-                Ok(wire::all(&hub.delete_webhooks(&caller, &commands).await?))
-            }
+            Self::Get => one(hub.find_webhook(&caller, wire::id(input)?).await),
+            Self::List => hub.list_webhooks_of(&caller, &wire::ids(input)?, all).await,
+            Self::Update => one(hub.change_webhook(&caller, &wire::update(input, egress)?).await),
+            Self::Delete => one(hub.delete_webhook(&caller, wire::delete(input)?).await),
+            Self::BatchDelete => hub.delete_webhooks(&caller, &wire::batch_delete(input)?, all).await,
         }
     }
 }

@@ -105,10 +105,10 @@ pub fn update(mut input: Input, egress: &EgressPolicy) -> Result<Change, Error> 
     complete(input, command)
 }
 
-pub fn delete(mut input: Input) -> Result<Vec<Delete>, Error> {
+pub fn delete(mut input: Input) -> Result<Delete, Error> {
     let id = input.required("id", webhook::guid, BAD_ID);
     let secret = presented(&mut input, "secret");
-    complete(input, id.zip(secret).map(|(id, secret)| vec![Delete { id, secret }]))
+    complete(input, id.zip(secret).map(|(id, secret)| Delete { id, secret }))
 }
 
 pub fn batch_delete(mut input: Input) -> Result<Vec<Delete>, Error> {

@@ -11,6 +11,7 @@ use crate::support::app::{App, settings};
 use crate::support::cluster;
 use crate::support::partner::PATIENCE;
 use crate::support::receiver::{Call, Receiver};
+use crate::support::sweeps;
 
 fn keys_of(call: &Call) -> Vec<String> {
     told(call).iter().map(|event| format!("{}{}", event.key, event.number)).collect()
@@ -97,7 +98,7 @@ async fn what_got_in_line_after_a_pause_is_not_gathered_with_those_before_it() {
     }
     set_state("active").await;
     let mut connection = database.pool.acquire().await.unwrap();
-    queue::resume(&mut connection, 10).await.unwrap();
+    sweeps::resume(&mut connection, 10).await;
     let calls = receiver.wait_until("all of them", |calls| numbers(calls).concat().len() == 3).await;
     assert_eq!(numbers(&calls), [vec![0], vec![1, 2]]);
     app.stop().await;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use herald::config::RawConfig;
+use reqwest::Method;
 use serde_json::json;
 
 use super::subscriber::{Subscriber, numbers, subscribe, told};
@@ -331,4 +332,38 @@ async fn a_dead_callback_with_a_backup_url_gets_everything_there() {
     }
     stage.wait_for_state(&deliveries, "delivered").await;
     assert_eq!((stage.receiver.calls().len(), backup.calls().len()), (90, 30));
+}
+
+/// At the rate that they were put off by, the last of them would come long after anybody waits here.
+#[tokio::test]
+async fn batches_that_a_rate_has_put_off_move_up_whole_when_it_is_raised_or_taken_away() {
+    const LOOSE: usize = 3_000;
+    const IN_LINE: usize = 30;
+    let stage = stage(settings(), 10).await;
+    let policy = format!("/herald/v1/subscriptions/notifications/{}", stage.subscriber.event_type);
+    let set_rate = async |rate: Option<u32>| {
+        let (status, set) = stage.app.ask(Method::PATCH, &policy, Some(json!({ "ratePerS": rate }))).await;
+        assert_eq!(status, 200, "{set}");
+    };
+    set_rate(Some(1)).await;
+    let operator = stage.app.operator();
+    // Of these some wait behind others of their own batch.
+    operator.publish(&stage.subscriber.events(Some("k"), 0..IN_LINE)).await;
+    operator.publish(&stage.subscriber.events(None, IN_LINE..IN_LINE + LOOSE)).await;
+    let put_off = "select count(distinct batch_id) from queue where due_at > herald_now() + interval '60 s' and lease_owner is null";
+    while sqlx::query_scalar::<_, i64>(put_off).fetch_one(&stage.database.pool).await.unwrap() < 200 {
+        stage.receiver.wait_for(stage.receiver.calls().len() + 1).await;
+    }
+    let formed = "select array_agg(delivery_id::text order by delivery_id) from queue where batch_id is not null group by batch_id";
+    let formed: Vec<Vec<String>> = sqlx::query_scalar(formed).fetch_all(&stage.database.pool).await.unwrap();
+    assert!(formed.iter().all(|batch| batch.len() == 10));
+
+    set_rate(Some(20)).await;
+    stage.receiver.wait_for(60).await;
+    set_rate(None).await;
+    let told_all = |calls: &[Call]| numbers(calls).concat().into_iter().collect::<BTreeSet<_>>().len();
+    let calls = stage.receiver.wait_until("all", |calls| told_all(calls) == IN_LINE + LOOSE).await;
+    assert_eq!(calls.len(), (IN_LINE + LOOSE) / 10, "each once, in the batch that it was put into");
+    let in_line = told(&calls.iter().find(|call| told(call)[0].key == "k").unwrap().clone());
+    assert_eq!(in_line.iter().map(|event| event.number).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
 }

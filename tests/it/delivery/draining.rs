@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use herald::config::RawConfig;
-use herald::store::queue::{self, Resumed};
+use herald::store::queue::Resumed;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use crate::support::app::{App, settings};
 use crate::support::cluster;
 use crate::support::partner::PATIENCE;
 use crate::support::receiver::{Call, Receiver, Reply, gate};
+use crate::support::sweeps;
 
 /// Of what was held for a subscription, so many are on their way at once.
 const AT_ONCE: usize = 200;
@@ -114,7 +115,7 @@ async fn a_held_batch_of_which_somebody_has_a_part_is_neither_waited_for_nor_tor
         let mut somebody = database.pool.begin().await.unwrap();
         let lock = "select from queue where delivery_id = $1 for update nowait";
         sqlx::query(lock).bind(Uuid::from_u128(somebodys)).execute(&mut *somebody).await.unwrap();
-        let resumed = queue::resume(&mut drainer, limit).await.unwrap();
+        let resumed = sweeps::resume(&mut drainer, limit).await;
         assert_eq!(resumed, Resumed { moved: 0, unfinished: true }, "somebody has {somebodys}");
         let rest = "select from queue where delivery_id <> $1 for update nowait";
         let rest = sqlx::query(rest).bind(Uuid::from_u128(somebodys));
@@ -124,7 +125,7 @@ async fn a_held_batch_of_which_somebody_has_a_part_is_neither_waited_for_nor_tor
         another.rollback().await.unwrap();
         somebody.rollback().await.unwrap();
     }
-    let resumed = queue::resume(&mut drainer, limit).await.unwrap();
+    let resumed = sweeps::resume(&mut drainer, limit).await;
     assert_eq!(resumed.moved, HELD);
     let due = "select count(distinct due_at) from queue where draining and due_at < 'infinity'";
     assert_eq!(sqlx::query_scalar::<_, i64>(due).fetch_one(&database.pool).await.unwrap(), 1);

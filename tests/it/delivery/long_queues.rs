@@ -1,15 +1,17 @@
-//! What batches, resuming, hastening and forgetting read: as much as they take, however long the queue and the history are. What is done again and
+//! What batches, resuming, counting, hastening and forgetting read: as much as they take, however long the queue and the history are. What is done again and
 //! again does so although both were empty when it was planned; what is done now and then is planned with what is known by then.
 
 use herald::domain::id::{CallbackId, DeliveryId, NodeId, PartnerId, SubscriptionId};
 use herald::store::batches::{self, Terms};
+use herald::store::queue::Reach;
 use herald::store::{event_keys, idempotency, partitions, queue, sessions};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::plans::{LEASE_MS, ROWS, TAKEN, assert_read_little};
+use super::plans::{LEASE_MS, ROWS, TAKEN, assert_read_little, read_so_far};
 use crate::support::cluster::{self, TestDatabase};
+use crate::support::sweeps;
 
 const BATCH_SIZE: i32 = 10;
 /// A database whose tables are said to be empty, and stay so.
@@ -60,13 +62,12 @@ async fn begin(db: &mut PgConnection) {
 #[tokio::test]
 async fn batches_are_formed_and_claimed_without_reading_what_is_left() {
     let database = said_to_be_empty().await;
+    let nobody = [CallbackId::new()];
     let terms = Terms {
-        owner: NodeId::new(),
-        lease_ms: LEASE_MS,
-        room: TAKEN,
         each_max: 8,
-        except: &[],
-        except_of: &[CallbackId::new()],
+        except_of: &nobody,
+        prompt: &nobody,
+        ..Terms::of(NodeId::new(), LEASE_MS, TAKEN)
     };
     let [forming, claiming] = [(), ()].map(|()| sessions::in_index_order(&database.pool, 1));
     let (mut forming, mut claiming) = (forming.acquire().await.unwrap(), claiming.acquire().await.unwrap());
@@ -102,6 +103,33 @@ async fn batches_are_formed_and_claimed_without_reading_what_is_left() {
     // It finds 64 that are due, locks as many of these as a callback may have, and takes what there is room for.
     assert_read_little(&mut claiming, "queue", 100, 400).await;
     assert_read_little(&mut claiming, "events", 4, 16).await;
+}
+
+#[tokio::test]
+async fn rule_20_whether_a_subscription_is_set_aside_is_looked_up_and_not_searched_for_in_all_that_are() {
+    let database = said_to_be_empty().await;
+    let sessions = sessions::in_index_order(&database.pool, 1);
+    let mut claiming = sessions.acquire().await.unwrap();
+    let (set_aside, now) = ([SubscriptionId::new()], chrono::DateTime::UNIX_EPOCH);
+    let reach = Reach { due_from: None, set_aside: &set_aside, room: None };
+    assert!(queue::claim_within(&mut claiming, NodeId::new(), 1, LEASE_MS, reach).await.unwrap().is_empty());
+    assert_eq!(queue::next_due_ms(&mut claiming, now, 1, &set_aside).await.unwrap(), None);
+    let terms = Terms { except: &set_aside, ..Terms::of(NodeId::new(), LEASE_MS, TAKEN) };
+    assert!(batches::form(&mut claiming, &terms, 0).await.unwrap().is_empty());
+    assert!(batches::claim(&mut claiming, &terms).await.unwrap().is_empty());
+    assert_eq!(batches::next_due_ms(&mut claiming, 0, &set_aside, &[]).await.unwrap(), None);
+
+    let planned = "select name, cardinality(parameter_types) from pg_prepared_statements where 'uuid[]'::regtype = any (parameter_types)";
+    let planned: Vec<(String, i32)> = sqlx::query_as(planned).fetch_all(&mut *claiming).await.unwrap();
+    assert_eq!(planned.len(), 5);
+    for (name, parameters) in planned {
+        let nothing = vec!["null"; parameters as usize].join(", ");
+        let explained = format!("explain (costs off) execute {name} ({nothing})");
+        let plan: Vec<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(explained)).fetch_all(&mut *claiming).await.unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains("NOT (hashed SubPlan") && !plan.contains("<> ALL"), "{plan}");
+    }
 }
 
 /// So many subscriptions of partners of their own, each with as many deliveries due.
@@ -144,14 +172,7 @@ fn rows_of(step: &Value) -> i64 {
 async fn batches_of_a_crowd_cost_as_much_each_as_those_of_one() {
     const SUBSCRIPTIONS: i64 = 300;
     let database = said_to_be_empty().await;
-    let terms = Terms {
-        owner: NodeId::new(),
-        lease_ms: LEASE_MS,
-        room: TAKEN,
-        each_max: 8,
-        except: &[],
-        except_of: &[],
-    };
+    let terms = Terms { each_max: 8, ..Terms::of(NodeId::new(), LEASE_MS, TAKEN) };
     let in_order = sessions::in_index_order(&database.pool, 1);
     let mut in_order = in_order.acquire().await.unwrap();
     assert!(batches::form(&mut in_order, &terms, 0).await.unwrap().is_empty());
@@ -161,8 +182,10 @@ async fn batches_of_a_crowd_cost_as_much_each_as_those_of_one() {
     crowd(&database.pool, SUBSCRIPTIONS, 10 * each).await;
     let form = "-- Gathers what is due%";
     for (room, takes) in [(TAKEN, TAKEN), (SUBSCRIPTIONS * each, SUBSCRIPTIONS * each)] {
-        let arguments =
-            format!("gen_random_uuid(), {LEASE_MS}, 0, {room}, '{{}}', 8, {}, '{{}}', 8192", 4 * 1024 * 1024);
+        let arguments = format!(
+            "gen_random_uuid(), {LEASE_MS}, 0, {room}, '{{}}', 8, {}, '{{}}', 8192, '{{}}', 200, 8",
+            4 * 1024 * 1024
+        );
         let (taken, rows) = looked_at(&mut in_order, form, &arguments).await;
         assert_eq!(taken, takes);
         // Of each subscription it is seen whether it has a full batch.
@@ -174,10 +197,30 @@ async fn batches_of_a_crowd_cost_as_much_each_as_those_of_one() {
     assert_eq!(batches::form(&mut in_order, &all, 0).await.unwrap().len() as i64, SUBSCRIPTIONS);
     let due = "update queue set due_at = herald_now() where batch_id is not null";
     sqlx::raw_sql(due).execute(&database.pool).await.unwrap();
-    let arguments = format!("gen_random_uuid(), {LEASE_MS}, '{{}}', {ROWS}, '{{}}', 8, 8192");
+    let arguments = format!("gen_random_uuid(), {LEASE_MS}, '{{}}', {ROWS}, '{{}}', 8, 8192, '{{}}', 200");
     let (taken, rows) = looked_at(&mut in_order, "-- Leases batches%limit 64%", &arguments).await;
     assert_eq!(taken, 64 * each);
     assert!(rows < 80 * taken, "{rows} rows were looked at for {taken}");
+}
+
+#[tokio::test]
+async fn a_step_of_draining_looks_at_nobody_else_of_whom_something_is_held() {
+    let database = said_to_be_empty().await;
+    let in_order = sessions::in_index_order(&database.pool, 1);
+    let mut in_order = in_order.acquire().await.unwrap();
+    assert_eq!(sweeps::resume(&mut in_order, TAKEN).await.moved, 0);
+    let (_, active) = fill(&database.pool, false, "'infinity'").await;
+    crowd(&database.pool, 20 * TAKEN, 1).await;
+    sqlx::raw_sql("update queue set due_at = 'infinity'").execute(&database.pool).await.unwrap();
+    let others = sqlx::query("update subscriptions set state = 'paused' where id <> $1").bind(active.0);
+    others.execute(&database.pool).await.unwrap();
+    // By another session: what is counted of this one may be of its last transactions, too.
+    let another = &mut *database.pool.acquire().await.unwrap();
+    assert_eq!(queue::held_of_active(another).await.unwrap(), [active]);
+    begin(&mut in_order).await;
+    let resumed = queue::resume(&mut in_order, &[active], TAKEN).await.unwrap();
+    assert_eq!((resumed.moved, resumed.unfinished), (TAKEN, true));
+    assert_read_little(&mut in_order, "queue", 12, 40).await;
 }
 
 #[tokio::test]
@@ -186,7 +229,7 @@ async fn what_was_held_is_made_due_a_little_at_a_time_without_reading_the_rest()
         let database = said_to_be_empty().await;
         let in_order = sessions::in_index_order(&database.pool, 1);
         let mut in_order = in_order.acquire().await.unwrap();
-        let resume = async |db: &mut PgConnection| queue::resume(db, TAKEN).await.unwrap();
+        let resume = async |db: &mut PgConnection| sweeps::resume(db, TAKEN).await;
         assert_eq!(resume(&mut in_order).await.moved, 0);
         fill(&database.pool, in_batches, "'infinity'").await;
         if in_batches {
@@ -237,5 +280,33 @@ async fn what_is_old_is_forgotten_without_reading_what_is_not() {
     assert_eq!(idempotency::forget(&mut connection, TAKEN).await.unwrap() as i64, TAKEN);
     for table in ["event_keys", "idempotency"] {
         assert_read_little(&mut connection, table, 4, 12).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_is_counted_no_further_than_is_asked() {
+    let database = said_to_be_empty().await;
+    let mut counting = database.pool.acquire().await.unwrap();
+    let count = async |db: &mut PgConnection, subscription| {
+        begin(db).await;
+        sessions::plan_once_here(db).await.unwrap();
+        // What was read before this transaction may be among it as long as it is not told.
+        let (before, _) = read_so_far(db, "queue").await;
+        let counted = queue::count_held(db, subscription, TAKEN).await.unwrap();
+        let rows = read_so_far(db, "queue").await.0 - before;
+        sqlx::raw_sql("commit").execute(&mut *db).await.unwrap();
+        // Beside each there may be what it was before it waited.
+        assert!(rows <= 3 * TAKEN, "{rows} rows were read to count {counted}");
+        counted
+    };
+    assert_eq!(count(&mut counting, SubscriptionId::new()).await, 0);
+    let (_, held) = fill(&database.pool, false, "'infinity'").await;
+    let (_, waiting) = fill(&database.pool, false, "'infinity'").await;
+    let behind_another = "update queue set line = 1, place = 1, waits = true where subscription_id = $1";
+    sqlx::query(behind_another).bind(waiting.0).execute(&database.pool).await.unwrap();
+    for (state, behind_another) in [("active", 0), ("paused", TAKEN), ("disabled", TAKEN)] {
+        sqlx::query("update subscriptions set state = $1").bind(state).execute(&database.pool).await.unwrap();
+        assert_eq!(count(&mut counting, held).await, TAKEN, "{state}");
+        assert_eq!(count(&mut counting, waiting).await, behind_another, "{state}, behind another");
     }
 }

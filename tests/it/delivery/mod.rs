@@ -2,6 +2,7 @@
 
 mod arrival;
 mod backlogs;
+mod beside;
 mod bundles;
 mod callback_trouble;
 mod changes;
@@ -18,7 +19,7 @@ mod nodes;
 mod ordering;
 mod outages;
 mod partners;
-mod plans;
+pub mod plans;
 mod poison;
 mod reads;
 mod retries;

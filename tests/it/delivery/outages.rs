@@ -191,7 +191,7 @@ async fn rule_20_an_outage_of_our_own_spends_nobodys_retries() {
 }
 
 /// That a server has for its requests, beside the one that hears hints.
-const CONNECTIONS: i64 = 20;
+const CONNECTIONS: i64 = 19;
 
 #[tokio::test]
 async fn when_all_connections_are_in_use_requests_are_told_to_come_again_and_later_ones_are_served() {

@@ -15,6 +15,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::support::partner::PATIENCE;
+use crate::support::sweeps;
 use crate::support::{cluster, leases};
 
 pub const ROWS: i64 = 20_000;
@@ -179,7 +180,7 @@ async fn what_was_deleted_is_looked_for_by_subscription_and_not_by_row() {
     // A session of its own, which has read nothing yet.
     let mut sweep = database.pool.acquire().await.unwrap();
     sqlx::raw_sql("begin").execute(&mut *sweep).await.unwrap();
-    assert_eq!(queue::cancel_deleted(&mut sweep, None, TAKEN).await.unwrap(), 0);
+    assert_eq!(sweeps::cancel_deleted(&mut sweep, TAKEN).await, 0);
     assert_read_little(&mut sweep, "queue", 1, 2).await;
     sqlx::raw_sql("commit").execute(&mut *sweep).await.unwrap();
 }

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use crate::support::app::{App, settings};
 use crate::support::cluster::{self, TestDatabase};
 use crate::support::receiver::Receiver;
+use crate::support::sweeps;
 
 /// Failed deliveries of a subscription, waiting in the queue, and no server about.
 async fn waiting(database: &TestDatabase, count: usize) {
@@ -15,7 +16,9 @@ async fn waiting(database: &TestDatabase, count: usize) {
     for _ in 0..count {
         app.cancel_one().await;
     }
-    for delivery in app.deliveries().await {
+    let deliveries = app.deliveries().await;
+    assert_eq!(deliveries.len(), count);
+    for delivery in deliveries {
         app.wait_for_attempts(delivery["id"].as_str().unwrap(), 1).await;
     }
     app.stop().await;
@@ -41,16 +44,16 @@ async fn rows_held_for_an_active_subscription_are_made_due_and_those_of_others_a
     for state in ["paused", "disabled"] {
         let changed = sqlx::query("update subscriptions set state = $1").bind(state);
         changed.execute(&mut *db).await.unwrap();
-        assert_eq!(queue::resume(db, 10).await.unwrap().moved, 0, "{state}");
+        assert_eq!(sweeps::resume(db, 10).await.moved, 0, "{state}");
     }
     run(db, "update subscriptions set state = 'active'").await;
-    assert_eq!(queue::resume(db, 2).await.unwrap().moved, 2, "a chunk at a time");
+    assert_eq!(sweeps::resume(db, 2).await.moved, 2, "a chunk at a time");
     assert_eq!((count(db, HELD).await, count(db, DUE).await), (1, 2));
     let oldest_is_held = "select count(*) from queue where due_at = 'infinity'
                               and delivery_id < (select max(delivery_id::text) from queue where due_at < 'infinity')::uuid";
     assert_eq!(count(db, oldest_is_held).await, 0, "oldest first");
-    assert_eq!(queue::resume(db, 2).await.unwrap().moved, 1);
-    assert_eq!(queue::resume(db, 2).await.unwrap().moved, 0);
+    assert_eq!(sweeps::resume(db, 2).await.moved, 1);
+    assert_eq!(sweeps::resume(db, 2).await.moved, 0);
 }
 
 #[tokio::test]
@@ -77,13 +80,13 @@ async fn rows_of_deleted_subscriptions_are_cancelled_but_not_under_somebodys_lea
     let database = cluster::database().await;
     waiting(&database, 3).await;
     let db = &mut *database.pool.acquire().await.unwrap();
-    assert_eq!(queue::cancel_deleted(db, None, 10).await.unwrap(), 0, "it is not deleted");
+    assert_eq!(sweeps::cancel_deleted(db, 10).await, 0, "it is not deleted");
     run(db, "update queue set due_at = herald_now()").await;
     let leased = queue::claim(db, NodeId::new(), 1, 30_000).await.unwrap();
     assert_eq!(leased.len(), 1);
     run(db, "update subscriptions set state = 'deleted'; delete from subscription_event_types").await;
-    assert_eq!(queue::cancel_deleted(db, None, 1).await.unwrap(), 1, "a chunk at a time");
-    assert_eq!(queue::cancel_deleted(db, None, 10).await.unwrap(), 1);
+    assert_eq!(sweeps::cancel_deleted(db, 1).await, 1, "a chunk at a time");
+    assert_eq!(sweeps::cancel_deleted(db, 10).await, 1);
     assert_eq!(count(db, "select count(*) from unfinished where lease_owner is not null").await, 1);
     assert_eq!(
         count(db, "select count(*) from attempts where final_state = 'cancelled' and not late").await,
@@ -105,7 +108,17 @@ async fn the_running_janitor_does_both() {
     let db = &mut *database.pool.acquire().await.unwrap();
     run(db, "update queue set due_at = 'infinity', lease_owner = null").await;
     let app = App::start(&database, settings()).await;
-    for delivery in app.deliveries().await {
+    let deliveries = app.deliveries().await;
+    assert_eq!(deliveries.len(), 2);
+    for delivery in &deliveries {
         app.wait_for_attempts(delivery["id"].as_str().unwrap(), 2).await;
+    }
+    app.stop().await;
+    // Nobody claims them, who would find that there is nobody to send them to.
+    run(db, "update queue set due_at = herald_now() + interval '1 hour'").await;
+    run(db, "update subscriptions set state = 'deleted'; delete from subscription_event_types").await;
+    let app = App::start(&database, settings()).await;
+    for delivery in &deliveries {
+        app.wait_for_state(delivery["id"].as_str().unwrap(), "cancelled").await;
     }
 }

@@ -132,7 +132,7 @@ impl Desk {
             health,
             metrics,
             leases: Mutex::new(intake.leases),
-            due: intake.due,
+            due: intake.bells.due,
             node,
         }
     }
@@ -359,7 +359,12 @@ async fn serve(answer: impl Responder) -> String {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (_never, stop) = watch::channel(false);
-        listener::serve(listener, answer, 1_000, Duration::ZERO, stop).await;
+        let bounds = listener::Bounds {
+            connections_max: 1_000,
+            unread_within: listener::UNREAD_WITHIN,
+            drain: Duration::ZERO,
+        };
+        listener::serve(listener, answer, bounds, stop).await;
     });
     format!("http://{address}")
 }

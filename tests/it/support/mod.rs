@@ -10,4 +10,5 @@ pub mod process;
 pub mod receiver;
 pub mod scratch;
 pub mod server;
+pub mod sweeps;
 pub mod wire;

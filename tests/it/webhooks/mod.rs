@@ -3,6 +3,8 @@
 mod binding;
 mod delivery;
 mod formats;
+mod large_answers;
+mod lists;
 mod notices;
 mod secrets;
 mod subscriptions;

@@ -22,7 +22,7 @@ const BACKLOG_EVENTS: usize = 20_000;
 impl Measure<'_> {
     /// The healthy callbacks' rate twice, with all callbacks healthy and with some hanging.
     pub(super) async fn hanging(&mut self) -> Result<Run, String> {
-        let events = self.events(Job::Cancel).await?;
+        let events = self.events(self.job()).await?;
         let bare = self.bare().await?;
         let (before, _, without) = self.healthy_rate(events, self.usual()).await?;
         let hang = Duration::from_millis(self.scenario.hang_ms.into());
@@ -47,10 +47,10 @@ impl Measure<'_> {
         let (callbacks, sick) = (usize::from(self.scenario.callbacks), self.scenario.hanging_callbacks());
         let healthy = |number: usize| number % callbacks >= usize::from(sick);
         let expected = (0..events).filter(|number| healthy(*number)).count();
-        let ledger = self.open_sessions(events).await?;
+        let ledger = self.ledger(self.job(), events).await?;
         self.behave(behaviour);
         let begun_ns = ledger.now_ns();
-        self.drive(Job::Cancel, &ledger).await?;
+        self.drive(self.job(), &ledger).await?;
         let (waiting, refused) = (Instant::now(), ledger.tally().refused as usize);
         let arrived = || ledger.arrivals_ns().filter(|(number, _)| healthy(*number));
         let (mut operator, mut asked) = (Client::new(self.stage.server.operator), Instant::now());
@@ -113,8 +113,10 @@ impl Measure<'_> {
         let launched = Instant::now();
         self.stage.server.resume().await?;
         let announced = launched.elapsed();
-        let (place, path) =
-            (&self.stage.places(1)[0], format!("/redirect-sessions/{}/cancel", ledger.id(0, 0)));
+        let (place, path) = (
+            &self.stage.places(self.scenario.shape())[0],
+            format!("/redirect-sessions/{}/cancel", ledger.id(0, 0)),
+        );
         let begun_ns = ledger.now_ns();
         ledger.ask(0, begun_ns);
         let ask = Ask {

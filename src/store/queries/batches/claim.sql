@@ -1,7 +1,8 @@
 -- Leases batches that are due to this node, whole, and returns their deliveries: as many batches as fit into $4 of room, and of each callback $6
 -- at most. A delivery takes one of the room, and one more for every $7 bytes of its data. A batch
 -- that still names an owner when it is due again was never released. If that node is gone, it counts as a crash. Batches of
--- the subscriptions in $3 and of the callbacks in $5 are left alone; a crash of theirs is counted when they are claimed after all.
+-- the subscriptions in $3 and of the callbacks in $5 are left alone, and with a $9 of 0 of all callbacks but those in $8; a crash of theirs is counted
+-- when they are claimed after all.
 --
 -- Section "any" takes all but those that would count their second crash, or have. Each of these may be what kills its sender: section "suspect"
 -- takes one of them, the oldest. Whoever asks for it sees to it that none is leased while another one is being sent.
@@ -13,8 +14,9 @@ with due as materialized (
     from queue q
     where q.batch_id is not null and not q.waits and q.due_at <= herald_now()
 --{ any
-      and q.subscription_id <> all ($3)
-      and q.subscription_id <> all (array(select id from subscriptions where callback_id = any ($5) and state <> 'deleted'))
+      and q.subscription_id not in (select unnest($3::uuid[]))
+      and q.subscription_id not in (select id from subscriptions where callback_id = any ($5) and state <> 'deleted')
+      and ($9 > 0 or q.subscription_id in (select id from subscriptions where callback_id = any ($8) and state <> 'deleted'))
       and q.crashes < 2 and (q.crashes = 0 or q.lease_owner is null)
 --}
 --{ suspect

@@ -1,6 +1,6 @@
 -- Gathers what is due and leaves in batches into new batches, leases them to this node, and returns their deliveries. Of each callback
 -- that is not among $8, up to $6 batches of its size, oldest first, but nothing of the subscriptions in $5; in all as much as fits into $4 of room. A
--- delivery takes one of it, and one more for every $9 bytes of its data.
+-- delivery takes one of it, and one more for every $9 bytes of its data. Of a callback that is not among $10, $12 batches of $11 at most.
 --
 -- A batch goes when it is full, in number or in bytes of data ($7), or when the oldest in it has been due for $3 milliseconds. Only who is
 -- first in line for its ordering key is locked; those who wait behind it in the same line can go nowhere without it, and go with it in their
@@ -26,7 +26,8 @@ ready as materialized (
     cross join lateral (
         select id, partner_id, callback_id, state from subscriptions
         where id between g.subscription_id and g.subscription_id order by id limit 1) as s
-    cross join lateral (select batch_size from callbacks where id = s.callback_id limit 1) as c
+    cross join lateral (
+        select least(batch_size, case when id not in (select unnest($10::uuid[])) then $11::int end) as batch_size from callbacks where id = s.callback_id limit 1) as c
     cross join lateral (
         select count(*) as due, min(due_at) as oldest from (
             select q.due_at from queue q
@@ -40,7 +41,7 @@ ready as materialized (
               and q.partner_id = s.partner_id and q.subscription_id = s.id and q.line is not null and q.waits and q.batch_id is null
             limit c.batch_size) as w
     ) as followers
-    where s.id <> all ($5) and s.callback_id <> all ($8) and firsts.due > 0
+    where s.id not in (select unnest($5::uuid[])) and s.callback_id not in (select unnest($8::uuid[])) and firsts.due > 0
       and (firsts.due + followers.waiting >= c.batch_size or firsts.oldest <= herald_now() - make_interval(secs => $3 / 1000.0))
 ),
 -- Who has waited longest and who wants least come first, by turns: those who want little need not wait for a crowd, nor the others for ever.
@@ -127,7 +128,8 @@ turns as (
 formed as materialized (
     select herald_uuid7_beside(herald_uuid7_floor(herald_now())) as batch_id, w.callback_id, w.partner_id, w.deliveries
     from (
-        select t.*, sum(t.room) over (order by t.turn, t.rank, t.subscription_id, t.batch) as room_so_far from turns t where t.turn <= $6
+        select t.*, sum(t.room) over (order by t.turn, t.rank, t.subscription_id, t.batch) as room_so_far from turns t
+        where t.turn <= case when t.callback_id in (select unnest($10::uuid[])) then $6 else $12::int end
     ) as w
     where w.room_so_far <= $4
 ),

@@ -10,11 +10,11 @@ with recursive gathering as (
     from gathering g where g.subscription_id is not null
 ),
 excepted as materialized (
-    select array(select id from subscriptions where callback_id = any ($3) and state <> 'deleted') || $2 as ids
+    select id from subscriptions where callback_id = any ($3) and state <> 'deleted' union all select unnest($2::uuid[])
 ),
 moments as (
     (select q.due_at from queue q
-     where q.batch_id is not null and not q.waits and q.due_at < 'infinity' and q.subscription_id <> all ((select ids from excepted)::uuid[])
+     where q.batch_id is not null and not q.waits and q.due_at < 'infinity' and q.subscription_id not in (select id from excepted)
        and (q.crashes < 2 and (q.crashes = 0 or q.lease_owner is null) or q.due_at > herald_now())
      order by q.due_at limit 1)
     union all
@@ -23,6 +23,6 @@ moments as (
         select q.due_at from queue q
         where q.subscription_id = g.subscription_id and q.batched and q.batch_id is null and not q.waits and q.due_at < 'infinity'
         order by q.due_at limit 1) as oldest
-    where g.subscription_id <> all ((select ids from excepted)::uuid[])
+    where g.subscription_id not in (select id from excepted)
 )
 select extract(epoch from min(due_at) - herald_now())::float8 * 1000 from moments

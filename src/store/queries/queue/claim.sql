@@ -5,7 +5,8 @@
 --
 -- $4 is the moment before which everything due was claimed already (null: look at all). Without it each claim would wade through the index
 -- entries of all that was claimed before and that VACUUM could not remove yet. The subscriptions in $5 are set aside: their callbacks take no
--- more at present, and claiming for them would only be claiming and giving back. What nobody gave back is claimed all the same, so that its
+-- more at present, and claiming for them would only be claiming and giving back. (There may be thousands: a set is looked up, an array would be
+-- gone through for each row.) What nobody gave back is claimed all the same, so that its
 -- crash is counted, and so are test pings, which are sent however the callback is doing. What would count its second crash, or has, is
 -- claimed by itself (claim_suspect.sql).
 --
@@ -16,7 +17,7 @@ with due as materialized (
     select partner_id, delivery_id, event_id, ctid as place, due_at
     from queue
     where not batched and due_at <= herald_now() and due_at >= coalesce($4, timestamptz '-infinity')
-      and (subscription_id <> all ($5) or lease_owner is not null or probe)
+      and (subscription_id not in (select unnest($5::uuid[])) or lease_owner is not null or probe)
       and crashes < 2 and (crashes = 0 or lease_owner is null)
     order by due_at
     limit $2

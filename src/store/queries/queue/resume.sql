@@ -1,23 +1,14 @@
--- Makes the oldest of what is held for active subscriptions due: up to $1 rows in all, shared among the
--- subscriptions, and of each no more than leaves $2 of those on their way that were held before. Each is due a microsecond after the one before
+-- Makes the oldest of what is held for those of the subscriptions in $3 due that are active: up to $1 rows in all, shared among
+-- them, and of each no more than leaves $2 of those on their way that were held before. Each is due a microsecond after the one before
 -- it, so that they are claimed in their order. Of a batch all rows are made due, or its first could be left behind: who holds the first of those that
 -- wait for nobody takes the others, and makes them due only if it got them all (as batches/claim.sql does). Nobody is waited for: what somebody
 -- else holds is left for the next time. Answers with how many that were, and whether there was anything to do, done or not.
-with recursive holding as (
-    -- From one subscription to the next by the index, whatever the number of their deliveries.
-    (select q.subscription_id from queue q
-     where q.due_at = 'infinity' and not q.waits
-     order by q.subscription_id limit 1)
-    union all
-    select (select q.subscription_id from queue q
-            where q.due_at = 'infinity' and not q.waits and q.subscription_id > h.subscription_id
-            order by q.subscription_id limit 1)
-    from holding h where h.subscription_id is not null
-),
-active as materialized (
+with active as materialized (
     select s.id as subscription_id, on_their_way.count as on_their_way
-    from holding h
+    from unnest($3::uuid[]) as h (subscription_id)
     join subscriptions s on s.id = h.subscription_id and s.state = 'active'
+    cross join lateral (
+        select from queue q where q.subscription_id = s.id and q.due_at = 'infinity' and not q.waits limit 1) as holds
     cross join lateral (
         select count(*) from (
             select from queue q where q.subscription_id = s.id and q.draining and q.due_at < 'infinity' limit $2) as few

@@ -66,10 +66,13 @@ fn reason(state: DeliveryState) -> Option<&'static str> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeliveryWithAttempts {
     #[serde(flatten)]
     pub delivery: Delivery,
     pub attempts: Vec<Attempt>,
+    /// Where its earlier attempts are; `null` where there are none.
+    pub next_cursor: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -89,10 +92,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The attempts of one delivery, in their order. Ends that no attempt made are not among them: the delivery's state tells those.
-    pub fn numbered(history: Vec<attempt::Attempt>) -> Vec<Self> {
+    /// Attempts of one delivery, in their order, of which so many are before these. Ends that no attempt made are not among them: the delivery's
+    /// state tells those.
+    pub fn numbered(history: Vec<attempt::Attempt>, earlier: usize) -> Vec<Self> {
         let attempts = history.into_iter().filter_map(|one| Some((partners_word(one.outcome)?, one)));
-        attempts.enumerate().map(|(index, (outcome, one))| Self::new(index + 1, outcome, one)).collect()
+        attempts.zip(earlier + 1..).map(|((outcome, one), number)| Self::new(number, outcome, one)).collect()
     }
 
     /// The operator's `detail` is not carried over.
@@ -146,7 +150,7 @@ mod tests {
     }
 
     fn shown(outcome: Outcome) -> Vec<serde_json::Value> {
-        let attempts = Attempt::numbered(vec![attempt(outcome)]);
+        let attempts = Attempt::numbered(vec![attempt(outcome)], 0);
         attempts.iter().map(|attempt| serde_json::to_value(attempt).unwrap()).collect()
     }
 
@@ -168,8 +172,8 @@ mod tests {
         let history =
             [Outcome::TimedOut, Outcome::Crashed, Outcome::Refused, Outcome::Cancelled].map(attempt);
         let told: Vec<_> =
-            Attempt::numbered(history.into()).iter().map(|one| (one.number, one.outcome)).collect();
-        assert_eq!(told, [(1, "timedOut"), (2, "refused")]);
+            Attempt::numbered(history.into(), 7).iter().map(|one| (one.number, one.outcome)).collect();
+        assert_eq!(told, [(8, "timedOut"), (9, "refused")]);
     }
 
     #[test]

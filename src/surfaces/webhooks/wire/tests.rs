@@ -48,9 +48,9 @@ fn the_published_sample_request_parses() {
     assert_eq!(input.text("Secret").as_deref(), Some("String"));
     assert!(input.violations.is_empty());
     let real = format!("{{\nid: {SOME_ID},\nsecret: c2VjcmV0\n}}");
-    let deletes = delete(bound("text/jsv", &real)).unwrap();
-    assert_eq!(deletes[0].id.to_string(), SOME_ID);
-    assert_eq!(deletes[0].secret, Secret::new("c2VjcmV0"));
+    let command = delete(bound("text/jsv", &real)).unwrap();
+    assert_eq!(command.id.to_string(), SOME_ID);
+    assert_eq!(command.secret, Secret::new("c2VjcmV0"));
 }
 
 /// The published sample answer, every member of it, without the white space of its printing.
