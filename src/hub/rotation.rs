@@ -12,6 +12,7 @@ use crate::domain::key_ring::{KeyRing, key_id_of};
 use crate::hub::ring_fit::{self, Misfit};
 use crate::store::nodes;
 use crate::store::sealed::{self, SEALED_COLUMNS, SealedColumn, SealedValue};
+use crate::store::sessions;
 
 /// Values that are read, sealed and written together.
 const BATCH: i64 = 250;
@@ -57,17 +58,19 @@ pub struct Done {
 
 pub struct Rotation {
     pool: PgPool,
+    /// For what looks through whole columns: millions of sessions take longer than other statements may.
+    patient: PgPool,
     keys: KeyRing,
 }
 
 impl Rotation {
     pub fn new(pool: PgPool, keys: KeyRing) -> Self {
-        Self { pool, keys }
+        Self { patient: sessions::patient(&pool), pool, keys }
     }
 
     /// Looks whether it can be done. Errors: why not.
     pub async fn survey(&self) -> Result<Survey, Refused> {
-        let mut db = self.pool.acquire().await.map_err(Error::from)?;
+        let mut db = self.patient.acquire().await.map_err(Error::from)?;
         self.compare_rings(&mut db).await?;
         let mut values = 0;
         for column in SEALED_COLUMNS {
@@ -88,7 +91,7 @@ impl Rotation {
 
     /// Does it. `progress` is told how many values were looked at, after each batch.
     pub async fn run(&self, mut progress: impl FnMut(u64)) -> Result<Done, Refused> {
-        let mut db = self.pool.acquire().await.map_err(Error::from)?;
+        let mut db = self.patient.acquire().await.map_err(Error::from)?;
         let mut done = Done::default();
         for _ in 0..PASSES_MAX {
             let (before, mut broken) = (done.sealed_anew, Vec::new());

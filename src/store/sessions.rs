@@ -53,7 +53,7 @@ pub fn apart(like: &PgPool, sessions_max: u32) -> PgPool {
 }
 
 /// A pool of one session whose statements take as long as they take, but for locks of others.
-pub(super) fn patient(like: &PgPool) -> PgPool {
+pub fn patient(like: &PgPool) -> PgPool {
     set_up_by(&[ANY, PATIENT], 1).connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
