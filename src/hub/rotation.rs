@@ -57,20 +57,19 @@ pub struct Done {
 }
 
 pub struct Rotation {
+    /// Of one session. Looking through a column of millions takes longer than other statements may.
     pool: PgPool,
-    /// For what looks through whole columns: millions of sessions take longer than other statements may.
-    patient: PgPool,
     keys: KeyRing,
 }
 
 impl Rotation {
-    pub fn new(pool: PgPool, keys: KeyRing) -> Self {
-        Self { patient: sessions::patient(&pool), pool, keys }
+    pub fn new(pool: &PgPool, keys: KeyRing) -> Self {
+        Self { pool: sessions::unhurried(pool), keys }
     }
 
     /// Looks whether it can be done. Errors: why not.
     pub async fn survey(&self) -> Result<Survey, Refused> {
-        let mut db = self.patient.acquire().await.map_err(Error::from)?;
+        let mut db = self.pool.acquire().await.map_err(Error::from)?;
         self.compare_rings(&mut db).await?;
         let mut values = 0;
         for column in SEALED_COLUMNS {
@@ -83,6 +82,7 @@ impl Rotation {
                 values += u64::try_from(count).map_err(Error::internal)?;
             }
         }
+        drop(db);
         match ring_fit::fit(&self.pool, &self.keys).await?.misfit {
             Some(misfit) => Err(Refused::Misfit(misfit)),
             None => Ok(Survey { values }),
@@ -91,7 +91,7 @@ impl Rotation {
 
     /// Does it. `progress` is told how many values were looked at, after each batch.
     pub async fn run(&self, mut progress: impl FnMut(u64)) -> Result<Done, Refused> {
-        let mut db = self.patient.acquire().await.map_err(Error::from)?;
+        let mut db = self.pool.acquire().await.map_err(Error::from)?;
         let mut done = Done::default();
         for _ in 0..PASSES_MAX {
             let (before, mut broken) = (done.sealed_anew, Vec::new());

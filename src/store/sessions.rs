@@ -33,8 +33,10 @@ const BY_KEY: &str =
 const IN_INDEX_ORDER: &str =
     "set enable_bitmapscan = off; set enable_sort = off; set enable_incremental_sort = off";
 
-/// Locks are waited for a little at a time: whoever comes later waits behind who waits.
-const PATIENT: &str = "set statement_timeout = 0; set lock_timeout = '3s'";
+/// Of what goes through all that there is.
+const UNHURRIED: &str = "set statement_timeout = 0";
+/// Locks of whole tables are waited for a little at a time: whoever comes later waits behind who waits.
+const LOCKS_BRIEFLY: &str = "set lock_timeout = '3s'";
 
 /// The pool that everybody shares.
 pub async fn connect(database: PgConnectOptions) -> Result<PgPool, sqlx::Error> {
@@ -52,9 +54,14 @@ pub fn apart(like: &PgPool, sessions_max: u32) -> PgPool {
     set_up_by(&[ANY], sessions_max).connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
-/// A pool of one session whose statements take as long as they take, but for locks of others.
-pub fn patient(like: &PgPool) -> PgPool {
-    set_up_by(&[ANY, PATIENT], 1).connect_lazy_with(like.connect_options().as_ref().clone())
+/// A pool of one session whose statements take as long as they take.
+pub fn unhurried(like: &PgPool) -> PgPool {
+    set_up_by(&[ANY, UNHURRIED], 1).connect_lazy_with(like.connect_options().as_ref().clone())
+}
+
+/// The same for what changes the schema.
+pub(super) fn patient(like: &PgPool) -> PgPool {
+    set_up_by(&[ANY, UNHURRIED, LOCKS_BRIEFLY], 1).connect_lazy_with(like.connect_options().as_ref().clone())
 }
 
 /// Who has been in a transaction for long, and may have what somebody waits for: for an operator, who can end them.

@@ -307,6 +307,28 @@ async fn rule_09_a_value_that_does_not_open_is_named_and_left_and_the_others_are
     assert_eq!(stale(&database, &both).await, 1);
 }
 
+/// Millions of tokens take longer to look through than half a minute, the bound of other statements.
+#[tokio::test]
+async fn rule_09_a_rotation_is_given_the_time_it_takes_and_waits_for_rows_like_others() {
+    let database = cluster::database().await;
+    sessions(&database, &ring(&["k1"]), 1).await;
+    sqlx::raw_sql(
+        "create table bounds (statement text, lock text);
+         create function note_bounds() returns trigger language plpgsql as $$ begin
+             insert into bounds values (current_setting('statement_timeout'), current_setting('lock_timeout')); return null;
+         end $$;
+         create trigger note_bounds after update on redirect_session_contents for each statement execute function note_bounds()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let (well, said, why) = rotate(&database, &ring(&["k2", "k1"]), &[]).await;
+    assert!(well && said.starts_with("1 values"), "{said}{why}");
+    let bounds: Vec<(String, String)> =
+        sqlx::query_as("select * from bounds").fetch_all(&database.pool).await.unwrap();
+    assert_eq!(bounds, [("0".to_owned(), "10s".to_owned())]);
+}
+
 #[tokio::test]
 async fn rule_09_remembered_answers_say_how_long_the_old_key_is_needed() {
     let database = cluster::database().await;

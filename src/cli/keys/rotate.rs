@@ -26,7 +26,7 @@ pub struct RotateArgs {
 pub async fn run(args: RotateArgs) -> Result<(), String> {
     let keys = KeyRing::parse(args.secret_keys.as_deref().unwrap_or_default())
         .map_err(|error| format!("HERALD_SECRET_KEYS cannot be used: {error}; {}", KeyRingError::HINT))?;
-    let rotation = Rotation::new(args.database.open().await?, keys);
+    let rotation = Rotation::new(&args.database.open().await?, keys);
     let survey = rotation.survey().await.map_err(|refused| refused.to_string())?;
     if args.check {
         println!("{} values to encrypt again", survey.values);
